@@ -1,0 +1,31 @@
+# What can be done here; each target is a line or two over cargo or a script, which work alone too.
+# All of them build in cargo's dev profile (optimised, see Cargo.toml), so RocksDB is compiled once.
+# Arguments are passed on: make demo ARGS="--help", make bench ARGS="--help".
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test verify fix bench clean
+
+help: ## this list
+	@awk -F '## ' '/^[a-z]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## find or install what the build needs (the other targets do it first)
+	@scripts/setup.sh
+
+demo: setup ## build FlareDB, run a cluster of three, break it, check that nothing was lost
+	cargo run -p rdb-cli --bin flaredb -- demo $(ARGS)
+
+test: setup ## all tests, with cargo-nextest where it is installed
+	scripts/test.sh
+
+verify: setup ## formatting, clippy, documentation links, dependencies; changes nothing
+	scripts/verify.sh
+
+fix: setup ## format, and let clippy mend what it can
+	cargo fmt --all
+	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+
+bench: setup ## put and get side by side with etcd, as ratios
+	cargo run -p rdb-bench --bin rdb-bench -- $(ARGS)
+
+clean: ## remove what was built (RocksDB too: minutes to build again)
+	cargo clean

@@ -1,0 +1,160 @@
+//! The command line: what every command takes, and the client that comes of it.
+//!
+//! Owns the names of flags (a contract). A command's own arguments are beside the command.
+
+use crate::cmd;
+use crate::exit::{self, Error};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use rdb_client::{Client, ClientOptions, RetryPolicy};
+use std::time::Duration;
+
+/// FlareDB on the command line.
+#[derive(Parser, Debug)]
+#[command(name = "flaredb", version, about, after_help = exit::TABLE, propagate_version = true)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) shared: Shared,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(ClapArgs, Debug)]
+pub(crate) struct Shared {
+    /// Stores to ask, in order of preference; a single one is never left for another
+    #[arg(long, global = true, value_name = "HOST:PORT,...", env = "FLAREDB_ENDPOINTS")]
+    #[arg(value_delimiter = ',', default_value = "127.0.0.1:50051", help_heading = "Everywhere")]
+    pub(crate) endpoints: Vec<String>,
+
+    /// The namespace
+    #[arg(short, long, global = true, value_name = "NAME", default_value = "default", help_heading = "Everywhere")]
+    pub(crate) namespace: String,
+
+    /// How to print [default: raw for get; else table on a terminal and jsonl off it]
+    #[arg(short, long, global = true, value_enum, value_name = "FORMAT", hide_possible_values = true)]
+    #[arg(help_heading = "Everywhere")]
+    #[arg(long_help = "How to print\n\
+        - table  columns for people\n\
+        - json   one document, indented\n\
+        - jsonl  one document a line, as they come\n\
+        - raw    values alone: a value's bytes for get, a version for put, del and cas, key TAB value for scan\n\
+        \n\
+        In JSON, numbers of 64 bits are strings, and a key or value that is no UTF-8 text stands in key_base64 or \
+        value_base64. Default: raw for get; else table on a terminal and jsonl off it")]
+    pub(crate) output: Option<Format>,
+
+    /// How long to wait for the answer, all attempts included: 500ms, 10s, 2m
+    #[arg(long, global = true, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    #[arg(help_heading = "Everywhere")]
+    pub(crate) timeout: Duration,
+}
+
+/// How to print.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Table,
+    Json,
+    Jsonl,
+    Raw,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Read a key
+    Get(cmd::get::Get),
+    /// Write a key
+    Put(cmd::put::Put),
+    /// Remove a key
+    Del(cmd::del::Del),
+    /// Change a key only while it is at a version (compare and swap)
+    Cas(cmd::cas::Cas),
+    /// Read a range of keys, in order
+    Scan(cmd::scan::Scan),
+    /// Namespaces and their modes
+    #[command(subcommand)]
+    Ns(cmd::ns::Ns),
+    /// One screen: stores, regions, namespaces, and what is wrong
+    Status,
+    /// A completion script for your shell
+    Completion(cmd::completion::Completion),
+}
+
+impl Shared {
+    /// The client that the flags describe. It sends each request as a call of its own and, unlike a
+    /// program, does not wait for stores to be started.
+    pub(crate) fn client(&self) -> Result<Client, Error> {
+        let attempts = u32::try_from(self.endpoints.len() * 2).unwrap_or(u32::MAX).max(5);
+        Ok(Client::new(ClientOptions {
+            endpoints: self.endpoints.clone(),
+            request_timeout: self.timeout,
+            batch: false,
+            wait_for_ready: false,
+            discover: false,
+            retry: RetryPolicy { max_attempts: Some(attempts), ..RetryPolicy::default() },
+            ..ClientOptions::default()
+        })?)
+    }
+}
+
+/// `500ms`, `10s`, `15m`, `24h`, `7d`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit_ms: u64 = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err("a duration is a whole number and ms, s, m, h or d, as in 500ms or 10s".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "a duration begins with a whole number, as in 500ms".to_owned())?;
+    let ms = number.checked_mul(unit_ms).ok_or_else(|| "that is too long".to_owned())?;
+    if ms == 0 {
+        return Err("it must be more than 0".to_owned());
+    }
+    Ok(Duration::from_millis(ms))
+}
+
+/// Which reads are good enough.
+#[derive(ClapArgs, Debug, Default)]
+pub(crate) struct Consistency {
+    /// Take what the asked store has now, even without a quorum; it may be old
+    #[arg(long, conflicts_with = "linearizable")]
+    stale: bool,
+    /// Demand a linearizable read (what a strong namespace gives anyway)
+    #[arg(long)]
+    linearizable: bool,
+}
+
+impl Consistency {
+    pub(crate) fn options(&self) -> rdb_client::ReadOptions {
+        match (self.stale, self.linearizable) {
+            (true, _) => rdb_client::ReadOptions::stale(),
+            (_, true) => rdb_client::ReadOptions::linearizable(),
+            _ => rdb_client::ReadOptions::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn durations() {
+        for (text, ms) in [("500ms", 500), ("10s", 10_000), ("2m", 120_000), ("1h", 3_600_000), ("7d", 604_800_000)] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(ms)));
+        }
+        for bad in ["", "5", "ms", "-5s", "1.5s", "5 s", "0s", "99999999999999999999s", "18446744073709551615d"] {
+            assert!(duration(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! The commands, a file each.
+//!
+//! Owns only which is which. Each gives the exit code of what it found, or an error.
+
+pub(crate) mod cas;
+pub(crate) mod completion;
+pub(crate) mod del;
+pub(crate) mod get;
+pub(crate) mod ns;
+pub(crate) mod put;
+mod receipt;
+pub(crate) mod scan;
+pub(crate) mod status;
+mod value;
+
+use crate::args::{Args, Command};
+use crate::exit::Error;
+use std::process::ExitCode;
+
+pub(crate) async fn run(args: Args) -> Result<ExitCode, Error> {
+    let Args { shared, command } = args;
+    match command {
+        Command::Get(get) => get.run(&shared).await,
+        Command::Put(put) => put.run(&shared).await,
+        Command::Del(del) => del.run(&shared).await,
+        Command::Cas(cas) => cas.run(&shared).await,
+        Command::Scan(scan) => scan.run(&shared).await,
+        Command::Ns(ns) => ns.run(&shared).await,
+        Command::Status => status::run(&shared).await,
+        Command::Completion(completion) => completion.run(),
+    }
+}

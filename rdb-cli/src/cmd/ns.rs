@@ -1,0 +1,301 @@
+//! `flaredb ns`: namespaces and their modes.
+//!
+//! Owns the printing. What a store does not do yet it says itself (UNIMPLEMENTED), and that is
+//! reported as it stands.
+
+use crate::args::{Shared, duration};
+use crate::exit::{self, Error};
+use crate::output::{Item, Output};
+use clap::{Args, Subcommand};
+use rdb_proto::raft;
+use rdb_proto::{convert, kv};
+use rdb_types::{Durability, Mode, Policies};
+use serde_json::{Value, json};
+use std::process::ExitCode;
+use std::time::Duration;
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Ns {
+    /// All namespaces
+    List,
+    /// Create a namespace
+    Create(Create),
+    /// One namespace: mode, policies, size
+    Describe { name: String },
+    /// Modes on every store, and where they disagree
+    Modes,
+    /// Change a namespace's policies; one that is not named goes back to its default
+    Update {
+        name: String,
+        #[command(flatten)]
+        policies: PolicyArgs,
+    },
+    /// Delete a namespace and all that is in it
+    Delete {
+        name: String,
+        /// Do not ask for this: the data is gone afterwards
+        #[arg(long, required = true)]
+        yes: bool,
+    },
+    /// Switch a namespace to another mode
+    SetMode(SetMode),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Create {
+    name: String,
+    /// strong or eventual; the cluster's default otherwise
+    #[arg(long)]
+    mode: Option<Mode>,
+    #[command(flatten)]
+    policies: PolicyArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PolicyArgs {
+    /// Time to live of writes that bring none: 30s, 7d
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    ttl: Option<Duration>,
+    /// When an eventual write is acknowledged: sync (on disk) or relaxed
+    #[arg(long)]
+    durability: Option<Durability>,
+    /// Objective for replication lag
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    max_lag: Option<Duration>,
+    /// Bound of the conflict log, in bytes
+    #[arg(long, value_name = "BYTES")]
+    conflict_log: Option<u64>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SetMode {
+    name: String,
+    /// strong or eventual
+    mode: Mode,
+    /// Only say what it would do
+    #[arg(long)]
+    dry_run: bool,
+    /// Go on without this store (may be repeated)
+    #[arg(long, value_name = "ID")]
+    accept_missing: Vec<u32>,
+    /// Cancel a switch that has not sealed
+    #[arg(long)]
+    cancel: bool,
+    /// Return once the target is recorded
+    #[arg(long)]
+    no_wait: bool,
+}
+
+impl PolicyArgs {
+    fn policies(&self) -> Policies {
+        let ms = |duration: Option<Duration>| {
+            duration.map_or(0, |duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+        };
+        Policies {
+            durability: self.durability.unwrap_or_default(),
+            max_lag_ms: ms(self.max_lag),
+            ttl_ms: ms(self.ttl),
+            conflict_log_bytes: self.conflict_log.unwrap_or(0),
+        }
+    }
+}
+
+impl Ns {
+    pub(crate) async fn run(self, shared: &Shared) -> Result<ExitCode, Error> {
+        let client = shared.client()?;
+        match self {
+            Ns::List => show_namespaces(shared, client.list_namespaces().await?)?,
+            Ns::Create(create) => {
+                let made = client.create_namespace(&create.name, create.mode, Some(create.policies.policies())).await?;
+                show_namespace(shared, &made)?;
+            }
+            Ns::Describe { name } => show_namespace(shared, &client.describe_namespace(&name).await?)?,
+            Ns::Modes => show_modes(shared, client.list_modes().await?)?,
+            Ns::Update { name, policies } => {
+                show_namespace(shared, &client.update_namespace(&name, policies.policies()).await?)?;
+            }
+            Ns::Delete { name, .. } => {
+                client.delete_namespace(&name).await?;
+                exit::note(&format!("flaredb: namespace {name} is deleted"));
+            }
+            Ns::SetMode(set) => set_mode(shared, &client, set).await?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+const NAMESPACE: &[&str] = &["NAME", "MODE", "STATE", "KEYS", "BYTES", "REGIONS", "TTL", "DURABILITY"];
+
+fn show_namespaces(shared: &Shared, namespaces: Vec<raft::Namespace>) -> Result<(), Error> {
+    let mut out = Output::list(shared.output, NAMESPACE);
+    for namespace in &namespaces {
+        out.add(namespace_item(namespace))?;
+    }
+    out.end()
+}
+
+fn show_namespace(shared: &Shared, namespace: &raft::Namespace) -> Result<(), Error> {
+    let mut out = Output::one(shared.output, NAMESPACE);
+    out.add(namespace_item(namespace))?;
+    out.end()
+}
+
+fn namespace_item(namespace: &raft::Namespace) -> Item {
+    let policies = namespace.policies.clone().unwrap_or_default();
+    let ttl = if policies.ttl_ms == 0 { "never expires".to_owned() } else { format!("{}ms", policies.ttl_ms) };
+    Item {
+        row: vec![
+            namespace.name.clone(),
+            mode(namespace.mode).to_owned(),
+            state(namespace.state).to_owned(),
+            namespace.keys.to_string(),
+            namespace.bytes.to_string(),
+            namespace.regions.to_string(),
+            ttl,
+            policies.durability.clone(),
+        ],
+        json: json!({
+            "id": namespace.id,
+            "name": namespace.name,
+            "mode": mode(namespace.mode),
+            "state": state(namespace.state),
+            "keys": namespace.keys.to_string(),
+            "bytes": namespace.bytes.to_string(),
+            "regions": namespace.regions,
+            "policies": {
+                "durability": policies.durability,
+                "max_lag_ms": policies.max_lag_ms.to_string(),
+                "ttl_ms": policies.ttl_ms.to_string(),
+                "conflict_log_bytes": policies.conflict_log_bytes.to_string(),
+            },
+        }),
+        raw: namespace.name.clone().into_bytes(),
+    }
+}
+
+fn show_modes(shared: &Shared, namespaces: Vec<raft::NamespaceMode>) -> Result<(), Error> {
+    let mut out = Output::list(shared.output, &["NAME", "MODE", "TARGET", "EPOCH", "STATE", "MISMATCH"]);
+    for namespace in &namespaces {
+        let stores: Vec<Value> = namespace.stores.iter().map(store_mode).collect();
+        out.add(Item {
+            row: vec![
+                namespace.namespace.clone(),
+                mode(namespace.mode).to_owned(),
+                mode(namespace.target).to_owned(),
+                namespace.epoch.to_string(),
+                state(namespace.state).to_owned(),
+                if namespace.mismatched { namespace.mismatch.clone() } else { "none".to_owned() },
+            ],
+            json: json!({
+                "namespace": namespace.namespace,
+                "mode": mode(namespace.mode),
+                "target": mode(namespace.target),
+                "epoch": namespace.epoch.to_string(),
+                "state": state(namespace.state),
+                "from_default": namespace.from_default,
+                "mismatched": namespace.mismatched,
+                "mismatch": namespace.mismatch,
+                "stores": stores,
+            }),
+            raw: format!("{}\t{}", namespace.namespace, mode(namespace.mode)).into_bytes(),
+        })?;
+    }
+    out.end()
+}
+
+fn store_mode(store: &raft::StoreMode) -> Value {
+    json!({
+        "store_id": store.store_id,
+        "declared": mode(store.declared),
+        "applied": mode(store.applied),
+        "epoch": store.epoch.to_string(),
+        "reachable": store.reachable,
+        "mismatched_since_ms": store.mismatched_since_ms.to_string(),
+    })
+}
+
+async fn set_mode(shared: &Shared, client: &rdb_client::Client, set: SetMode) -> Result<(), Error> {
+    let request = raft::UpdateNamespaceModeRequest {
+        namespace: set.name,
+        mode: convert::mode_to_wire(set.mode),
+        dry_run: set.dry_run,
+        accept_missing: set.accept_missing,
+        wait: !set.no_wait,
+        cancel: set.cancel,
+    };
+    let mut changes = client.update_mode(request).await?;
+    let mut out = Output::list(shared.output, &["STATE", "MODE", "EPOCH", "STEP", "REGIONS", "WRITE PAUSE"]);
+    loop {
+        let change = match changes.message().await {
+            Ok(Some(change)) => change,
+            Ok(None) => break,
+            Err(status) => {
+                out.end()?;
+                let text = format!(
+                    "the switch is no longer watched: {}: {}; `flaredb ns modes` shows where it is",
+                    status.code(),
+                    status.message()
+                );
+                return Err(Error::Io(text));
+            }
+        };
+        out.add(change_item(&change))?;
+    }
+    out.end()
+}
+
+fn change_item(change: &raft::ModeChange) -> Item {
+    let plan = change.plan.as_ref().map(|plan| {
+        json!({
+            "would_succeed": plan.would_succeed,
+            "unreachable_stores": plan.unreachable_stores,
+            "writes_to_exchange": plan.writes_to_exchange.to_string(),
+            "estimated_write_pause_us": plan.estimated_write_pause_us.to_string(),
+            "conflicts": plan.conflicts.to_string(),
+            "clock_skew_us": plan.clock_skew_us.to_string(),
+            "stops_working": plan.stops_working,
+            "starts_working": plan.starts_working,
+        })
+    });
+    Item {
+        row: vec![
+            state(change.state).to_owned(),
+            mode(change.mode).to_owned(),
+            change.epoch.to_string(),
+            change.step.clone(),
+            format!("{}/{}", change.regions_done, change.regions_total),
+            format!("{} us", change.write_pause_us),
+        ],
+        json: json!({
+            "state": state(change.state),
+            "mode": mode(change.mode),
+            "epoch": change.epoch.to_string(),
+            "step": change.step,
+            "remaining_writes": change.remaining_writes.to_string(),
+            "regions_done": change.regions_done,
+            "regions_total": change.regions_total,
+            "write_pause_us": change.write_pause_us.to_string(),
+            "plan": plan,
+        }),
+        raw: change.step.clone().into_bytes(),
+    }
+}
+
+/// As users write it; `unspecified` and a mode of a newer store as such.
+pub(super) fn mode(wire: i32) -> &'static str {
+    match (convert::mode(wire), kv::Mode::try_from(wire)) {
+        (Some(mode), _) => mode.as_str(),
+        (None, Ok(_)) => "unspecified",
+        (None, Err(_)) => "unknown to this build",
+    }
+}
+
+fn state(wire: i32) -> &'static str {
+    match raft::State::try_from(wire) {
+        Ok(raft::State::Stable) => "stable",
+        Ok(raft::State::Switching) => "switching",
+        Ok(raft::State::Sealing) => "sealing",
+        Ok(raft::State::Unspecified) => "unspecified",
+        Err(_) => "unknown to this build",
+    }
+}

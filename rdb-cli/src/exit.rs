@@ -1,0 +1,102 @@
+//! How a command ends: exit codes, and the words on stderr.
+//!
+//! Owns the table of exit codes (a contract with scripts). Knows nothing of any one command.
+
+use rdb_client::{ClientError, ErrorKind};
+use rdb_types::Reason;
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use tonic::Code;
+
+/// 1: anything that has no code of its own.
+pub(crate) const ERROR: u8 = 1;
+/// 2: the command line or the request is not well formed.
+pub(crate) const USAGE: u8 = 2;
+/// 3: the key or the namespace does not exist.
+pub(crate) const NOT_FOUND: u8 = 3;
+/// 4: no store answers, or the stores have no quorum.
+pub(crate) const UNAVAILABLE: u8 = 4;
+/// 5: a compare-and-swap lost.
+pub(crate) const LOST: u8 = 5;
+
+/// For `--help`.
+pub(crate) const TABLE: &str = "Exit codes: 0 done, 1 error, 2 usage, 3 not found, 4 unavailable or no quorum, \
+                                5 compare-and-swap lost.";
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug)]
+pub(crate) enum Error {
+    /// What the client said.
+    Client(Box<ClientError>),
+    /// What was asked makes no sense.
+    Usage(String),
+    /// A file or a stream.
+    Io(String),
+    /// Who read our output went away. Not worth a word.
+    BrokenPipe,
+}
+
+impl Error {
+    pub(crate) fn io(what: &str, error: &io::Error) -> Error {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Error::BrokenPipe,
+            _ => Error::Io(format!("{what}: {error}")),
+        }
+    }
+}
+
+impl From<ClientError> for Error {
+    fn from(error: ClientError) -> Error {
+        Error::Client(Box::new(error))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Client(error) if error.kind == ErrorKind::Connect => write!(
+                f,
+                "{error}\n  Start a store with: rdb-server --store-id 1 --data-dir ./data/1\n  \
+                 or name others with --endpoints HOST:PORT,... (or FLAREDB_ENDPOINTS)"
+            ),
+            Error::Client(error) => write!(f, "{error}"),
+            Error::Usage(text) | Error::Io(text) => f.write_str(text),
+            Error::BrokenPipe => Ok(()),
+        }
+    }
+}
+
+/// The exit code of a failure.
+pub(crate) fn code(error: &Error) -> u8 {
+    match error {
+        Error::Client(error) => client_code(error),
+        Error::Usage(_) => USAGE,
+        Error::Io(_) => ERROR,
+        Error::BrokenPipe => 0,
+    }
+}
+
+fn client_code(error: &ClientError) -> u8 {
+    match (error.kind, error.code) {
+        (ErrorKind::Usage, _) | (_, Code::InvalidArgument) => USAGE,
+        (_, Code::NotFound) => NOT_FOUND,
+        (ErrorKind::Connect | ErrorKind::Broken | ErrorKind::Deadline, _)
+        | (_, Code::Unavailable | Code::DeadlineExceeded) => UNAVAILABLE,
+        _ if error.reason == Some(Reason::Overloaded) => UNAVAILABLE,
+        _ => ERROR,
+    }
+}
+
+/// Says on stderr what went wrong, and gives the exit code.
+pub(crate) fn report(error: &Error) -> ExitCode {
+    if !matches!(error, Error::BrokenPipe) {
+        note(&format!("flaredb: {error}"));
+    }
+    ExitCode::from(code(error))
+}
+
+/// A line for people, beside the data. A closed stderr has nobody to tell.
+pub(crate) fn note(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}

@@ -1,0 +1,252 @@
+//! The command as scripts see it: what is on stdout, what on stderr, and the exit code.
+
+#![allow(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
+
+mod store;
+
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use store::Store;
+
+struct Ran {
+    code: i32,
+    out: Vec<u8>,
+    err: String,
+}
+
+impl Ran {
+    fn out(&self) -> &str {
+        std::str::from_utf8(&self.out).unwrap()
+    }
+
+    fn json(&self) -> String {
+        self.out().trim_end().to_owned()
+    }
+}
+
+fn flaredb(endpoint: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flaredb"));
+    command.env_remove("NO_COLOR").env("FLAREDB_ENDPOINTS", endpoint);
+    command
+}
+
+fn run(endpoint: &str, args: &[&str]) -> Ran {
+    run_with_input(endpoint, args, b"")
+}
+
+fn run_with_input(endpoint: &str, args: &[&str], input: &[u8]) -> Ran {
+    let mut command = flaredb(endpoint);
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // A command that does not read its input has closed it.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    let output = child.wait_with_output().unwrap();
+    Ran { code: output.status.code().unwrap(), out: output.stdout, err: String::from_utf8(output.stderr).unwrap() }
+}
+
+/// Nothing listens there: the port was free a moment ago, and it is not among those given out next.
+fn nowhere() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+#[test]
+fn help_names_every_command_and_the_exit_codes() {
+    let help = run("x:1", &["--help"]);
+    assert_eq!(help.code, 0);
+    for part in ["get", "put", "del", "cas", "scan", "ns", "status", "completion", "Exit codes: 0 done"] {
+        assert!(help.out().contains(part), "no {part} in:\n{}", help.out());
+    }
+    for command in ["get", "put", "del", "cas", "scan", "ns", "status", "completion"] {
+        let help = run("x:1", &[command, "--help"]);
+        assert_eq!((help.code, help.out().contains("--endpoints")), (0, true), "{command}");
+    }
+    assert_eq!(run("x:1", &["--version"]).code, 0);
+}
+
+#[test]
+fn what_is_not_well_formed_is_exit_code_2_and_nothing_on_stdout() {
+    let wrong: &[&[&str]] = &[
+        &[],
+        &["gte", "k"],
+        &["get"],
+        &["get", "k", "--stale", "--linearizable"],
+        &["get", "k", "-o", "xml"],
+        &["get", "k", "--timeout", "5"],
+        &["get", "k", "--endpoints", "localhost"],
+        &["get", "k", "--endpoints", "https://localhost:1"],
+        &["get", "??", "--base64-key"],
+        &["put", "k"],
+        &["put", "k", "v", "--file", "x"],
+        &["put", "k", "v", "--ttl", "0s"],
+        &["cas", "k", "one", "v"],
+        &["cas", "k", "1"],
+        &["cas", "k", "1", "v", "--delete"],
+        &["scan", "--prefix", "a", "--start", "b"],
+        &["ns", "create", "n", "--mode", "loose"],
+        &["ns", "delete", "n"],
+        &["completion", "tcsh"],
+    ];
+    for args in wrong {
+        let ran = run("127.0.0.1:1", args);
+        assert_eq!((ran.code, ran.out()), (2, ""), "{args:?}: {}", ran.err);
+        assert!(!ran.err.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn no_store_is_exit_code_4_at_once_with_what_to_do() {
+    for args in [&["get", "k"][..], &["put", "k", "v"], &["scan"], &["status"], &["ns", "list"]] {
+        let began = Instant::now();
+        let address = nowhere();
+        let ran = run(&address, args);
+        assert_eq!((ran.code, ran.out()), (4, ""), "{args:?}: {}", ran.err);
+        for part in [&*address, "refused", "rdb-server", "--endpoints"] {
+            assert!(ran.err.contains(part), "no {part} in: {}", ran.err);
+        }
+        assert!(began.elapsed() < Duration::from_secs(5), "it waited for the timeout");
+    }
+}
+
+#[test]
+fn a_value_comes_back_byte_by_byte() {
+    let running = Store::start();
+    let at = &*running.address;
+    let value = b"\x00\xFF line\nand no end";
+    let put = run_with_input(at, &["put", "k", "-"], value);
+    assert_eq!(put.code, 0, "{}", put.err);
+    assert!(put.out().contains(r#""version":"1152921504606846977""#), "64 bits as a string: {}", put.out());
+    assert_eq!(run(at, &["get", "k"]).out, value);
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, b"from a file").unwrap();
+    assert_eq!(run(at, &["put", "k", "--file", file.path().to_str().unwrap()]).code, 0);
+    assert_eq!(run(at, &["get", "k"]).out(), "from a file");
+    assert_eq!(run(at, &["put", "k", "--file", "/no/such/file"]).code, 1);
+
+    assert_eq!(run(at, &["put", "--ttl", "5s", "--request-id", "order-1", "--", "k", "-v"]).code, 0);
+    assert_eq!(run(at, &["get", "k"]).out(), "-v");
+    let (ttl_ms, request_id) = running.store.writes().pop().unwrap();
+    assert_eq!((ttl_ms, &request_id[..]), (5000, &b"order-1"[..]));
+}
+
+#[test]
+fn an_absent_key_is_exit_code_3() {
+    let running = Store::start();
+    let ran = run(&running.address, &["get", "nothing", "-n", "logs"]);
+    assert_eq!((ran.code, ran.out()), (3, ""));
+    assert!(ran.err.contains("nothing does not exist in namespace logs"), "{}", ran.err);
+    let deleted = run(&running.address, &["del", "nothing", "-o", "json"]);
+    assert_eq!(deleted.code, 0, "it is gone either way");
+    assert!(deleted.out().contains(r#""existed": false"#));
+}
+
+#[test]
+fn a_lost_swap_is_exit_code_5_and_tells_the_version() {
+    let running = Store::start();
+    let at = &*running.address;
+    assert_eq!(run(at, &["cas", "k", "0", "first", "-o", "raw"]).out(), "1152921504606846977\n");
+    let lost = run(at, &["cas", "k", "0", "second", "-o", "raw"]);
+    assert_eq!((lost.code, lost.out()), (5, "1152921504606846977\n"));
+    assert!(lost.err.contains("is at version 1152921504606846977, not at version 0"), "{}", lost.err);
+    assert_eq!(running.store.value(b"k").unwrap(), "first");
+    assert_eq!(run(at, &["cas", "k", "1152921504606846977", "--delete"]).code, 0);
+    assert!(running.store.value(b"k").is_none());
+}
+
+#[test]
+fn scans_in_every_format() {
+    let running = Store::start();
+    let at = &*running.address;
+    for (key, value) in [(&b"a"[..], &b"1"[..]), (b"b", b"two\nlines"), (b"b\xFF", b"\xFE"), (b"c", b"3")] {
+        running.store.put_raw(key, value);
+    }
+    assert_eq!(run(at, &["scan", "-o", "raw", "--keys-only", "--end", "b"]).out(), "a\n");
+    assert_eq!(run(at, &["scan", "-o", "raw", "--reverse", "--limit", "1"]).out(), "c\t3\n");
+    let lines = run(at, &["scan", "--prefix", "b"]).json();
+    let lines: Vec<&str> = lines.lines().collect();
+    assert_eq!(lines.len(), 2, "jsonl off a terminal");
+    assert!(lines[0].contains(r#""key":"b""#) && lines[0].contains(r#""value":"two\nlines""#), "{}", lines[0]);
+    assert!(lines[1].contains(r#""key_base64":"Yv8=""#) && lines[1].contains(r#""value_base64":"/g==""#));
+    assert_eq!(run(at, &["get", "Yv8=", "--base64-key"]).out, b"\xFE", "what was shown can be asked for");
+
+    let array = run(at, &["scan", "-o", "json"]).json();
+    assert!(array.starts_with("[\n") && array.ends_with("\n]") && array.matches("\"version\"").count() == 4, "{array}");
+    assert_eq!(run(at, &["scan", "-o", "json", "--prefix", "x"]).json(), "[]");
+    let table = run(at, &["scan", "-o", "table"]);
+    assert_eq!(table.out().lines().count(), 5, "{}", table.out());
+    assert!(table.out().starts_with("KEY") && table.out().contains(r"two\nlines"), "{}", table.out());
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let running = Store::start();
+    for key in 0..5000 {
+        running.store.put_raw(format!("k{key:05}").as_bytes(), &[b'v'; 100]);
+    }
+    let mut child = flaredb(&running.address)
+        .args(["scan", "-o", "raw"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 6];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"k00000");
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]));
+}
+
+#[test]
+fn unavailable_is_exit_code_4_within_the_timeout() {
+    let running = Store::start();
+    let began = Instant::now();
+    let ran = run(&running.address, &["get", "hang", "--timeout", "300ms"]);
+    assert_eq!((ran.code, ran.out()), (4, ""), "{}", ran.err);
+    assert!(began.elapsed() < Duration::from_secs(5));
+    let ran = run(&running.address, &["get", "no-quorum"]);
+    assert_eq!((ran.code, ran.out()), (4, ""));
+    for part in ["NO_QUORUM", "reaches 1 of 3", "flaredb status"] {
+        assert!(ran.err.contains(part), "no {part} in: {}", ran.err);
+    }
+}
+
+#[test]
+fn a_second_endpoint_is_asked_where_the_first_is_away() {
+    let running = Store::start();
+    running.store.put_raw(b"k", b"v");
+    let both = format!("{},{}", nowhere(), running.address);
+    assert_eq!(run("x:1", &["get", "k", "--endpoints", &both]).out(), "v");
+}
+
+#[test]
+fn the_status_ends_with_a_verdict() {
+    let running = Store::start();
+    let healthy = run(&running.address, &["status"]);
+    assert_eq!(healthy.code, 0, "{}", healthy.err);
+    assert!(healthy.out().trim_end().ends_with("healthy") && !healthy.out().contains('\x1b'), "{}", healthy.out());
+    running.store.set_quorum(false);
+    let lost = run(&running.address, &["status"]);
+    assert_eq!(lost.code, 4);
+    assert!(lost.out().contains("no quorum\n- region 2 has no quorum"), "{}", lost.out());
+    assert_eq!(run(&running.address, &["status", "-o", "raw"]).out(), "no quorum\n");
+    assert!(run(&running.address, &["status", "-o", "json"]).out().contains(r#""verdict": "no quorum""#));
+}
+
+#[test]
+fn what_a_store_does_not_do_yet_it_says_itself() {
+    let running = Store::start();
+    let ran = run(&running.address, &["ns", "set-mode", "logs", "eventual"]);
+    assert_eq!((ran.code, ran.out()), (1, ""), "{}", ran.err);
+    assert!(ran.err.contains("switching a mode failed"), "{}", ran.err);
+}
+
+#[test]
+fn completion_scripts() {
+    for shell in ["bash", "zsh", "fish"] {
+        let ran = run("x:1", &["completion", shell]);
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+        assert!(ran.out().contains("flaredb") && ran.out().contains("scan"), "{shell}");
+    }
+}

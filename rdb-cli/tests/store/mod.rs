@@ -1,0 +1,207 @@
+//! A store for the command's tests: a map behind the real wire, one key space for all namespaces.
+//!
+//! Two keys are special: reading `hang` never answers, and `no-quorum` is refused.
+
+#![allow(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
+
+use bytes::Bytes;
+use futures::stream::{BoxStream, StreamExt};
+use rdb_proto::admin::{self, admin_server::Admin};
+use rdb_proto::kv::{self, kv_server::Kv};
+use rdb_proto::raft;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Code, Request, Response, Status, Streaming};
+use tonic_types::{ErrorDetails, StatusExt};
+
+#[derive(Clone, Default)]
+pub(crate) struct Store {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    last_version: u64,
+    entries: BTreeMap<Bytes, (Bytes, u64)>,
+    /// What each write brought: (ttl_ms, request_id).
+    writes: Vec<(i64, Bytes)>,
+    quorum: bool,
+}
+
+/// A running store, ended with the test.
+pub(crate) struct Running {
+    pub(crate) address: String,
+    pub(crate) store: Store,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Store {
+    pub(crate) fn start() -> Running {
+        let store = Store::default();
+        store.set_quorum(true);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let server = tonic::transport::Server::builder()
+            .add_service(kv::kv_server::KvServer::new(store.clone()))
+            .add_service(admin::admin_server::AdminServer::new(store.clone()))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        runtime.spawn(server);
+        Running { address, store, _runtime: runtime }
+    }
+
+    pub(crate) fn set_quorum(&self, quorum: bool) {
+        self.state.lock().unwrap().quorum = quorum;
+    }
+
+    pub(crate) fn put_raw(&self, key: &[u8], value: &[u8]) -> u64 {
+        let mut state = self.state.lock().unwrap();
+        state.put(key.to_vec().into(), value.to_vec().into())
+    }
+
+    pub(crate) fn value(&self, key: &[u8]) -> Option<Bytes> {
+        self.state.lock().unwrap().entries.get(key).map(|(value, _)| value.clone())
+    }
+
+    pub(crate) fn writes(&self) -> Vec<(i64, Bytes)> {
+        self.state.lock().unwrap().writes.clone()
+    }
+}
+
+impl State {
+    fn put(&mut self, key: Bytes, value: Bytes) -> u64 {
+        // Beyond what a JSON reader's numbers hold exactly.
+        self.last_version = self.last_version.max(1 << 60) + 1;
+        self.entries.insert(key, (value, self.last_version));
+        self.last_version
+    }
+}
+
+fn no_quorum() -> Status {
+    let mut details = ErrorDetails::new();
+    let metadata = HashMap::from([("region".to_owned(), "2".to_owned()), ("outcome".to_owned(), "not_applied".to_owned())]);
+    details.set_error_info("NO_QUORUM", "flaredb", metadata);
+    details.set_retry_info(Some(Duration::from_millis(10)));
+    Status::with_error_details(Code::Unavailable, "region 2 reaches 1 of 3 stores and needs 2", details)
+}
+
+#[tonic::async_trait]
+impl Kv for Store {
+    async fn get(&self, request: Request<kv::GetRequest>) -> Result<Response<kv::GetResponse>, Status> {
+        let key = request.into_inner().key;
+        match &key[..] {
+            b"hang" => futures::future::pending().await,
+            b"no-quorum" => return Err(no_quorum()),
+            _ => {}
+        }
+        let found = self.state.lock().unwrap().entries.get(&key).cloned();
+        let receipt = Some(kv::Receipt { mode: 1, store_id: 1, region_id: 2, revision: 9, ..Default::default() });
+        Ok(Response::new(match found {
+            Some((value, version)) => kv::GetResponse { found: true, value, version, receipt, ..Default::default() },
+            None => kv::GetResponse { receipt, ..Default::default() },
+        }))
+    }
+
+    async fn put(&self, request: Request<kv::PutRequest>) -> Result<Response<kv::PutResponse>, Status> {
+        let put = request.into_inner();
+        let mut state = self.state.lock().unwrap();
+        state.writes.push((put.ttl_ms, put.request_id));
+        let version = state.put(put.key, put.value);
+        Ok(Response::new(kv::PutResponse { version, receipt: None }))
+    }
+
+    async fn delete(&self, request: Request<kv::DeleteRequest>) -> Result<Response<kv::DeleteResponse>, Status> {
+        let existed = self.state.lock().unwrap().entries.remove(&request.into_inner().key).is_some();
+        Ok(Response::new(kv::DeleteResponse { existed, ..Default::default() }))
+    }
+
+    async fn compare_and_swap(
+        &self,
+        request: Request<kv::CompareAndSwapRequest>,
+    ) -> Result<Response<kv::CompareAndSwapResponse>, Status> {
+        let swap = request.into_inner();
+        let mut state = self.state.lock().unwrap();
+        let current_version = state.entries.get(&swap.key).map_or(0, |(_, version)| *version);
+        if current_version != swap.expected_version {
+            return Ok(Response::new(kv::CompareAndSwapResponse { current_version, ..Default::default() }));
+        }
+        let new_version = match swap.change.unwrap() {
+            kv::compare_and_swap_request::Change::Value(value) => state.put(swap.key, value),
+            kv::compare_and_swap_request::Change::Delete(_) => {
+                state.entries.remove(&swap.key);
+                0
+            }
+        };
+        Ok(Response::new(kv::CompareAndSwapResponse { success: true, new_version, ..Default::default() }))
+    }
+
+    type ScanStream = BoxStream<'static, Result<kv::ScanResponse, Status>>;
+    async fn scan(&self, request: Request<kv::ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
+        let scan = request.into_inner();
+        let within = |key: &Bytes| scan.start <= *key && (scan.end.is_empty() || *key < scan.end);
+        let state = self.state.lock().unwrap();
+        let mut entries: Vec<_> = state
+            .entries
+            .iter()
+            .filter(|(key, _)| within(key))
+            .map(|(key, (value, version))| kv::KeyValue {
+                key: key.clone(),
+                value: value.clone(),
+                version: *version,
+                ..Default::default()
+            })
+            .collect();
+        if scan.reverse {
+            entries.reverse();
+        }
+        if scan.limit > 0 {
+            entries.truncate(scan.limit as usize);
+        }
+        let pages: Vec<_> =
+            entries.chunks(100).map(|page| Ok(kv::ScanResponse { entries: page.to_vec(), receipt: None })).collect();
+        Ok(Response::new(futures::stream::iter(pages).boxed()))
+    }
+
+    type BatchStream = BoxStream<'static, Result<kv::BatchResponse, Status>>;
+    async fn batch(&self, _: Request<Streaming<kv::BatchRequest>>) -> Result<Response<Self::BatchStream>, Status> {
+        Err(Status::unimplemented("the command makes plain calls"))
+    }
+
+    type WatchStream = BoxStream<'static, Result<kv::WatchResponse, Status>>;
+    async fn watch(&self, _: Request<kv::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("watch"))
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for Store {
+    async fn cluster_status(
+        &self,
+        _: Request<admin::ClusterStatusRequest>,
+    ) -> Result<Response<admin::ClusterStatusResponse>, Status> {
+        let quorum = self.state.lock().unwrap().quorum;
+        let report = raft::RegionReport { region_id: 2, leader: 1, term: 3, quorum, ..Default::default() };
+        let member = raft::Member { store_id: 1, address: "127.0.0.1:1".into(), ..Default::default() };
+        Ok(Response::new(admin::ClusterStatusResponse {
+            cluster_id: "c1".into(),
+            stores: vec![admin::StoreSummary {
+                member: Some(member),
+                reachable: true,
+                status: Some(raft::StoreStatus { regions: vec![report], version: "0.1.0".into(), ..Default::default() }),
+                ..Default::default()
+            }],
+            regions: vec![raft::RegionDescriptor { id: 2, ..Default::default() }],
+            namespaces: vec![raft::NamespaceRow { id: 1, name: "default".into(), mode: 1, ..Default::default() }],
+            answered_by: 1,
+        }))
+    }
+
+    async fn transfer_leader(
+        &self,
+        _: Request<admin::TransferLeaderRequest>,
+    ) -> Result<Response<admin::TransferLeaderResponse>, Status> {
+        Err(Status::unimplemented("transfer_leader"))
+    }
+}

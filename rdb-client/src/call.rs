@@ -1,0 +1,191 @@
+//! The loop around the attempts of one call.
+//!
+//! Owns the deadline of a call, its attempts, and what its caller is told at the end. What an attempt
+//! does is a closure; whether there is another is decided in `retry.rs`, where in `endpoints.rs`.
+
+use crate::client::Client;
+use crate::endpoints::Endpoints;
+use crate::error::{ClientError, ErrorKind, Outcome};
+use crate::failure::Failure;
+use crate::node::Node;
+use crate::retry::{self, Next, Safety, Situation};
+use bytes::Bytes;
+use rdb_types::Reason;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+use tracing::Instrument;
+use uuid::Uuid;
+
+/// No deadline is further away; so no sum of times overflows.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// What the loop needs to know of a call.
+pub(crate) struct Call<'a> {
+    pub(crate) operation: &'static str,
+    /// Empty where the call is about no single namespace.
+    pub(crate) namespace: &'a str,
+    pub(crate) safety: Safety,
+    pub(crate) request_id: Option<Bytes>,
+    pub(crate) timeout: Option<Duration>,
+}
+
+impl<'a> Call<'a> {
+    pub(crate) fn read(operation: &'static str, namespace: &'a str, timeout: Option<Duration>) -> Call<'a> {
+        Call { operation, namespace, safety: Safety::Read, request_id: None, timeout }
+    }
+
+    /// A write that has no request id.
+    pub(crate) fn anonymous(operation: &'static str, namespace: &'a str) -> Call<'a> {
+        Call { operation, namespace, safety: Safety::Anonymous, request_id: None, timeout: None }
+    }
+}
+
+impl Client {
+    /// Makes attempts until one succeeds, none is left, or the time is up.
+    pub(crate) async fn run<T, F, Fut>(&self, call: Call<'_>, attempt: F) -> Result<T, ClientError>
+    where
+        F: Fn(Arc<Node>, Instant) -> Fut,
+        Fut: Future<Output = Result<T, Failure>>,
+    {
+        let span = tracing::debug_span!(
+            "flaredb.call",
+            operation = call.operation,
+            namespace = call.namespace,
+            attempts = tracing::field::Empty,
+        );
+        self.attempts(call, attempt).instrument(span).await
+    }
+
+    async fn attempts<T, F, Fut>(&self, call: Call<'_>, attempt: F) -> Result<T, ClientError>
+    where
+        F: Fn(Arc<Node>, Instant) -> Fut,
+        Fut: Future<Output = Result<T, Failure>>,
+    {
+        let options = self.options();
+        let timeout = call.timeout.unwrap_or(options.request_timeout).min(LONGEST_TIMEOUT);
+        let deadline = Instant::now() + timeout;
+        let mut so_far = SoFar::default();
+        loop {
+            let (position, node) = self.route(call.namespace, &so_far.tried, Instant::now());
+            so_far.attempts += 1;
+            let failure = match attempt(node.clone(), deadline).await {
+                Ok(answer) => {
+                    node.answered();
+                    if so_far.attempts > 1 {
+                        tracing::Span::current().record("attempts", so_far.attempts);
+                        self.endpoints().prefer(call.namespace, position);
+                    }
+                    self.discover_if_due(&node);
+                    return Ok(answer);
+                }
+                Err(failure) => failure,
+            };
+            let now = Instant::now();
+            tracing::debug!(
+                endpoint = node.address(),
+                attempt = so_far.attempts,
+                reason = failure.reason.map(Reason::as_str),
+                error = failure.message,
+                "attempt failed"
+            );
+            so_far.maybe_applied |= failure.may_be_applied;
+            so_far.tried.push(position);
+            if failure.is_network() {
+                node.failed(now);
+            } else {
+                follow_leader(self.endpoints(), call.namespace, &failure, &mut so_far.tried);
+            }
+            let situation = Situation {
+                safety: call.safety,
+                attempts: so_far.attempts,
+                other_endpoint: self.has_other_than(&so_far.tried, now),
+                wait_for_ready: options.wait_for_ready,
+                policy: &options.retry,
+                draw: draw(),
+            };
+            let Next::Again { wait, elsewhere } = retry::next(&failure, &situation) else {
+                return Err(so_far.error(&call, failure));
+            };
+            // An attempt that begins at the deadline would only hide this failure behind another.
+            if now + wait >= deadline {
+                return Err(so_far.error(&call, failure));
+            }
+            if !elsewhere {
+                so_far.tried.pop();
+            } else if !situation.other_endpoint {
+                // A new round: everyone is asked again, the last one last.
+                so_far.tried.drain(..so_far.tried.len() - 1);
+            }
+            so_far.last = Some(failure);
+            if !wait.is_zero() {
+                sleep(wait).await;
+            }
+        }
+    }
+}
+
+/// What became of the call up to now.
+#[derive(Default)]
+struct SoFar {
+    attempts: u32,
+    maybe_applied: bool,
+    /// Positions that failed in this round.
+    tried: Vec<usize>,
+    last: Option<Failure>,
+}
+
+impl SoFar {
+    fn error(&self, call: &Call<'_>, failure: Failure) -> ClientError {
+        let Failure { kind, code, reason, mut message, mut metadata, .. } = failure;
+        // Why it took so long says more than that the time was up.
+        if kind == ErrorKind::Deadline
+            && let Some(last) = &self.last
+        {
+            let why = last.reason.map_or_else(String::new, |reason| format!("{reason}: "));
+            message = format!("{message}; the attempt before it failed with {why}{}", last.message);
+            for (key, value) in &last.metadata {
+                metadata.entry(key.clone()).or_insert_with(|| value.clone());
+            }
+        }
+        let outcome = match (call.safety.is_write(), self.maybe_applied) {
+            (false, _) => Outcome::NotAWrite,
+            (true, false) => Outcome::NotApplied,
+            (true, true) => Outcome::Unknown,
+        };
+        // The last attempt's word is not the call's: an earlier one may have been applied.
+        match outcome {
+            Outcome::NotAWrite => {}
+            Outcome::NotApplied => drop(metadata.insert("outcome".into(), "not_applied".into())),
+            Outcome::Unknown => drop(metadata.insert("outcome".into(), "unknown".into())),
+        }
+        ClientError {
+            reason,
+            code,
+            message,
+            metadata,
+            outcome,
+            attempts: self.attempts,
+            kind,
+            operation: call.operation,
+            request_id: call.request_id.clone(),
+        }
+    }
+}
+
+/// Where the refusal names the leader and it is one of ours, the next attempt goes there.
+fn follow_leader(endpoints: &Endpoints, namespace: &str, failure: &Failure, tried: &mut Vec<usize>) {
+    let leader = failure.leader_address().and_then(|address| endpoints.position_of(address));
+    if let Some(leader) = leader
+        && tried.last() != Some(&leader)
+    {
+        endpoints.prefer(namespace, leader);
+        tried.retain(|position| *position != leader);
+    }
+}
+
+/// Evenly from [0, 1]. Uuid is what brings randomness into this crate anyway.
+fn draw() -> f64 {
+    let bits = Uuid::new_v4().as_u128() & u128::from(u32::MAX);
+    u32::try_from(bits).map_or(0.5, |bits| f64::from(bits) / f64::from(u32::MAX))
+}

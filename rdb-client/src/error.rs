@@ -1,0 +1,160 @@
+//! What a call that failed tells its caller.
+//!
+//! Owns [`ClientError`] and its wording. Knows nothing of how attempts are made.
+
+use bytes::Bytes;
+use rdb_types::Reason;
+use std::collections::BTreeMap;
+use std::fmt;
+use tonic::Code;
+
+/// What became of the request, over all its attempts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A write, and every attempt certainly did nothing.
+    NotApplied,
+    /// A write that may have been applied, or may yet be.
+    Unknown,
+    /// Nothing to apply.
+    NotAWrite,
+}
+
+/// Where a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The call or the options are wrong; nothing was sent.
+    Usage,
+    /// No connection could be made.
+    Connect,
+    /// The connection broke before the answer came.
+    Broken,
+    /// The deadline passed before the answer came.
+    Deadline,
+    /// A store answered, and refused.
+    Refused,
+}
+
+/// A call that failed. Its text says what failed, why, and what to do next.
+#[derive(Clone, Debug, thiserror::Error)]
+pub struct ClientError {
+    /// The store's reason; `None` when no store gave one.
+    pub reason: Option<Reason>,
+    /// The gRPC code.
+    pub code: Code,
+    /// What a store, or the network, said.
+    pub message: String,
+    /// What the store's reason promises: region, leader, limits.
+    pub metadata: BTreeMap<String, String>,
+    /// What became of a write.
+    pub outcome: Outcome,
+    /// How often the call was tried.
+    pub attempts: u32,
+    /// Where it ended.
+    pub kind: ErrorKind,
+    /// What was called: `put`, `scan`.
+    pub operation: &'static str,
+    /// The id under which this write may be repeated safely.
+    pub request_id: Option<Bytes>,
+}
+
+impl ClientError {
+    pub(crate) fn usage(operation: &'static str, message: impl Into<String>) -> ClientError {
+        ClientError {
+            reason: Some(Reason::InvalidArgument),
+            code: Code::InvalidArgument,
+            message: message.into(),
+            metadata: BTreeMap::new(),
+            outcome: Outcome::NotAWrite,
+            attempts: 0,
+            kind: ErrorKind::Usage,
+            operation,
+            request_id: None,
+        }
+    }
+
+    /// Whether a later try of the same call may succeed with nothing else changed.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self.code, Code::Unavailable | Code::DeadlineExceeded)
+            || self.reason == Some(Reason::Overloaded)
+    }
+
+    fn next_step(&self) -> Option<&'static str> {
+        if self.outcome == Outcome::Unknown {
+            return Some(if self.request_id.is_some() {
+                "it may have been applied; repeat it with the same request id, or read before deciding"
+            } else {
+                "it may have been applied; read before deciding"
+            });
+        }
+        match (self.kind, self.reason) {
+            (ErrorKind::Connect, _) => {
+                Some("is a store running there? `flaredb status` asks every endpoint")
+            }
+            (_, Some(Reason::NoQuorum)) => Some(
+                "bring stores of the region back, or read with stale consistency; `flaredb status` shows which are missing",
+            ),
+            (_, Some(Reason::WrongMode)) => {
+                Some("`flaredb ns describe` shows the namespace's mode")
+            }
+            (_, Some(Reason::NamespaceNotFound)) => {
+                Some("create it with `flaredb ns create`, or check the name")
+            }
+            (_, Some(Reason::RequestIdExpired)) => {
+                Some("read before deciding, then write with a new request id")
+            }
+            (_, Some(Reason::Overloaded)) => Some("try again later, with fewer callers"),
+            (ErrorKind::Deadline, _) => Some("try again, or allow a longer timeout"),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} failed", self.operation)?;
+        if self.attempts > 1 {
+            write!(f, " after {} attempts", self.attempts)?;
+        }
+        f.write_str(": ")?;
+        match self.reason {
+            Some(reason) if self.kind != ErrorKind::Usage => write!(f, "{reason}: ")?,
+            _ => {}
+        }
+        f.write_str(&self.message)?;
+        match self.next_step() {
+            Some(next) => write!(f, "; {next}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_says_what_why_and_what_next() {
+        let error = ClientError {
+            reason: Some(Reason::NoQuorum),
+            code: Code::Unavailable,
+            message: "region 2 reaches 1 of 3 replicas".into(),
+            metadata: BTreeMap::new(),
+            outcome: Outcome::NotApplied,
+            attempts: 4,
+            kind: ErrorKind::Refused,
+            operation: "put",
+            request_id: None,
+        };
+        let text = error.to_string();
+        assert!(text.starts_with("put failed after 4 attempts: NO_QUORUM: region 2 reaches 1 of 3"));
+        assert!(text.contains("flaredb status"), "{text}");
+        let unknown = ClientError { outcome: Outcome::Unknown, ..error };
+        assert!(unknown.to_string().contains("may have been applied"));
+    }
+
+    #[test]
+    fn an_error_stays_small() {
+        // Results carry it by value everywhere; clippy's limit for that is 128 bytes.
+        assert!(size_of::<ClientError>() <= 128, "{}", size_of::<ClientError>());
+    }
+}

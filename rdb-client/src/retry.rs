@@ -1,0 +1,218 @@
+//! Whether an attempt that failed is followed by another, when, and where.
+//!
+//! Owns that decision, as a pure function: no clock, no randomness, no network (the draw of the
+//! jitter comes in as a number). Knows nothing of messages.
+//!
+//! Invariant: a request that may have been applied is repeated only where a repeat is safe.
+
+use crate::error::ErrorKind;
+use crate::failure::Failure;
+use crate::options::RetryPolicy;
+use rdb_types::Reason;
+use std::time::Duration;
+use tonic::Code;
+
+/// What a repeat of a call does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Safety {
+    /// A read.
+    Read,
+    /// A write with a request id: stores apply it once.
+    Identified,
+    /// A write without one: a repeat may apply it twice.
+    Anonymous,
+}
+
+impl Safety {
+    pub(crate) fn is_write(self) -> bool {
+        self != Safety::Read
+    }
+}
+
+/// What to do after a failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    GiveUp,
+    Again {
+        wait: Duration,
+        /// This endpoint will not do better: prefer one that this call has not tried.
+        elsewhere: bool,
+    },
+}
+
+/// What the decision looks at beside the failure.
+pub(crate) struct Situation<'a> {
+    pub(crate) safety: Safety,
+    /// Attempts made, this one included.
+    pub(crate) attempts: u32,
+    /// Whether some endpoint is neither tried in this round nor known to be down.
+    pub(crate) other_endpoint: bool,
+    /// See [`crate::ClientOptions::wait_for_ready`].
+    pub(crate) wait_for_ready: bool,
+    pub(crate) policy: &'a RetryPolicy,
+    /// Evenly drawn from [0, 1].
+    pub(crate) draw: f64,
+}
+
+/// Decides.
+pub(crate) fn next(failure: &Failure, situation: &Situation<'_>) -> Next {
+    let Situation { safety, attempts, policy, .. } = *situation;
+    let unsafe_repeat = safety == Safety::Anonymous && failure.may_be_applied;
+    let exhausted = policy.max_attempts.is_some_and(|most| attempts >= most);
+    if unsafe_repeat || exhausted || !is_passing(failure) {
+        return Next::GiveUp;
+    }
+    let elsewhere = concerns_the_endpoint(failure);
+    if failure.is_network() && situation.other_endpoint {
+        return Next::Again { wait: Duration::ZERO, elsewhere };
+    }
+    if failure.kind == ErrorKind::Connect && !situation.wait_for_ready {
+        return Next::GiveUp;
+    }
+    let bound = bound(policy, attempts);
+    let drawn = if policy.jitter { bound.mul_f64(situation.draw.clamp(0.0, 1.0)) } else { bound };
+    Next::Again { wait: drawn.max(failure.retry_after.unwrap_or_default()), elsewhere }
+}
+
+/// The upper bound of the wait after so many attempts.
+fn bound(policy: &RetryPolicy, attempts: u32) -> Duration {
+    let doublings = attempts.saturating_sub(1).min(20);
+    policy.initial_backoff.saturating_mul(1 << doublings).min(policy.max_backoff)
+}
+
+/// Whether the same request can succeed later.
+fn is_passing(failure: &Failure) -> bool {
+    match failure.code {
+        // A session that names lost writes stays lost; the answer brings a fresh token instead.
+        Code::Unavailable => failure.reason != Some(Reason::SessionLost),
+        Code::ResourceExhausted => failure.reason == Some(Reason::Overloaded),
+        // The time is up, or the request itself is refused.
+        _ => false,
+    }
+}
+
+/// Whether another endpoint may answer where this one could not. A namespace that is being switched
+/// or a store that is overloaded is no better anywhere else: stores forward to each other.
+fn concerns_the_endpoint(failure: &Failure) -> bool {
+    match failure.reason {
+        None => true,
+        Some(reason) => matches!(
+            reason,
+            Reason::NoQuorum
+                | Reason::NotLeader
+                | Reason::NotReady
+                | Reason::OutcomeUnknown
+                | Reason::StaleReplica
+                | Reason::StaleEpoch
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rdb_proto::kv;
+
+    fn refused(code: Code, reason: &str, outcome: &str, retry_after_ms: u64) -> Failure {
+        let metadata = [("outcome".to_owned(), outcome.to_owned())].into();
+        let code = code as i32;
+        Failure::from_wire(kv::Failure { code, reason: reason.into(), message: String::new(), metadata, retry_after_ms })
+    }
+
+    fn decide(failure: &Failure, safety: Safety, attempts: u32, other_endpoint: bool, draw: f64) -> Next {
+        let policy = RetryPolicy::default();
+        next(failure, &Situation { safety, attempts, other_endpoint, wait_for_ready: true, policy: &policy, draw })
+    }
+
+    fn wait_ms(next: Next) -> u128 {
+        match next {
+            Next::Again { wait, .. } => wait.as_millis(),
+            Next::GiveUp => panic!("gave up"),
+        }
+    }
+
+    #[test]
+    fn a_write_that_may_be_applied_needs_an_id_to_be_repeated() {
+        let unknown = refused(Code::Unavailable, "OUTCOME_UNKNOWN", "unknown", 0);
+        let refused = refused(Code::Unavailable, "NO_QUORUM", "not_applied", 0);
+        assert_eq!(decide(&unknown, Safety::Anonymous, 1, true, 0.5), Next::GiveUp);
+        assert!(matches!(decide(&unknown, Safety::Identified, 1, true, 0.5), Next::Again { .. }));
+        assert!(matches!(decide(&unknown, Safety::Read, 1, true, 0.5), Next::Again { .. }));
+        assert!(matches!(decide(&refused, Safety::Anonymous, 1, true, 0.5), Next::Again { .. }));
+    }
+
+    #[test]
+    fn only_what_passes_is_repeated() {
+        for (code, reason) in [
+            (Code::InvalidArgument, "INVALID_ARGUMENT"),
+            (Code::FailedPrecondition, "WRONG_MODE"),
+            (Code::NotFound, "NAMESPACE_NOT_FOUND"),
+            (Code::ResourceExhausted, "NO_SPACE"),
+            (Code::Unavailable, "SESSION_LOST"),
+            (Code::Unimplemented, "UNIMPLEMENTED"),
+            (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
+            (Code::DataLoss, "CORRUPTION"),
+        ] {
+            let failure = refused(code, reason, "not_applied", 10);
+            assert_eq!(decide(&failure, Safety::Identified, 1, true, 0.0), Next::GiveUp, "{reason}");
+        }
+        for (code, reason, elsewhere) in [
+            (Code::Unavailable, "NO_QUORUM", true),
+            (Code::Unavailable, "NOT_READY", true),
+            (Code::Unavailable, "MODE_SWITCHING", false),
+            (Code::ResourceExhausted, "OVERLOADED", false),
+        ] {
+            let failure = refused(code, reason, "not_applied", 10);
+            let next = decide(&failure, Safety::Identified, 1, true, 0.0);
+            assert_eq!(next, Next::Again { wait: Duration::from_millis(10), elsewhere }, "{reason}");
+        }
+    }
+
+    #[test]
+    fn waits_double_are_jittered_and_never_less_than_the_store_asks() {
+        let failure = refused(Code::Unavailable, "NO_QUORUM", "not_applied", 0);
+        let waits = [1, 2, 3, 6, 7, 40].map(|n| wait_ms(decide(&failure, Safety::Read, n, false, 1.0)));
+        assert_eq!(waits, [10, 20, 40, 320, 500, 500]);
+        assert_eq!(wait_ms(decide(&failure, Safety::Read, 3, false, 0.5)), 20);
+        assert_eq!(wait_ms(decide(&failure, Safety::Read, 3, false, 0.0)), 0);
+        let asks = refused(Code::Unavailable, "NO_QUORUM", "not_applied", 200);
+        assert_eq!(wait_ms(decide(&asks, Safety::Read, 1, true, 0.0)), 200);
+        assert_eq!(wait_ms(decide(&asks, Safety::Read, 9, true, 1.0)), 500);
+    }
+
+    #[test]
+    fn a_failed_connection_goes_on_at_once_while_there_is_somewhere_to_go() {
+        let failure = Failure::connect("a:1", &"refused");
+        assert_eq!(wait_ms(decide(&failure, Safety::Anonymous, 1, true, 1.0)), 0);
+        assert_eq!(wait_ms(decide(&failure, Safety::Anonymous, 1, false, 1.0)), 10);
+        let policy = RetryPolicy::default();
+        let impatient = Situation {
+            safety: Safety::Read,
+            attempts: 3,
+            other_endpoint: false,
+            wait_for_ready: false,
+            policy: &policy,
+            draw: 0.0,
+        };
+        assert_eq!(next(&failure, &impatient), Next::GiveUp);
+    }
+
+    #[test]
+    fn attempts_can_be_bounded() {
+        let failure = Failure::connect("a:1", &"refused");
+        let policy = RetryPolicy { max_attempts: Some(2), ..RetryPolicy::default() };
+        let decide = |attempts| {
+            let situation = Situation {
+                safety: Safety::Read,
+                attempts,
+                other_endpoint: true,
+                wait_for_ready: true,
+                policy: &policy,
+                draw: 0.0,
+            };
+            next(&failure, &situation)
+        };
+        assert_ne!(decide(1), Next::GiveUp);
+        assert_eq!(decide(2), Next::GiveUp);
+    }
+}

@@ -1,0 +1,89 @@
+//! The HTTP port: `/livez`, `/readyz` and `/metrics`.
+//!
+//! Answers what the store knows of itself; asks nobody else, so that a probe is cheap and says what is
+//! wrong with this very store.
+
+use crate::cluster::Cluster;
+use crate::metrics::Metrics;
+use crate::peer_manager::PeerManager;
+use crate::namespace::Namespaces;
+use axum::Router;
+use axum::extract::{RawQuery, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use std::sync::Arc;
+
+/// What the probes look at.
+#[derive(Clone)]
+pub struct Probes {
+    /// Whether the store belongs to a cluster.
+    pub cluster: Arc<Cluster>,
+    /// Its regions.
+    pub manager: Arc<PeerManager>,
+    /// Its tables.
+    pub namespaces: Namespaces,
+    /// Its numbers.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The routes.
+pub fn routes(probes: Probes) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(probes)
+}
+
+/// One line of `/readyz?verbose`.
+struct Check {
+    name: String,
+    problem: Option<String>,
+}
+
+impl Probes {
+    fn checks(&self) -> Vec<Check> {
+        let mut checks = vec![Check {
+            name: "cluster".into(),
+            problem: self.cluster.plan().is_none().then(|| "this store belongs to no cluster yet; see its log for whom it waits".into()),
+        }];
+        let initialised = self.namespaces.tables().cluster.is_some();
+        checks.push(Check { name: "tables".into(), problem: (!initialised).then(|| "the cluster's tables are not here yet".into()) });
+        for peer in self.manager.peers() {
+            let problem = (!peer.quorum().available()).then(|| peer.quorum().lost(None).message);
+            checks.push(Check { name: format!("region {}", peer.id()), problem });
+        }
+        checks
+    }
+
+    /// Whether requests can be served.
+    pub fn ready(&self) -> bool {
+        self.checks().iter().all(|check| check.problem.is_none())
+    }
+}
+
+async fn readyz(State(probes): State<Probes>, RawQuery(query): RawQuery) -> Response {
+    let checks = probes.checks();
+    let ready = checks.iter().all(|check| check.problem.is_none());
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let verbose = query.is_some_and(|query| query.split('&').any(|part| part == "verbose" || part.starts_with("verbose=")));
+    let mut text = String::new();
+    for check in checks.iter().filter(|check| verbose || check.problem.is_some()) {
+        match &check.problem {
+            None => text.push_str(&format!("[+] {}: ok\n", check.name)),
+            Some(problem) => text.push_str(&format!("[-] {}: {problem}\n", check.name)),
+        }
+    }
+    if ready {
+        text.push_str("ready\n");
+    }
+    (status, text).into_response()
+}
+
+async fn metrics(State(probes): State<Probes>) -> Response {
+    match probes.metrics.encode() {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}

@@ -1,0 +1,14 @@
+//! Keys of the rows that belong to the store itself and not to a region.
+//!
+//! They stand in the `region` family under region 0, which no region has.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// The key of a store's row: `clock` (the bound above every stamp given out), `plan` (what the
+/// cluster started from).
+pub fn row(name: &str) -> Bytes {
+    let mut key = BytesMut::with_capacity(8 + name.len());
+    key.put_u64(0);
+    key.put_slice(name.as_bytes());
+    key.freeze()
+}

@@ -1,0 +1,38 @@
+//! A FlareDB store.
+//!
+//! | Read | for |
+//! |---|---|
+//! | [`server`] | what a store is made of, and the order in which it starts and stops |
+//! | [`config`] | every key of the configuration |
+//! | [`kv_service`], [`raft_service`], [`admin_service`], [`http`] | the edges: decode, validate, decide nothing |
+//! | [`router`], [`namespace`], [`session`] | from names and keys to regions, and back to one answer |
+//! | [`peer_manager`], [`peer`] | the replicas of this store; a region's writes, reads and quorum |
+//! | [`region`] | what a log entry does to a region's data |
+//! | [`raft`] | consensus behind our own names |
+//! | [`transport`], [`contacts`] | how stores reach each other, and when they last did |
+//! | [`cluster`] | who belongs to the cluster, and how it begins |
+//! | [`clock`] | wall time and stamps |
+//! | [`error`], [`metrics`], [`logging`] | refusals, numbers, logs |
+
+pub mod admin_service;
+pub mod clock;
+pub mod cluster;
+pub mod config;
+pub mod contacts;
+pub mod error;
+pub mod http;
+pub mod kv_service;
+pub mod layout_store;
+pub mod logging;
+pub mod metrics;
+pub mod namespace;
+pub mod peer;
+pub mod peer_manager;
+pub mod raft;
+pub mod raft_service;
+pub mod region;
+pub mod router;
+pub mod server;
+pub mod session;
+pub mod stores;
+pub mod transport;

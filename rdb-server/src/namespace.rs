@@ -1,0 +1,140 @@
+//! Namespaces by name: found in this store's copy of the meta region, created by a first write,
+//! installed in the regions that hold them.
+//!
+//! Owns the way from a name to a row of the namespace table. Knows regions only as places where a
+//! namespace has to be installed; never looks at a key.
+//!
+//! Invariant: a name is reported as unknown only after a linearizable look into the meta region.
+
+use crate::error::{Error, Outcome};
+use crate::peer::Peer;
+use crate::peer_manager::PeerManager;
+use crate::region::meta::{self, MetaState};
+use rdb_proto::raft::{self, CreateNamespaceCommand, NamespaceRow, command, command_outcome};
+use rdb_proto::convert;
+use rdb_types::{Mode, NamespaceId, NamespaceName, Reason, RegionId};
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// Finds, creates and installs namespaces.
+#[derive(Clone)]
+pub struct Namespaces {
+    manager: Arc<PeerManager>,
+    /// A first write to an unknown name creates it.
+    auto_create: bool,
+}
+
+impl Namespaces {
+    /// Over the peers of this store.
+    pub fn new(manager: Arc<PeerManager>, auto_create: bool) -> Namespaces {
+        Namespaces { manager, auto_create }
+    }
+
+    fn meta_peer(&self) -> Result<Arc<Peer>, Error> {
+        self.manager
+            .peer(RegionId::META)
+            .ok_or_else(|| Error::new(Reason::NotReady, "this store is still joining its cluster; try again").outcome(Outcome::NotApplied))
+    }
+
+    /// The cluster's tables as far as this store has applied them.
+    pub fn tables(&self) -> Arc<MetaState> {
+        self.manager
+            .peer(RegionId::META)
+            .and_then(|peer| peer.cell().with(|summary| summary.meta.clone()))
+            .unwrap_or_default()
+    }
+
+    /// Waits until this store's copy holds everything that was committed.
+    pub async fn refresh(&self, deadline: Instant) -> Result<Arc<MetaState>, Error> {
+        self.meta_peer()?.barrier(deadline).await?;
+        Ok(self.tables())
+    }
+
+    fn parse(name: &str) -> Result<NamespaceName, Error> {
+        NamespaceName::of_request(name).map_err(|error| {
+            Error::invalid("namespace", error.to_string()).with("limit", NamespaceName::MAX_BYTES).outcome(Outcome::NotApplied)
+        })
+    }
+
+    /// The namespace of a read, or `NAMESPACE_NOT_FOUND`.
+    pub async fn find(&self, name: &str, deadline: Instant) -> Result<NamespaceRow, Error> {
+        let name = Self::parse(name)?;
+        if let Some(row) = self.tables().namespace(name.as_str()) {
+            return Ok(row.clone());
+        }
+        let tables = self.refresh(deadline).await?;
+        tables.namespace(name.as_str()).cloned().ok_or_else(|| meta::not_found(name.as_str()))
+    }
+
+    /// The namespace of a read that may be stale: this store's copy alone is asked, so that it works
+    /// without a quorum, too.
+    pub fn find_local(&self, name: &str) -> Result<NamespaceRow, Error> {
+        let name = Self::parse(name)?;
+        self.tables().namespace(name.as_str()).cloned().ok_or_else(|| meta::not_found(name.as_str()))
+    }
+
+    /// The namespace of a write; created in the default mode if there is none.
+    pub async fn find_or_create(&self, name: &str, deadline: Instant) -> Result<NamespaceRow, Error> {
+        let parsed = Self::parse(name)?;
+        if let Some(row) = self.tables().namespace(parsed.as_str()) {
+            return Ok(row.clone());
+        }
+        if !self.auto_create {
+            return self.find(name, deadline).await;
+        }
+        self.create(CreateNamespaceCommand { name: parsed.as_str().to_owned(), from_default: true, ..Default::default() }, deadline)
+            .await
+    }
+
+    /// Creates a namespace and installs it in its regions.
+    pub async fn create(&self, create: CreateNamespaceCommand, deadline: Instant) -> Result<NamespaceRow, Error> {
+        let command = raft::Command { kind: Some(command::Kind::CreateNamespace(create)) };
+        let row = match self.meta_peer()?.command(command, deadline).await? {
+            command_outcome::Outcome::Namespace(row) => row,
+            command_outcome::Outcome::Error(error) => return Err(Error::from_wire(error)),
+            _ => return Err(Error::new(Reason::NotReady, "the meta region answered something else").outcome(Outcome::Unknown)),
+        };
+        tracing::info!(namespace = %row.name, id = row.id, mode = ?convert::mode(row.mode), from_default = row.from_default, "namespace is there");
+        for peer in self.manager.data_peers() {
+            self.install(&peer, &row, deadline).await?;
+        }
+        Ok(row)
+    }
+
+    /// Tells a region of a namespace, unless it knows.
+    pub async fn install(&self, peer: &Arc<Peer>, row: &NamespaceRow, deadline: Instant) -> Result<(), Error> {
+        let install = raft::InstallNamespace { namespace_id: row.id, mode: row.mode };
+        let command = raft::Command { kind: Some(command::Kind::InstallNamespace(install)) };
+        match peer.command(command, deadline).await? {
+            command_outcome::Outcome::Error(error) => Err(Error::from_wire(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells regions of the namespaces that they do not know yet. Repeated by the meta region's leader
+    /// for ever: it looks at states, not at events.
+    pub async fn reconcile(&self, deadline: Instant) -> Result<(), Error> {
+        let tables = self.tables();
+        for peer in self.manager.data_peers() {
+            for (id, row) in tables.namespaces.iter().filter(|(_, row)| !row.deleted) {
+                if peer.namespace(*id).is_none() {
+                    self.install(&peer, row, deadline).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Refuses what this build cannot serve yet.
+pub fn require_strong(row: &NamespaceRow) -> Result<NamespaceId, Error> {
+    match convert::mode(row.mode) {
+        Some(Mode::Strong) => Ok(NamespaceId(row.id)),
+        _ => Err(Error::new(
+            Reason::Unimplemented,
+            format!("namespace {:?} is eventual, and this build cannot serve eventual namespaces yet; use a strong one", row.name),
+        )
+        .with("namespace", &row.name)
+        .outcome(Outcome::NotApplied)),
+    }
+}

@@ -1,0 +1,326 @@
+//! One region's replica on this store.
+//!
+//! Owns the region's consensus, its queue of writes ([`strong`]), its read rounds ([`reads`]) and its
+//! knowledge of the quorum ([`quorum`]). Knows regions, keys and namespace ids, never a namespace's
+//! name, and nothing of gRPC.
+//!
+//! Invariant: the region's data has one writer, the state machine; everything here only asks it.
+
+pub mod quorum;
+pub mod reads;
+pub mod strong;
+
+use crate::clock::StoreClock;
+use crate::contacts::Contacts;
+use crate::error::Error;
+use crate::raft::{Inbound, NetworkSettings, QuorumView, RaftLogStore, RaftOf, RaftSettings, RegionNetwork, SnapshotSpool, StoreNode, raft_config};
+use crate::region::machine::SummaryCell;
+use crate::region::{RegionMachine, layout};
+use crate::transport::SharedTransport;
+use futures::future::BoxFuture;
+use openraft::async_runtime::WatchReceiver;
+use prost::Message;
+use quorum::QuorumWatch;
+use rdb_proto::raft::{self, WriteOp, WriteResult, command_outcome, peer_request, peer_response};
+use rdb_proto::convert;
+use rdb_storage::{Committer, Engine, Family, KeyRange, View};
+use rdb_types::{NamespaceId, Reason, RegionId, StoreId};
+use reads::{ReadCore, Reads};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use strong::{StrongCore, StrongQueue, StrongSettings};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// What all peers of a store share.
+pub struct PeerContext {
+    /// This store.
+    pub me: StoreId,
+    /// Its disk.
+    pub engine: Arc<dyn Engine>,
+    /// The thread that makes batches durable.
+    pub committer: Committer,
+    /// Its clock.
+    pub clock: Arc<StoreClock>,
+    /// The way to other stores.
+    pub transport: SharedTransport,
+    /// When each other store was heard of.
+    pub contacts: Arc<Contacts>,
+    /// Where the pieces of a snapshot wait until all are there.
+    pub spool: Arc<dyn SnapshotSpool>,
+    /// Raft's times and sizes.
+    pub raft: RaftSettings,
+    /// Without a leader with a quorum for this long, requests are refused.
+    pub quorum_timeout: Duration,
+    /// Writes in one log entry at most.
+    pub max_batch: usize,
+    /// Operations that may wait in one region.
+    pub max_inflight: usize,
+    /// How long request ids are remembered.
+    pub request_id_retention: Duration,
+}
+
+/// One region's replica.
+pub struct Peer {
+    descriptor: raft::RegionDescriptor,
+    raft: RaftOf<RegionMachine>,
+    cell: Arc<SummaryCell>,
+    engine: Arc<dyn Engine>,
+    inbound: Inbound<RegionMachine>,
+    queue: StrongQueue,
+    reads: Reads,
+    quorum: Arc<QuorumWatch>,
+    stop: CancellationToken,
+}
+
+impl Peer {
+    /// Opens the region from disk and takes part in it.
+    pub async fn start(context: &PeerContext, descriptor: raft::RegionDescriptor) -> Result<Arc<Peer>, Error> {
+        let region = RegionId(descriptor.id);
+        let machine = RegionMachine::open(context.me, descriptor.clone(), context.engine.clone(), context.committer.clone())?;
+        let cell = machine.cell();
+        let log = RaftLogStore::open(context.engine.clone(), context.committer.clone(), region)?;
+        let view = Arc::new(QuorumView::new());
+        let network = RegionNetwork::new(region, context.transport.clone(), view.clone(), NetworkSettings::default());
+        let config = raft_config(&format!("region {region}"), &context.raft)
+            .map_err(|error| Error::new(Reason::InvalidArgument, error.to_string()))?;
+        let raft = openraft::Raft::new(u64::from(context.me.get()), config, network, log, machine)
+            .await
+            .map_err(|error| Error::new(Reason::NotReady, format!("region {region} does not start: {error}")))?;
+        let quorum = Arc::new(QuorumWatch::new(
+            context.me,
+            region,
+            context.quorum_timeout,
+            raft.metrics(),
+            context.contacts.clone(),
+            view,
+        ));
+        let queue = StrongQueue::start(StrongCore {
+            region,
+            raft: raft.clone(),
+            quorum: quorum.clone(),
+            cell: cell.clone(),
+            clock: context.clock.clone(),
+            transport: context.transport.clone(),
+            settings: StrongSettings {
+                max_batch: context.max_batch,
+                max_inflight: context.max_inflight,
+                request_id_retention: context.request_id_retention,
+            },
+        });
+        let reads = Reads::start(ReadCore {
+            region,
+            raft: raft.clone(),
+            quorum: quorum.clone(),
+            cell: cell.clone(),
+            transport: context.transport.clone(),
+        });
+        let stop = CancellationToken::new();
+        let peer = Arc::new(Peer {
+            descriptor,
+            inbound: Inbound::new(raft.clone(), region, context.spool.clone()),
+            raft,
+            cell,
+            engine: context.engine.clone(),
+            queue,
+            reads,
+            quorum,
+            stop: stop.clone(),
+        });
+        tokio::spawn(keep_time(Arc::downgrade(&peer), context.clock.clone(), stop));
+        Ok(peer)
+    }
+
+    /// Forms the group, on the store that bootstraps. Does nothing when that was done before.
+    pub async fn initialize(&self, members: BTreeMap<u64, StoreNode>) -> Result<(), Error> {
+        let failed = |error: String| Error::new(Reason::NotReady, format!("region {} cannot be initialised: {error}", self.id()));
+        if self.raft.is_initialized().await.map_err(|error| failed(error.to_string()))? {
+            return Ok(());
+        }
+        self.raft.initialize(members).await.map_err(|error| failed(error.to_string()))
+    }
+
+    /// The region's id.
+    pub fn id(&self) -> RegionId {
+        RegionId(self.descriptor.id)
+    }
+
+    /// Id and range.
+    pub fn descriptor(&self) -> &raft::RegionDescriptor {
+        &self.descriptor
+    }
+
+    /// Whether the region holds a global key.
+    pub fn covers(&self, global: &[u8]) -> bool {
+        layout::covers(&self.descriptor, global)
+    }
+
+    /// What was applied.
+    pub fn cell(&self) -> &SummaryCell {
+        &self.cell
+    }
+
+    /// Who leads, and whether it can.
+    pub fn quorum(&self) -> &QuorumWatch {
+        &self.quorum
+    }
+
+    /// The store's data, this region's included.
+    pub fn view(&self) -> &dyn View {
+        self.engine.as_ref()
+    }
+
+    /// A frozen moment of the store's data.
+    pub fn snapshot(&self) -> Arc<dyn View> {
+        self.engine.snapshot()
+    }
+
+    /// Operations that wait here now.
+    pub fn waiting(&self) -> usize {
+        self.queue.waiting()
+    }
+
+    /// Strong writes; see [`StrongQueue::write`].
+    pub async fn write(&self, ops: Vec<WriteOp>, deadline: Instant) -> Result<Vec<WriteResult>, Error> {
+        self.queue.write(ops, false, deadline).await
+    }
+
+    /// Gets a command into the region's log and brings back what apply answered.
+    pub async fn command(&self, command: raft::Command, deadline: Instant) -> Result<command_outcome::Outcome, Error> {
+        self.queue.command(command.encode_to_vec().into(), false, deadline).await
+    }
+
+    /// Resolves when a read here is linearizable.
+    pub async fn barrier(&self, deadline: Instant) -> Result<u64, Error> {
+        self.reads.barrier(false, deadline).await
+    }
+
+    /// How old the data here may be at most; `None`: not known.
+    pub fn staleness(&self) -> Option<Duration> {
+        self.reads.staleness()
+    }
+
+    /// A request of another store. Queued when this returns.
+    pub fn handle(
+        self: &Arc<Self>,
+        from: StoreId,
+        request: peer_request::Body,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<peer_response::Body, Error>> {
+        if let peer_request::Body::Append(append) = &request {
+            self.quorum.heard_leader(Duration::from_millis(append.quorum_age_ms));
+        }
+        let request = match self.inbound.handle(from, request) {
+            Ok(answer) => return answer,
+            Err(request) => request,
+        };
+        let deadline = Instant::now() + timeout;
+        let peer = Arc::clone(self);
+        Box::pin(async move {
+            match request {
+                peer_request::Body::ReadIndex(_) => {
+                    let index = peer.reads.barrier(true, deadline).await?;
+                    Ok(peer_response::Body::ReadIndex(raft::ReadIndexReply { index }))
+                }
+                peer_request::Body::Write(write) => {
+                    let results = peer.queue.write(write.ops, true, deadline).await?;
+                    Ok(peer_response::Body::Write(raft::WriteForwardReply { results }))
+                }
+                peer_request::Body::Propose(propose) => {
+                    let outcome = peer.queue.command(propose.command, true, deadline).await?;
+                    let outcome = raft::CommandOutcome { outcome: Some(outcome) };
+                    Ok(peer_response::Body::Propose(raft::ProposeReply { outcome: outcome.encode_to_vec().into() }))
+                }
+                _ => Err(Error::new(Reason::Unimplemented, "this store does not know that request; upgrade it")),
+            }
+        })
+    }
+
+    /// What this replica knows of itself.
+    pub fn report(&self) -> raft::RegionReport {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let namespaces = self.cell.with(|summary| {
+            summary
+                .namespaces
+                .iter()
+                .map(|(id, state)| raft::NamespaceReport {
+                    namespace_id: id.0,
+                    mode: convert::mode_to_wire(state.mode),
+                    epoch: state.epoch.0,
+                    digest: state.digest.to_bytes().to_vec().into(),
+                    keys: state.keys,
+                    bytes: state.bytes,
+                })
+                .collect()
+        });
+        raft::RegionReport {
+            region_id: self.descriptor.id,
+            leader: metrics.current_leader.unwrap_or(0) as u32,
+            term: metrics.current_term,
+            applied_index: self.cell.applied_index(),
+            commit_index: metrics.committed.map_or(0, |id| id.index),
+            last_index: metrics.last_log_index.unwrap_or(0),
+            quorum: self.quorum.available(),
+            quorum_age_ms: self.quorum.age().as_millis() as u64,
+            namespaces,
+        }
+    }
+
+    /// What this replica knows of a namespace: mode and epoch.
+    pub fn namespace(&self, namespace: NamespaceId) -> Option<(rdb_types::Mode, rdb_types::Epoch)> {
+        self.cell.with(|summary| summary.namespaces.get(&namespace).map(|state| (state.mode, state.epoch)))
+    }
+
+    /// Hands the lead over, if this replica has it: to the given store, or to any other voter.
+    pub async fn transfer_leader(&self, to: Option<StoreId>) -> Result<bool, Error> {
+        if !self.quorum.is_leader() {
+            return Ok(false);
+        }
+        let metrics = self.raft.metrics();
+        let best = {
+            let metrics = metrics.borrow_watched();
+            let caught_up = metrics.replication.iter().flatten().filter(|(id, _)| **id != metrics.id).max_by_key(|(_, at)| at.map(|at| at.index));
+            to.map(|to| u64::from(to.get())).or(caught_up.map(|(id, _)| *id))
+        };
+        let Some(best) = best else { return Ok(false) };
+        let failed = |error: String| Error::new(Reason::NotReady, format!("region {} keeps its leader: {error}", self.id()));
+        self.raft.trigger().transfer_leader(best).await.map_err(|error| failed(error.to_string()))?;
+        Ok(true)
+    }
+
+    /// Stops taking part.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        // An error means that the task ended by itself before.
+        let _ = self.raft.shutdown().await;
+    }
+
+    fn expiry_due(&self, now_ms: u64) -> bool {
+        let range = KeyRange::prefix(&layout::region(self.id()));
+        let first = self.engine.scan(Family::Expiry, &range, false).next();
+        matches!(first, Some(Ok((key, _))) if layout::parse_expiry(&key).is_some_and(|(at, _)| at <= now_ms))
+    }
+}
+
+/// Keeps what followers are told about the quorum fresh, and, on the leader, moves the region's time on
+/// when a record is due to expire and nobody writes.
+async fn keep_time(peer: std::sync::Weak<Peer>, clock: Arc<StoreClock>, stop: CancellationToken) {
+    let mut turn = 0u32;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_millis(20)) => {}
+        }
+        let Some(peer) = peer.upgrade() else { return };
+        peer.quorum.refresh_view();
+        turn = turn.wrapping_add(1);
+        if turn.is_multiple_of(5) && peer.quorum.is_leader() && peer.expiry_due(clock.unix_ms()) {
+            let Ok(stamp) = clock.reserve(1).await else { return };
+            let tick = raft::Command { kind: Some(raft::command::Kind::Tick(raft::Tick { stamp: stamp.0 })) };
+            // If it does not get through, the next turn tries again.
+            let _ = peer.command(tick, Instant::now() + Duration::from_secs(1)).await;
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Whether a region has a leader with a quorum, as far as this replica can know.
+//!
+//! A leader knows by the acknowledgements that it gets; a follower by the leader's requests, which say
+//! how old the leader's own knowledge is. So a follower of a leader that was cut off from the rest
+//! learns of it, too. The consensus library never makes an isolated leader step down: it is this that
+//! keeps its callers from hanging.
+
+use crate::contacts::Contacts;
+use crate::error::{Error, Outcome};
+use crate::raft::{Metrics, QuorumView, TypeConfig};
+use openraft::async_runtime::WatchReceiver;
+use openraft::{Instant as _, ServerState};
+use parking_lot::Mutex;
+use rdb_types::{Reason, RegionId, StoreId};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Where a request of this region has to go now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// This replica leads.
+    Lead,
+    /// Another one does.
+    Follow(StoreId),
+    /// Nobody is known to lead, but not for long yet.
+    Wait,
+    /// There has been no leader with a quorum for `quorum_timeout`.
+    Lost,
+}
+
+/// Where the consensus shows what it knows.
+pub type MetricsReceiver = openraft::alias::WatchReceiverOf<TypeConfig, Metrics>;
+
+/// Watches one region's quorum.
+pub struct QuorumWatch {
+    me: StoreId,
+    region: RegionId,
+    timeout: Duration,
+    metrics: MetricsReceiver,
+    contacts: Arc<Contacts>,
+    view: Arc<QuorumView>,
+    /// The latest moment at which a leader is known to have had a quorum; at first the start.
+    last_good: Mutex<Instant>,
+}
+
+impl QuorumWatch {
+    /// Nothing is known yet: the time to find a leader begins now.
+    pub fn new(
+        me: StoreId,
+        region: RegionId,
+        timeout: Duration,
+        metrics: MetricsReceiver,
+        contacts: Arc<Contacts>,
+        view: Arc<QuorumView>,
+    ) -> QuorumWatch {
+        QuorumWatch { me, region, timeout, metrics, contacts, view, last_good: Mutex::new(Instant::now()) }
+    }
+
+    /// A leader's request came, sent when its last acknowledgement by a quorum was this old.
+    pub fn heard_leader(&self, quorum_age: Duration) {
+        if let Some(at) = Instant::now().checked_sub(quorum_age) {
+            let mut good = self.last_good.lock();
+            *good = good.max(at);
+        }
+    }
+
+    /// How long ago a leader is known to have had a quorum.
+    pub fn age(&self) -> Duration {
+        let acked = {
+            let metrics = self.metrics.borrow_watched();
+            if metrics.state == ServerState::Leader { metrics.last_quorum_acked.map(|at| at.elapsed()) } else { None }
+        };
+        let mut good = self.last_good.lock();
+        if let Some(at) = acked.and_then(|age| Instant::now().checked_sub(age)) {
+            *good = good.max(at);
+        }
+        good.elapsed()
+    }
+
+    /// Whether there is a leader with a quorum, or was within `quorum_timeout`.
+    pub fn available(&self) -> bool {
+        self.age() < self.timeout
+    }
+
+    /// Where a request has to go now.
+    pub fn route(&self) -> Route {
+        if !self.available() {
+            return Route::Lost;
+        }
+        match self.leader() {
+            Some(leader) if leader == self.me => Route::Lead,
+            Some(leader) => Route::Follow(leader),
+            None => Route::Wait,
+        }
+    }
+
+    /// The last known leader.
+    pub fn leader(&self) -> Option<StoreId> {
+        self.metrics.borrow_watched().current_leader.and_then(StoreId::new)
+    }
+
+    /// Whether this replica leads.
+    pub fn is_leader(&self) -> bool {
+        self.leader() == Some(self.me)
+    }
+
+    /// The voters, this replica included where it is one.
+    pub fn voters(&self) -> Vec<StoreId> {
+        self.metrics.borrow_watched().membership_config.membership().voter_ids().filter_map(StoreId::new).collect()
+    }
+
+    /// Replicas that were heard of within `quorum_timeout` (this one counts), and how many are needed.
+    pub fn reached_and_needed(&self) -> (u32, u32) {
+        let voters = self.voters();
+        let reached = voters
+            .iter()
+            .filter(|store| **store == self.me || self.contacts.age(**store).is_some_and(|age| age < self.timeout))
+            .count();
+        (reached as u32, (voters.len() / 2 + 1) as u32)
+    }
+
+    /// What followers are told with every request.
+    pub fn refresh_view(&self) {
+        let (reached, _) = self.reached_and_needed();
+        self.view.set(self.age().as_millis() as u64, reached);
+    }
+
+    /// The refusal of a region without a quorum.
+    pub fn lost(&self, outcome: Option<Outcome>) -> Error {
+        let (reached, needed) = self.reached_and_needed();
+        let leader = self.leader().map_or_else(|| "none".to_owned(), |leader| leader.to_string());
+        let region = self.region;
+        let seconds = self.age().as_secs_f32();
+        let tail = match outcome {
+            Some(Outcome::NotApplied) => "; the write was not applied",
+            Some(Outcome::Unknown) => "; whether the write was applied is not known",
+            None => "; a stale read still works (consistency = stale)",
+        };
+        let message = format!(
+            "region {region} has had no leader with a quorum for {seconds:.1} s: store {} reaches {reached} of {needed} needed replicas{tail}. Check the stores and the network between them with `flaredb status`",
+            self.me
+        );
+        let error = Error::new(Reason::NoQuorum, message)
+            .with("region", region)
+            .with("reached", reached)
+            .with("needed", needed)
+            .with("leader", leader);
+        match outcome {
+            Some(outcome) => error.outcome(outcome),
+            None => error,
+        }
+    }
+
+    /// The refusal of a forwarded request that met a store which does not lead.
+    pub fn not_leader(&self) -> Error {
+        let leader = self.leader();
+        let metrics = self.metrics.borrow_watched();
+        let address = leader
+            .and_then(|leader| metrics.membership_config.membership().get_node(&u64::from(leader.get())).map(|node| node.address.clone()))
+            .unwrap_or_default();
+        Error::new(Reason::NotLeader, format!("store {} does not lead region {}", self.me, self.region))
+            .with("leader", leader.map_or_else(|| "none".to_owned(), |leader| leader.to_string()))
+            .with("leader_address", address)
+            .with("region", self.region)
+            .outcome(Outcome::NotApplied)
+    }
+}

@@ -1,0 +1,496 @@
+//! Strong writes: collect what waits, get it into the log once, answer after apply.
+//!
+//! Owns the queue of a region's writes and commands, and the decision what becomes of them: proposed
+//! here, forwarded to the leader, kept until there is one, or refused. Reads are in
+//! [`super::reads`]; what a write does is in [`crate::region::apply`].
+//!
+//! Invariants:
+//! - a write is reported as `not_applied` only if it certainly never entered a log;
+//! - a write that may be in a log is proposed again only if it carries a request id;
+//! - nothing waits longer than its deadline, or than `quorum_timeout` without a leader that has a
+//!   quorum;
+//! - operations in the queue are bounded; one more is refused with `OVERLOADED`.
+
+use super::quorum::{QuorumWatch, Route};
+use crate::clock::StoreClock;
+use crate::error::{Error, Outcome};
+use crate::raft::{Command, RaftOf};
+use crate::region::RegionMachine;
+use crate::region::machine::SummaryCell;
+use crate::transport::{Lane, SharedTransport, TransportError};
+use bytes::Bytes;
+use openraft::errors::{ClientWriteError, RaftError};
+use prost::Message;
+use rdb_proto::raft::{self, WriteOp, WriteResult, command, command_outcome, peer_request, peer_response, write_result};
+use rdb_types::{Reason, RegionId, StoreId};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// Proposals under way at the same time. Two: while one is being synced and acknowledged, the next is
+/// being collected; more would only make the batches smaller.
+const IN_FLIGHT: usize = 2;
+/// Bytes of operations in one log entry at most (one operation may be larger).
+const ENTRY_BYTES: usize = 1 << 20;
+/// How soon a request looks again when nobody leads.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// What a region's queue needs to know.
+pub struct StrongSettings {
+    /// Writes in one log entry at most.
+    pub max_batch: usize,
+    /// Operations that may wait at once.
+    pub max_inflight: usize,
+    /// How long the table of request ids remembers.
+    pub request_id_retention: Duration,
+}
+
+/// What somebody waits for.
+enum Work {
+    Writes { ops: Vec<WriteOp>, reply: oneshot::Sender<Result<Vec<WriteResult>, Error>> },
+    Command { command: Bytes, reply: oneshot::Sender<Result<command_outcome::Outcome, Error>> },
+}
+
+/// A piece of work in the queue.
+struct Waiting {
+    work: Work,
+    deadline: Instant,
+    /// It came from another store: never sent on.
+    forwarded: bool,
+    /// An earlier attempt may have put it into a log.
+    maybe_applied: bool,
+    _slots: Slots,
+}
+
+/// The operations that a piece of work counts for, given back when it is gone.
+struct Slots {
+    count: usize,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Drop for Slots {
+    fn drop(&mut self) {
+        self.waiting.fetch_sub(self.count, Ordering::AcqRel);
+    }
+}
+
+impl Waiting {
+    fn abandoned(&self) -> bool {
+        match &self.work {
+            Work::Writes { reply, .. } => reply.is_closed(),
+            Work::Command { reply, .. } => reply.is_closed(),
+        }
+    }
+
+    fn outcome(&self) -> Outcome {
+        if self.maybe_applied { Outcome::Unknown } else { Outcome::NotApplied }
+    }
+
+    /// Whether another attempt cannot apply it twice.
+    fn repeatable(&self) -> bool {
+        match &self.work {
+            Work::Writes { ops, .. } => ops.iter().all(|op| !op.request_id.is_empty()),
+            // Commands say what shall be, not what shall change.
+            Work::Command { .. } => true,
+        }
+    }
+
+    fn size(&self) -> (usize, usize) {
+        match &self.work {
+            Work::Writes { ops, .. } => (ops.len(), ops.iter().map(|op| op.key.len() + op.value.len() + 64).sum()),
+            Work::Command { command, .. } => (1, command.len()),
+        }
+    }
+
+    fn refuse(self, error: Error) {
+        match self.work {
+            Work::Writes { reply, .. } => drop(reply.send(Err(error))),
+            Work::Command { reply, .. } => drop(reply.send(Err(error))),
+        }
+    }
+}
+
+/// What an attempt came to for work that it did not answer.
+struct Attempt {
+    again: Vec<Waiting>,
+    /// Look again only after a moment.
+    pause: bool,
+}
+
+/// The handle to a region's queue.
+#[derive(Clone)]
+pub struct StrongQueue {
+    sender: mpsc::UnboundedSender<Waiting>,
+    waiting: Arc<AtomicUsize>,
+    max_inflight: usize,
+}
+
+impl StrongQueue {
+    /// Starts the region's loop. It ends when the last handle is dropped.
+    pub fn start(core: StrongCore) -> StrongQueue {
+        // Bounded by `waiting`: every operation in it holds a slot.
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let queue = StrongQueue { sender, waiting: Arc::default(), max_inflight: core.settings.max_inflight };
+        tokio::spawn(Arc::new(core).run(receiver));
+        queue
+    }
+
+    fn slots(&self, count: usize) -> Result<Slots, Error> {
+        let before = self.waiting.fetch_add(count, Ordering::AcqRel);
+        let slots = Slots { count, waiting: self.waiting.clone() };
+        // One large request is let in when nothing else waits.
+        if before > 0 && before + count > self.max_inflight {
+            return Err(Error::new(
+                Reason::Overloaded,
+                format!("{before} writes wait in this region already; slow down, or raise limits.max_inflight ({})", self.max_inflight),
+            )
+            .with("limit", self.max_inflight)
+            .outcome(Outcome::NotApplied));
+        }
+        Ok(slots)
+    }
+
+    /// Operations that wait now.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Acquire)
+    }
+
+    /// Writes, and answers each operation. `Err` is for all of them.
+    pub async fn write(&self, ops: Vec<WriteOp>, forwarded: bool, deadline: Instant) -> Result<Vec<WriteResult>, Error> {
+        let slots = self.slots(ops.len())?;
+        let (reply, answer) = oneshot::channel();
+        self.submit(Waiting { work: Work::Writes { ops, reply }, deadline, forwarded, maybe_applied: false, _slots: slots }, answer).await
+    }
+
+    /// Proposes an encoded command and brings back what apply answered.
+    pub async fn command(&self, command: Bytes, forwarded: bool, deadline: Instant) -> Result<command_outcome::Outcome, Error> {
+        let slots = self.slots(1)?;
+        let (reply, answer) = oneshot::channel();
+        self.submit(Waiting { work: Work::Command { command, reply }, deadline, forwarded, maybe_applied: false, _slots: slots }, answer).await
+    }
+
+    async fn submit<T>(&self, waiting: Waiting, answer: oneshot::Receiver<Result<T, Error>>) -> Result<T, Error> {
+        let deadline = waiting.deadline;
+        let leaving = || Error::new(Reason::NotReady, "this store is shutting down").outcome(Outcome::Unknown);
+        self.sender.send(waiting).map_err(|_| leaving())?;
+        match tokio::time::timeout_at(deadline, answer).await {
+            Ok(answered) => answered.unwrap_or_else(|_| Err(leaving())),
+            Err(_) => Err(Error::new(
+                Reason::DeadlineExceeded,
+                "the deadline passed while the write was under way; whether it was applied is not known",
+            )
+            .outcome(Outcome::Unknown)),
+        }
+    }
+}
+
+/// What the region's loop works with.
+pub struct StrongCore {
+    /// Which region.
+    pub region: RegionId,
+    /// The consensus.
+    pub raft: RaftOf<RegionMachine>,
+    /// Who leads, and whether it can.
+    pub quorum: Arc<QuorumWatch>,
+    /// What was applied.
+    pub cell: Arc<SummaryCell>,
+    /// Where stamps come from.
+    pub clock: Arc<StoreClock>,
+    /// The way to the leader.
+    pub transport: SharedTransport,
+    /// Limits.
+    pub settings: StrongSettings,
+}
+
+impl StrongCore {
+    async fn run(self: Arc<Self>, mut receiver: mpsc::UnboundedReceiver<Waiting>) {
+        let mut queue: VecDeque<Waiting> = VecDeque::new();
+        let mut attempts: JoinSet<Attempt> = JoinSet::new();
+        let mut pause_until: Option<Instant> = None;
+        let mut taken = Vec::new();
+        loop {
+            let idle = queue.is_empty();
+            tokio::select! {
+                biased;
+                Some(attempt) = attempts.join_next() => {
+                    // A panic of an attempt drops the replies in it: whoever waits hears that the
+                    // outcome is unknown.
+                    if let Ok(attempt) = attempt {
+                        if attempt.pause && !attempt.again.is_empty() {
+                            pause_until = Some(Instant::now() + LOOK_AGAIN);
+                        }
+                        for waiting in attempt.again.into_iter().rev() {
+                            queue.push_front(waiting);
+                        }
+                    }
+                }
+                count = receiver.recv_many(&mut taken, self.settings.max_batch) => {
+                    if count == 0 {
+                        return;
+                    }
+                    queue.extend(taken.drain(..));
+                }
+                () = tokio::time::sleep(LOOK_AGAIN), if !idle => {}
+            }
+            queue.retain(|waiting| !waiting.abandoned());
+            if pause_until.is_some_and(|until| Instant::now() < until) {
+                continue;
+            }
+            pause_until = None;
+            while !queue.is_empty() {
+                match self.quorum.route() {
+                    Route::Lost => {
+                        for waiting in queue.drain(..) {
+                            let error = self.quorum.lost(Some(waiting.outcome()));
+                            waiting.refuse(error);
+                        }
+                    }
+                    Route::Lead if attempts.len() < IN_FLIGHT => {
+                        let batch = self.take_batch(&mut queue);
+                        attempts.spawn(Arc::clone(&self).propose(batch));
+                    }
+                    Route::Follow(leader) if attempts.len() < IN_FLIGHT => {
+                        self.refuse_forwarded(&mut queue);
+                        let batch = self.take_batch(&mut queue);
+                        if !batch.is_empty() {
+                            attempts.spawn(Arc::clone(&self).forward(leader, batch));
+                        }
+                    }
+                    Route::Wait => {
+                        self.refuse_forwarded(&mut queue);
+                        break;
+                    }
+                    Route::Lead | Route::Follow(_) => break,
+                }
+            }
+        }
+    }
+
+    /// The first pieces of work that fit one log entry. A command goes alone.
+    fn take_batch(&self, queue: &mut VecDeque<Waiting>) -> Vec<Waiting> {
+        let mut batch = Vec::new();
+        let (mut ops, mut bytes) = (0, 0);
+        while let Some(next) = queue.front() {
+            let (next_ops, next_bytes) = next.size();
+            let alone = matches!(next.work, Work::Command { .. });
+            let full = ops + next_ops > self.settings.max_batch || bytes + next_bytes > ENTRY_BYTES;
+            if !batch.is_empty() && (alone || full) {
+                break;
+            }
+            ops += next_ops;
+            bytes += next_bytes;
+            batch.extend(queue.pop_front());
+            if alone {
+                break;
+            }
+        }
+        batch
+    }
+
+    /// Work of other stores is not sent on: they find the leader themselves.
+    fn refuse_forwarded(&self, queue: &mut VecDeque<Waiting>) {
+        let (forwarded, own): (VecDeque<_>, _) = queue.drain(..).partition(|waiting| waiting.forwarded);
+        *queue = own;
+        for waiting in forwarded {
+            let error = self.quorum.not_leader();
+            let error = if waiting.maybe_applied { error.outcome(Outcome::Unknown) } else { error };
+            waiting.refuse(error);
+        }
+    }
+
+    async fn propose(self: Arc<Self>, mut batch: Vec<Waiting>) -> Attempt {
+        let command = match self.command_of(&mut batch).await {
+            Ok(command) => command,
+            Err(error) => {
+                refuse_all(batch, &error);
+                return Attempt { again: Vec::new(), pause: false };
+            }
+        };
+        let write = self.raft.client_write(command);
+        let Some(written) = self.until_lost(&batch, write).await else {
+            for waiting in batch {
+                waiting.refuse(self.quorum.lost(Some(Outcome::Unknown)));
+            }
+            return Attempt { again: Vec::new(), pause: false };
+        };
+        match written {
+            Ok(response) => {
+                answer(batch, response.data.0.outcome);
+                Attempt { again: Vec::new(), pause: false }
+            }
+            // Said before the entry was appended: it is in no log.
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Attempt { again: batch, pause: true },
+            // Appended and then overwritten here; another replica may still hold it.
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => self.after_unknown(batch, "the leader was deposed while the write was under way"),
+            Err(error) => {
+                let error = Error::new(Reason::NotReady, format!("region {} cannot take writes: {error}", self.region));
+                refuse_all(batch, &error.outcome(Outcome::Unknown));
+                Attempt { again: Vec::new(), pause: false }
+            }
+        }
+    }
+
+    /// Work whose attempt may have put it into a log: once more if that is safe, else said plainly.
+    fn after_unknown(&self, batch: Vec<Waiting>, why: &str) -> Attempt {
+        let mut again = Vec::new();
+        for mut waiting in batch {
+            waiting.maybe_applied = true;
+            if waiting.repeatable() && !waiting.forwarded {
+                again.push(waiting);
+            } else {
+                let error = Error::new(
+                    Reason::OutcomeUnknown,
+                    format!("{why}: whether it was applied is not known; repeat it only with its request id, or read first"),
+                );
+                waiting.refuse(error.with("region", self.region).outcome(Outcome::Unknown));
+            }
+        }
+        Attempt { again, pause: true }
+    }
+
+    /// The log entry for a batch: all of its operations with stamps of their own.
+    async fn command_of(&self, batch: &mut [Waiting]) -> Result<Command, Error> {
+        if let [Waiting { work: Work::Command { command, .. }, .. }] = batch {
+            return Ok(Command(command.clone()));
+        }
+        let ops: Vec<WriteOp> = batch
+            .iter()
+            .flat_map(|waiting| match &waiting.work {
+                Work::Writes { ops, .. } => ops.as_slice(),
+                Work::Command { .. } => &[],
+            })
+            .cloned()
+            .collect();
+        self.clock.observe(self.cell.with(|summary| summary.last_stamp));
+        let stamp = self
+            .clock
+            .reserve(ops.len() as u64)
+            .await
+            .map_err(|error| Error::from(error).outcome(Outcome::NotApplied))?;
+        let writes = raft::WriteBatch {
+            stamp: stamp.0,
+            request_id_retention_ms: self.settings.request_id_retention.as_millis() as u64,
+            ops,
+        };
+        Ok(Command::encode(&raft::Command { kind: Some(command::Kind::Writes(writes)) }))
+    }
+
+    async fn forward(self: Arc<Self>, leader: StoreId, batch: Vec<Waiting>) -> Attempt {
+        let latest = batch.iter().map(|waiting| waiting.deadline).max().unwrap_or_else(Instant::now);
+        let timeout = latest.saturating_duration_since(Instant::now());
+        let request = match batch.as_slice() {
+            [Waiting { work: Work::Command { command, .. }, .. }] => {
+                peer_request::Body::Propose(raft::Propose { command: command.clone() })
+            }
+            _ => {
+                let ops = batch.iter().flat_map(|waiting| match &waiting.work {
+                    Work::Writes { ops, .. } => ops.as_slice(),
+                    Work::Command { .. } => &[],
+                });
+                peer_request::Body::Write(raft::WriteForward { ops: ops.cloned().collect() })
+            }
+        };
+        let call = self.transport.call(leader, Lane::Forward, self.region, request, timeout);
+        let Some(answered) = self.until_lost(&batch, call).await else {
+            for waiting in batch {
+                waiting.refuse(self.quorum.lost(Some(Outcome::Unknown)));
+            }
+            return Attempt { again: Vec::new(), pause: false };
+        };
+        match answered {
+            Ok(peer_response::Body::Write(reply)) => answer(batch, Some(command_outcome::Outcome::Writes(reply))),
+            Ok(peer_response::Body::Propose(reply)) => match raft::CommandOutcome::decode(reply.outcome) {
+                Ok(outcome) => answer(batch, outcome.outcome),
+                Err(error) => refuse_all(batch, &Error::new(Reason::NotReady, error.to_string()).outcome(Outcome::Unknown)),
+            },
+            Ok(_) => refuse_all(batch, &Error::new(Reason::NotReady, "the leader answered something else").outcome(Outcome::Unknown)),
+            Err(TransportError::Unreachable { .. }) => return Attempt { again: batch, pause: true },
+            Err(TransportError::NoAnswer { why, .. }) => {
+                return self.after_unknown(batch, &format!("the leader did not answer ({why})"));
+            }
+            Err(TransportError::Refused(error)) if error.reason == Reason::NotLeader && !error.is_unknown() => {
+                return Attempt { again: batch, pause: true };
+            }
+            Err(TransportError::Refused(error)) if error.is_unknown() && error.reason != Reason::NoQuorum => {
+                return self.after_unknown(batch, &error.message);
+            }
+            Err(TransportError::Refused(error)) => refuse_all(batch, &error),
+        }
+        Attempt { again: Vec::new(), pause: false }
+    }
+
+    /// Waits for an attempt as long as somebody waits for it and a quorum may still answer; `None`
+    /// when it was given up.
+    async fn until_lost<T>(&self, batch: &[Waiting], attempt: impl Future<Output = T>) -> Option<T> {
+        tokio::pin!(attempt);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut attempt => return Some(done),
+                () = tokio::time::sleep(Duration::from_millis(25)) => {
+                    if !self.quorum.available() || batch.iter().all(Waiting::abandoned) {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn refuse_all(batch: Vec<Waiting>, error: &Error) {
+    for waiting in batch {
+        let error = if waiting.maybe_applied { error.clone().outcome(Outcome::Unknown) } else { error.clone() };
+        waiting.refuse(error);
+    }
+}
+
+/// Hands out what apply answered.
+fn answer(batch: Vec<Waiting>, outcome: Option<command_outcome::Outcome>) {
+    let unknown = || {
+        Error::new(Reason::OutcomeUnknown, "the log answered something else: whether the write was applied is not known")
+            .outcome(Outcome::Unknown)
+    };
+    match outcome {
+        Some(command_outcome::Outcome::Writes(reply)) => {
+            let mut results = reply.results.into_iter();
+            for waiting in batch {
+                match waiting.work {
+                    Work::Writes { ops, reply } => {
+                        let mine: Vec<WriteResult> = results.by_ref().take(ops.len()).collect();
+                        let whole = mine.len() == ops.len();
+                        drop(reply.send(if whole { Ok(mine) } else { Err(unknown()) }));
+                    }
+                    Work::Command { reply, .. } => drop(reply.send(Err(unknown()))),
+                }
+            }
+        }
+        Some(command_outcome::Outcome::Error(error)) => {
+            let error = Error::from_wire(error);
+            for waiting in batch {
+                waiting.refuse(error.clone());
+            }
+        }
+        Some(outcome) => {
+            for waiting in batch {
+                match waiting.work {
+                    Work::Command { reply, .. } => drop(reply.send(Ok(outcome.clone()))),
+                    Work::Writes { reply, .. } => drop(reply.send(Err(unknown()))),
+                }
+            }
+        }
+        None => refuse_all(batch, &unknown()),
+    }
+}
+
+/// The result of one operation as domain code wants it.
+pub fn result_of(result: WriteResult) -> Result<write_result::Applied, Error> {
+    match result.outcome {
+        Some(write_result::Outcome::Applied(applied)) => Ok(applied),
+        Some(write_result::Outcome::Error(error)) => Err(Error::from_wire(error)),
+        None => Err(Error::new(Reason::OutcomeUnknown, "the leader answered nothing").outcome(Outcome::Unknown)),
+    }
+}

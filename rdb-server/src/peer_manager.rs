@@ -1,0 +1,146 @@
+//! The peers of this store: from a region's id to its replica.
+//!
+//! Owns the map and the life of the peers, and takes the requests of other stores to them. Never looks
+//! into a log, and knows no namespace's name.
+
+use crate::cluster::Cluster;
+use crate::contacts::Contacts;
+use crate::error::Error;
+use crate::peer::{Peer, PeerContext};
+use crate::transport::PeerHandler;
+use futures::future::BoxFuture;
+use parking_lot::RwLock;
+use rdb_proto::raft::{self, peer_request, peer_response};
+use rdb_types::{Reason, RegionId, StoreId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// What the store says of itself when another one asks for its status.
+#[derive(Clone, Debug, Default)]
+pub struct StoreFacts {
+    /// Id, disk, address.
+    pub member: raft::Member,
+    /// What its configuration declares.
+    pub declared: Vec<raft::DeclaredNamespace>,
+    /// Where its HTTP port is.
+    pub http_address: String,
+}
+
+/// All peers of this store.
+pub struct PeerManager {
+    context: PeerContext,
+    peers: RwLock<BTreeMap<RegionId, Arc<Peer>>>,
+    contacts: Arc<Contacts>,
+    cluster: Arc<Cluster>,
+    facts: StoreFacts,
+    started: Instant,
+}
+
+impl PeerManager {
+    /// No peers yet.
+    pub fn new(context: PeerContext, cluster: Arc<Cluster>, facts: StoreFacts) -> Arc<PeerManager> {
+        let contacts = context.contacts.clone();
+        Arc::new(PeerManager { context, peers: RwLock::default(), contacts, cluster, facts, started: Instant::now() })
+    }
+
+    /// What all peers share.
+    pub fn context(&self) -> &PeerContext {
+        &self.context
+    }
+
+    /// Starts the peer of a region, unless it runs already.
+    pub async fn open(&self, descriptor: raft::RegionDescriptor) -> Result<Arc<Peer>, Error> {
+        let region = RegionId(descriptor.id);
+        if let Some(peer) = self.peer(region) {
+            return Ok(peer);
+        }
+        let peer = Peer::start(&self.context, descriptor).await?;
+        self.peers.write().insert(region, peer.clone());
+        Ok(peer)
+    }
+
+    /// The peer of a region.
+    pub fn peer(&self, region: RegionId) -> Option<Arc<Peer>> {
+        self.peers.read().get(&region).cloned()
+    }
+
+    /// Every peer, in the order of their ids.
+    pub fn peers(&self) -> Vec<Arc<Peer>> {
+        self.peers.read().values().cloned().collect()
+    }
+
+    /// The peers of data regions, in the order of their ranges.
+    pub fn data_peers(&self) -> Vec<Arc<Peer>> {
+        let mut peers: Vec<_> = self.peers().into_iter().filter(|peer| peer.id() != RegionId::META).collect();
+        peers.sort_by(|a, b| a.descriptor().start.cmp(&b.descriptor().start));
+        peers
+    }
+
+    /// The peer of the region that holds a global key.
+    pub fn peer_of_key(&self, global: &[u8]) -> Option<Arc<Peer>> {
+        self.peers.read().values().find(|peer| peer.covers(global)).cloned()
+    }
+
+    /// What this store says of itself.
+    pub fn status(&self) -> raft::StoreStatus {
+        raft::StoreStatus {
+            member: Some(self.facts.member.clone()),
+            regions: self.peers().iter().map(|peer| peer.report()).collect(),
+            declared: self.facts.declared.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_ms: self.started.elapsed().as_millis() as u64,
+            http_address: self.facts.http_address.clone(),
+            plan: self.cluster.plan(),
+        }
+    }
+
+    /// What this store says of itself in the store table.
+    pub fn facts(&self) -> &StoreFacts {
+        &self.facts
+    }
+
+    /// Hands over what this store leads, so that its going costs nobody an election.
+    pub async fn hand_over(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        for peer in self.peers() {
+            if let Err(error) = peer.transfer_leader(None).await {
+                tracing::warn!(region = peer.id().0, %error, "the lead is not handed over");
+            }
+        }
+        while Instant::now() < deadline && self.peers().iter().any(|peer| peer.quorum().is_leader() && peer.quorum().voters().len() > 1) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Stops all peers.
+    pub async fn shutdown(&self) {
+        for peer in self.peers() {
+            peer.shutdown().await;
+        }
+        self.peers.write().clear();
+    }
+}
+
+impl PeerHandler for PeerManager {
+    fn handle(
+        &self,
+        from: StoreId,
+        region: RegionId,
+        request: peer_request::Body,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<peer_response::Body, Error>> {
+        self.contacts.heard_from(from);
+        if let peer_request::Body::Status(_) = request {
+            let status = self.status();
+            return Box::pin(async move { Ok(peer_response::Body::Status(status)) });
+        }
+        match self.peer(region) {
+            Some(peer) => peer.handle(from, request, timeout),
+            None => Box::pin(async move {
+                Err(Error::new(Reason::NotReady, format!("region {region} is not open here yet")))
+            }),
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! One region's replicated state: what its log entries do to its data.
+//!
+//! Owns the layout of a region's rows ([`layout`]), the state that describes its data ([`state`]),
+//! and the pure function from (state, entry) to (batch, answer) ([`apply`]); [`machine`] is the thin
+//! edge to the consensus library. Knows nothing of requests, leaders or the network.
+//!
+//! Invariants:
+//! - the applied index, the digest, the modes and the table of request ids change in the same atomic
+//!   batch as the data that they describe;
+//! - apply is deterministic: no clock, no randomness, no order of a hash map. What it needs is in the
+//!   entry.
+
+pub mod apply;
+pub mod layout;
+pub mod machine;
+pub mod meta;
+pub mod request_ids;
+pub mod state;
+
+pub use machine::RegionMachine;
+pub use state::{NamespaceState, RegionState, Summary};

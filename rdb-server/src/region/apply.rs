@@ -1,0 +1,356 @@
+//! What one log entry does to a region: from (state, entry) to (rows, answer).
+//!
+//! Owns the rules of strong writes: request ids, epochs, compare-and-swap, revisions, stamps in log
+//! order, expiry. Knows nothing of who leads, who waits or when anything is written: it collects rows
+//! in a [`WriteBatch`] that the caller writes as a whole.
+//!
+//! Invariants:
+//! - deterministic: the same entries over the same state give the same rows and answers anywhere;
+//! - an entry that is refused leaves no trace but the region's time;
+//! - entries see what entries before them in the same batch did.
+
+use super::layout;
+use super::meta;
+use super::request_ids::Known;
+use super::state::{NamespaceState, RegionState};
+use crate::error::{Error, Outcome};
+use crate::raft::{LogId, Membership, StoredMembership};
+use bytes::Bytes;
+use rdb_proto::raft::command_outcome::Outcome as Answer;
+use rdb_proto::raft::write_op::Kind;
+use rdb_proto::raft::write_result::Applied;
+use rdb_proto::raft::{self, CommandOutcome, WriteOp, WriteResult, command, command_outcome, write_result};
+use rdb_proto::convert;
+use rdb_storage::{Family, KeyRange, StorageError, View, WriteBatch};
+use rdb_types::{GlobalKey, NamespaceId, Reason, Record, RequestId, Stamp};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Records that one tick removes at most, so that a tick stays small however many expire at once.
+pub const EXPIRED_PER_TICK: usize = 1000;
+
+/// Applies entries one after the other on top of a state and a view, and collects what they change.
+pub struct Applier<'a> {
+    state: &'a mut RegionState,
+    view: &'a dyn View,
+    batch: WriteBatch,
+    /// Records that entries of this batch wrote (`None`: deleted), by global key.
+    fresh: BTreeMap<GlobalKey, Option<Record>>,
+    fresh_ids: BTreeMap<Bytes, Bytes>,
+    touched: BTreeSet<NamespaceId>,
+    entries: usize,
+}
+
+impl<'a> Applier<'a> {
+    /// Nothing applied yet.
+    pub fn new(state: &'a mut RegionState, view: &'a dyn View) -> Applier<'a> {
+        Applier {
+            state,
+            view,
+            batch: WriteBatch::new(),
+            fresh: BTreeMap::new(),
+            fresh_ids: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            entries: 0,
+        }
+    }
+
+    /// Counts an entry as applied; a membership entry brings the members.
+    pub fn applied(&mut self, log_id: LogId, membership: Option<Membership>) {
+        self.entries += 1;
+        self.state.applied = Some(log_id);
+        if let Some(membership) = membership {
+            self.state.membership = StoredMembership::new(Some(log_id), membership);
+        }
+    }
+
+    /// Entries counted so far.
+    pub fn entries(&self) -> usize {
+        self.entries
+    }
+
+    /// Whether a command has to be the first of its batch: a tick looks at rows on disk, and must find
+    /// the same ones however the entries before it were cut into batches.
+    pub fn starts_batch(command: &raft::Command) -> bool {
+        matches!(command.kind, Some(command::Kind::Tick(_)))
+    }
+
+    /// The rows of everything that was applied, the region's own included, and the namespaces whose
+    /// state changed.
+    pub fn finish(mut self) -> (WriteBatch, BTreeSet<NamespaceId>) {
+        for namespace in &self.touched {
+            if let Some(state) = self.state.namespaces.get(namespace) {
+                use prost::Message;
+                let key = layout::region_namespace(self.state.id(), *namespace);
+                self.batch.put(Family::Region, key, state.to_row().encode_to_vec());
+            }
+        }
+        self.state.write_row(&mut self.batch);
+        (self.batch, self.touched)
+    }
+
+    /// Applies one command. `Err` is the disk's or a defect of ours, never the caller's.
+    pub fn command(&mut self, command: &raft::Command) -> Result<CommandOutcome, StorageError> {
+        let answer = match &command.kind {
+            Some(command::Kind::Writes(writes)) => Answer::Writes(self.writes(writes)?),
+            Some(command::Kind::Tick(tick)) => self.tick(Stamp(tick.stamp))?,
+            Some(command::Kind::InstallNamespace(install)) => self.install_namespace(install),
+            Some(command::Kind::InitCluster(init)) => {
+                let plan = init.plan.clone().unwrap_or_default();
+                self.meta(|meta| Ok((done(), meta.init_cluster(&plan))))?
+            }
+            Some(command::Kind::CreateNamespace(create)) => {
+                self.meta(|meta| meta.create_namespace(create).map(|(row, rows)| (Answer::Namespace(row), rows)))?
+            }
+            Some(command::Kind::RegisterStore(register)) => {
+                self.meta(|meta| meta.register_store(register).map(|rows| (done(), rows)))?
+            }
+            None => refuse(Error::new(
+                Reason::NotReady,
+                "this log entry is of a newer build; upgrade this store",
+            )),
+        };
+        Ok(CommandOutcome { outcome: Some(answer) })
+    }
+
+    fn writes(&mut self, writes: &raft::WriteBatch) -> Result<raft::WriteForwardReply, StorageError> {
+        let mut reserved = Stamp(writes.stamp);
+        let retention_ms = writes.request_id_retention_ms;
+        let region = self.state.id();
+        let now = reserved.at_least_after(self.state.last_stamp);
+        self.state.ids.turn_over(&mut self.batch, region, now, retention_ms);
+        let mut results = Vec::with_capacity(writes.ops.len());
+        for op in &writes.ops {
+            let stamp = reserved.at_least_after(self.state.last_stamp);
+            reserved = reserved.next();
+            let outcome = match self.write(op, stamp, retention_ms)? {
+                Ok(applied) => write_result::Outcome::Applied(applied),
+                Err(error) => write_result::Outcome::Error(error.to_wire()),
+            };
+            results.push(WriteResult { outcome: Some(outcome) });
+        }
+        // Time passes, too, where nothing took effect.
+        self.state.last_stamp = self.state.last_stamp.max(Stamp(writes.stamp));
+        Ok(raft::WriteForwardReply { results })
+    }
+
+    fn write(&mut self, op: &WriteOp, stamp: Stamp, retention_ms: u64) -> Result<Result<Applied, Error>, StorageError> {
+        let global = GlobalKey::new(NamespaceId(op.namespace_id), &op.key);
+        let epoch = match self.admit(op, &global) {
+            Ok(epoch) => epoch,
+            Err(error) => return Ok(Err(error.outcome(Outcome::NotApplied))),
+        };
+        let region = self.state.id();
+        let id = RequestId::new(op.request_id.clone());
+        if let Some(id) = &id {
+            match self.state.ids.look_up(self.view, &self.fresh_ids, region, op, id, stamp, retention_ms)? {
+                Ok(Known::New) => {}
+                Ok(Known::Answered(applied)) => return Ok(Ok(applied)),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        let stored = self.record(&global)?;
+        let current = stored.as_ref().filter(|record| !record.is_expired(stamp));
+        let existed = current.is_some();
+        let current_version = current.map_or(0, |record| record.stamp.0);
+        let create_revision = current.map(|record| record.create_revision);
+        let kind = Kind::try_from(op.kind).unwrap_or(Kind::Put);
+        let compares = matches!(kind, Kind::CasPut | Kind::CasDelete);
+        let mut applied = Applied { epoch, existed, ..Applied::default() };
+        if compares && current_version != op.expected_version {
+            // Losing is an answer; it changes nothing, but a repeat must hear the same.
+            applied.version = current_version;
+            applied.revision = self.state.revision;
+        } else if matches!(kind, Kind::Put | Kind::CasPut) {
+            self.state.revision += 1;
+            self.state.last_stamp = stamp;
+            let revision = self.state.revision;
+            let expires_at_ms = match u64::try_from(op.ttl_ms) {
+                Ok(ttl_ms) if ttl_ms > 0 => stamp.unix_ms().saturating_add(ttl_ms),
+                _ => 0,
+            };
+            let record = Record {
+                tombstone: false,
+                stamp,
+                origin_sequence: 0,
+                epoch: rdb_types::Epoch(epoch),
+                revision,
+                create_revision: create_revision.unwrap_or(revision),
+                expires_at_ms,
+                value: op.value.clone(),
+            };
+            self.replace(&global, stored, Some(record));
+            applied = Applied { version: stamp.0, revision, swapped: compares, ..applied };
+        } else {
+            if existed {
+                self.state.revision += 1;
+                self.state.last_stamp = stamp;
+                applied.version = stamp.0;
+            }
+            self.replace(&global, stored, None);
+            applied = Applied { revision: self.state.revision, swapped: compares, ..applied };
+        }
+        if let Some(id) = &id {
+            self.state.ids.remember(&mut self.batch, &mut self.fresh_ids, region, op, id, applied, stamp);
+        }
+        Ok(Ok(applied))
+    }
+
+    /// Whether the write may be applied here at all; the epoch that it is applied under.
+    fn admit(&self, op: &WriteOp, global: &GlobalKey) -> Result<u64, Error> {
+        let namespace = NamespaceId(op.namespace_id);
+        let region = self.state.id();
+        if !layout::covers(&self.state.descriptor, global.as_bytes()) || namespace == NamespaceId::META {
+            return Err(Error::new(Reason::NotReady, format!("region {region} does not hold this key; try again")).with("region", region));
+        }
+        let Some(state) = self.state.namespaces.get(&namespace) else {
+            return Err(not_installed(region, namespace));
+        };
+        if state.epoch.0 != op.epoch || state.mode != rdb_types::Mode::Strong {
+            return Err(Error::new(Reason::ModeChanged, "the namespace was switched while this write was under way; repeat it")
+                .with("namespace", namespace)
+                .with("epoch", state.epoch)
+                .with("state", state.mode));
+        }
+        Ok(state.epoch.0)
+    }
+
+    fn record(&self, global: &GlobalKey) -> Result<Option<Record>, StorageError> {
+        if let Some(fresh) = self.fresh.get(global) {
+            return Ok(fresh.clone());
+        }
+        let Some(stored) = self.view.get(Family::Data, global.as_bytes())? else { return Ok(None) };
+        Record::decode(stored)
+            .map(Some)
+            .map_err(|error| StorageError::corruption(format!("record in region {}", self.state.id()), error.to_string()))
+    }
+
+    /// Puts `new` where `old` was: the row, its place in the order of expiry, digest and counts.
+    fn replace(&mut self, global: &GlobalKey, old: Option<Record>, new: Option<Record>) {
+        let region = self.state.id();
+        let namespace = global.namespace();
+        let key = global.user_key();
+        if let Some(state) = self.state.namespaces.get_mut(&namespace) {
+            if let Some(old) = &old {
+                state.digest.remove(&key, old);
+                state.keys -= 1;
+                state.bytes -= old.size_bytes(&key);
+            }
+            if let Some(new) = &new {
+                state.digest.add(&key, new);
+                state.keys += 1;
+                state.bytes += new.size_bytes(&key);
+            }
+            self.touched.insert(namespace);
+        }
+        if let Some(old) = old.as_ref().filter(|old| old.expires_at_ms != 0) {
+            self.batch.delete(Family::Expiry, layout::expiry(region, old.expires_at_ms, global));
+        }
+        match &new {
+            Some(new) => {
+                self.batch.put(Family::Data, global.as_bytes().clone(), new.encode());
+                if new.expires_at_ms != 0 {
+                    self.batch.put(Family::Expiry, layout::expiry(region, new.expires_at_ms, global), Bytes::new());
+                }
+            }
+            None if old.is_some() => self.batch.delete(Family::Data, global.as_bytes().clone()),
+            None => {}
+        }
+        self.fresh.insert(global.clone(), new);
+    }
+
+    fn tick(&mut self, stamp: Stamp) -> Result<Answer, StorageError> {
+        let now = stamp.at_least_after(self.state.last_stamp);
+        self.state.last_stamp = now;
+        let region = self.state.id();
+        debug_assert!(self.fresh.is_empty(), "a tick starts its batch");
+        let range = KeyRange {
+            start: layout::region(region),
+            end: Some(layout::expiry(region, now.unix_ms() + 1, &GlobalKey::new(NamespaceId(0), &[]))),
+        };
+        let mut due = Vec::new();
+        for item in self.view.scan(Family::Expiry, &range, false).take(EXPIRED_PER_TICK) {
+            due.push(item?.0);
+        }
+        for stored in due {
+            let Some((expires_at_ms, global)) = layout::parse_expiry(&stored) else {
+                return Err(StorageError::corruption(format!("expiry of region {region}"), "a key is too short"));
+            };
+            match self.record(&global)? {
+                Some(record) if record.expires_at_ms == expires_at_ms && record.is_expired(now) => {
+                    self.replace(&global, Some(record), None);
+                }
+                // No record stands behind the row: only the row goes.
+                _ => self.batch.delete(Family::Expiry, stored),
+            }
+        }
+        Ok(done())
+    }
+
+    fn install_namespace(&mut self, install: &raft::InstallNamespace) -> Answer {
+        let namespace = NamespaceId(install.namespace_id);
+        let Some(mode) = convert::mode(install.mode) else {
+            return refuse(Error::invalid("mode", format!("{} is not a mode", install.mode)));
+        };
+        if !self.state.namespaces.contains_key(&namespace) {
+            self.state.namespaces.insert(namespace, NamespaceState::new(mode));
+            self.touched.insert(namespace);
+        }
+        done()
+    }
+
+    /// Runs a command of the meta region and writes the rows that it changed.
+    fn meta(
+        &mut self,
+        run: impl FnOnce(&mut meta::MetaState) -> Result<(Answer, meta::Rows), Error>,
+    ) -> Result<Answer, StorageError> {
+        let Some(meta) = &self.state.meta else {
+            return Ok(refuse(Error::new(Reason::NotReady, "this region holds no cluster tables")));
+        };
+        let mut next = meta::MetaState::clone(meta);
+        match run(&mut next) {
+            Ok((answer, rows)) => {
+                if !rows.is_empty() {
+                    self.state.meta = Some(Arc::new(next));
+                }
+                for (key, value) in rows {
+                    let global = GlobalKey::new(NamespaceId::META, &key);
+                    let old = self.record(&global)?;
+                    self.state.revision += 1;
+                    let revision = self.state.revision;
+                    let record = Record {
+                        stamp: Stamp(revision),
+                        revision,
+                        create_revision: old.as_ref().map_or(revision, |old| old.create_revision),
+                        value,
+                        ..Record::default()
+                    };
+                    self.replace(&global, old, Some(record));
+                }
+                Ok(answer)
+            }
+            Err(error) => Ok(refuse(error)),
+        }
+    }
+}
+
+fn done() -> Answer {
+    Answer::Done(command_outcome::Done {})
+}
+
+fn refuse(error: Error) -> Answer {
+    Answer::Error(error.to_wire())
+}
+
+/// The region has not been told of the namespace yet; whoever routes writes tells it and repeats.
+pub fn not_installed(region: rdb_types::RegionId, namespace: NamespaceId) -> Error {
+    Error::new(Reason::NotReady, format!("region {region} does not serve namespace {namespace} yet; try again"))
+        .with(NOT_INSTALLED, namespace)
+}
+
+/// Metadata that marks [`not_installed`].
+pub const NOT_INSTALLED: &str = "not_installed";
+
+#[cfg(test)]
+#[path = "apply_tests.rs"]
+mod tests;

@@ -1,0 +1,284 @@
+//! The meta region's rows: namespaces, stores, the region map.
+//!
+//! Owns what the meta region's commands do to them. The rows are ordinary records of namespace 0, so
+//! that snapshots, digests and reads need nothing special. Knows nothing of who asks.
+//!
+//! Invariants: namespace ids are never reused; a name stands for at most one namespace that is not
+//! deleted; initialising twice changes nothing.
+
+use crate::error::{Error, Outcome};
+use bytes::Bytes;
+use prost::Message;
+use rdb_proto::{convert, raft};
+use rdb_storage::{Family, KeyRange, StorageError, View};
+use rdb_types::{GlobalKey, Mode, NamespaceId, NamespaceName, Reason, Record, StoreId};
+use std::collections::BTreeMap;
+
+const CLUSTER: &[u8] = b"cluster";
+const NAMESPACE: &[u8] = b"namespace/";
+const STORE: &[u8] = b"store/";
+
+/// What the rows say.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MetaState {
+    /// `None` until the cluster was initialised.
+    pub cluster: Option<raft::ClusterRow>,
+    /// By id, deleted ones too.
+    pub namespaces: BTreeMap<NamespaceId, raft::NamespaceRow>,
+    /// By name; deleted ones too.
+    pub by_name: BTreeMap<String, NamespaceId>,
+    /// Every store that ever was a member.
+    pub stores: BTreeMap<StoreId, raft::StoreRow>,
+}
+
+/// Rows to write, by user key in namespace 0.
+pub type Rows = Vec<(Bytes, Bytes)>;
+
+impl MetaState {
+    /// Reads the rows.
+    pub fn load(view: &dyn View) -> Result<MetaState, StorageError> {
+        let mut state = MetaState::default();
+        let range = KeyRange {
+            start: GlobalKey::namespace_start(NamespaceId::META),
+            end: GlobalKey::namespace_end(NamespaceId::META),
+        };
+        for item in view.scan(Family::Data, &range, false) {
+            let (key, value) = item?;
+            let damaged = |why: String| StorageError::corruption(format!("meta row {key:?}"), why);
+            let global = GlobalKey::from_bytes(key.clone()).ok_or_else(|| damaged("its key is too short".into()))?;
+            let record = Record::decode(value).map_err(|error| damaged(error.to_string()))?;
+            state.read_row(&global.user_key(), record.value).map_err(|error| damaged(error.to_string()))?;
+        }
+        Ok(state)
+    }
+
+    fn read_row(&mut self, key: &[u8], value: Bytes) -> Result<(), prost::DecodeError> {
+        if key == CLUSTER {
+            self.cluster = Some(raft::ClusterRow::decode(value)?);
+        } else if key.starts_with(NAMESPACE) {
+            let row = raft::NamespaceRow::decode(value)?;
+            self.by_name.insert(row.name.clone(), NamespaceId(row.id));
+            self.namespaces.insert(NamespaceId(row.id), row);
+        } else if key.starts_with(STORE) {
+            let row = raft::StoreRow::decode(value)?;
+            if let Some(id) = row.member.as_ref().and_then(|member| StoreId::new(u64::from(member.store_id))) {
+                self.stores.insert(id, row);
+            }
+        }
+        Ok(())
+    }
+
+    /// The namespace of a name, unless it was deleted.
+    pub fn namespace(&self, name: &str) -> Option<&raft::NamespaceRow> {
+        self.by_name.get(name).and_then(|id| self.namespaces.get(id)).filter(|row| !row.deleted)
+    }
+
+    fn put_namespace(&mut self, rows: &mut Rows, row: raft::NamespaceRow) {
+        let key = [NAMESPACE, &row.id.to_be_bytes()].concat();
+        rows.push((key.into(), row.encode_to_vec().into()));
+        self.by_name.insert(row.name.clone(), NamespaceId(row.id));
+        self.namespaces.insert(NamespaceId(row.id), row);
+    }
+
+    fn put_store(&mut self, rows: &mut Rows, id: StoreId, row: raft::StoreRow) {
+        let key = [STORE, &id.get().to_be_bytes()].concat();
+        rows.push((key.into(), row.encode_to_vec().into()));
+        self.stores.insert(id, row);
+    }
+
+    fn put_cluster(&mut self, rows: &mut Rows, row: raft::ClusterRow) {
+        rows.push((Bytes::from_static(CLUSTER), row.encode_to_vec().into()));
+        self.cluster = Some(row);
+    }
+
+    /// Writes what the cluster starts from: stores, regions, `default`, declared namespaces. Does
+    /// nothing when that was done before.
+    pub fn init_cluster(&mut self, plan: &raft::ClusterPlan) -> Rows {
+        let mut rows = Rows::new();
+        if self.cluster.is_some() {
+            return rows;
+        }
+        for member in &plan.members {
+            if let Some(id) = StoreId::new(u64::from(member.store_id)) {
+                self.put_store(&mut rows, id, raft::StoreRow { member: Some(member.clone()), ..Default::default() });
+            }
+        }
+        let default_mode = convert::mode(plan.default_mode).unwrap_or_default();
+        let mut next = NamespaceId::DEFAULT.0;
+        let mut add = |state: &mut Self, rows: &mut Rows, name: &str, mode: Mode, policies, from_default| {
+            let mode = convert::mode_to_wire(mode);
+            let row = raft::NamespaceRow {
+                id: next,
+                name: name.to_owned(),
+                mode,
+                target: mode,
+                policies,
+                from_default,
+                deleted: false,
+            };
+            next += 1;
+            state.put_namespace(rows, row);
+        };
+        let declared_default = plan.namespaces.iter().find(|declared| declared.name == NamespaceName::DEFAULT);
+        match declared_default {
+            Some(declared) => {
+                let mode = convert::mode(declared.mode).unwrap_or(default_mode);
+                add(self, &mut rows, NamespaceName::DEFAULT, mode, declared.policies.clone(), false);
+            }
+            None => add(self, &mut rows, NamespaceName::DEFAULT, default_mode, None, true),
+        }
+        for declared in plan.namespaces.iter().filter(|declared| declared.name != NamespaceName::DEFAULT) {
+            let mode = convert::mode(declared.mode).unwrap_or(default_mode);
+            add(self, &mut rows, &declared.name, mode, declared.policies.clone(), false);
+        }
+        let row = raft::ClusterRow {
+            cluster_id: plan.cluster_id.clone(),
+            next_namespace_id: next,
+            regions: plan.regions.clone(),
+            default_mode: plan.default_mode,
+        };
+        self.put_cluster(&mut rows, row);
+        rows
+    }
+
+    /// Creates a namespace. A first write (`from_default`) finds one that is there already; a request
+    /// to create it is refused, unless it asks for just what is there.
+    pub fn create_namespace(&mut self, command: &raft::CreateNamespaceCommand) -> Result<(raft::NamespaceRow, Rows), Error> {
+        let Some(cluster) = self.cluster.clone() else {
+            return Err(Error::new(Reason::NotReady, "the cluster is still being initialised; try again").outcome(Outcome::NotApplied));
+        };
+        let name = NamespaceName::parse(&command.name)
+            .map_err(|error| Error::invalid("namespace", error.to_string()).outcome(Outcome::NotApplied))?;
+        let known = self.by_name.get(name.as_str()).and_then(|id| self.namespaces.get(id));
+        let mode = match convert::mode(command.mode) {
+            Some(mode) => mode,
+            None => convert::mode(cluster.default_mode).unwrap_or_default(),
+        };
+        match known {
+            Some(row) if !row.deleted => {
+                if command.from_default || row.mode == convert::mode_to_wire(mode) && row.policies == command.policies {
+                    return Ok((row.clone(), Rows::new()));
+                }
+                return Err(Error::new(
+                    Reason::AlreadyExists,
+                    format!("namespace {name} exists already, with other settings; describe it to see them"),
+                )
+                .with("namespace", &name)
+                .outcome(Outcome::NotApplied));
+            }
+            Some(_) if command.from_default => return Err(not_found(name.as_str())),
+            _ => {}
+        }
+        let mut rows = Rows::new();
+        let row = raft::NamespaceRow {
+            id: cluster.next_namespace_id,
+            name: name.as_str().to_owned(),
+            mode: convert::mode_to_wire(mode),
+            target: convert::mode_to_wire(mode),
+            policies: command.policies.clone(),
+            from_default: command.from_default,
+            deleted: false,
+        };
+        self.put_namespace(&mut rows, row.clone());
+        self.put_cluster(&mut rows, raft::ClusterRow { next_namespace_id: cluster.next_namespace_id + 1, ..cluster });
+        Ok((row, rows))
+    }
+
+    /// Records what a store says of itself: where it is, what its configuration declares. Its UUID is
+    /// never changed by this: another disk under the same id is refused.
+    pub fn register_store(&mut self, command: &raft::RegisterStore) -> Result<Rows, Error> {
+        let member = command.member.clone().unwrap_or_default();
+        let id = StoreId::new(u64::from(member.store_id))
+            .ok_or_else(|| Error::invalid("store_id", format!("{} is not a store id", member.store_id)))?;
+        let known = self.stores.get(&id).and_then(|row| row.member.as_ref());
+        let Some(known) = known else {
+            return Err(Error::new(Reason::Refused, format!("store {id} is not a member of this cluster")));
+        };
+        if known.store_uuid != member.store_uuid {
+            return Err(Error::new(
+                Reason::Refused,
+                format!("store {id} is known by another data directory ({}); this one ({}) is new or was wiped", known.store_uuid, member.store_uuid),
+            ));
+        }
+        let row = raft::StoreRow {
+            member: Some(member),
+            declared: command.declared.clone(),
+            wire_minor: command.wire_minor,
+            version: command.version.clone(),
+            http_address: command.http_address.clone(),
+        };
+        let mut rows = Rows::new();
+        if self.stores.get(&id) != Some(&row) {
+            self.put_store(&mut rows, id, row);
+        }
+        Ok(rows)
+    }
+}
+
+/// There is no such namespace.
+pub fn not_found(name: &str) -> Error {
+    Error::new(
+        Reason::NamespaceNotFound,
+        format!("there is no namespace {name:?}; create it with `flaredb ns create {name}`"),
+    )
+    .with("namespace", name)
+    .outcome(Outcome::NotApplied)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> raft::ClusterPlan {
+        raft::ClusterPlan {
+            cluster_id: "c".into(),
+            members: vec![raft::Member { store_id: 1, store_uuid: "u1".into(), address: "a:1".into() }],
+            regions: vec![],
+            namespaces: vec![raft::DeclaredNamespace { name: "logs".into(), mode: 2, policies: None }],
+            default_mode: 1,
+        }
+    }
+
+    fn create(name: &str, from_default: bool) -> raft::CreateNamespaceCommand {
+        raft::CreateNamespaceCommand { name: name.into(), mode: 0, policies: None, from_default }
+    }
+
+    #[test]
+    fn initialising_twice_changes_nothing() {
+        let mut state = MetaState::default();
+        assert!(!state.init_cluster(&plan()).is_empty());
+        let before = state.clone();
+        assert!(state.init_cluster(&raft::ClusterPlan { cluster_id: "other".into(), ..plan() }).is_empty());
+        assert_eq!(state, before);
+        assert_eq!(state.namespace("default").map(|row| (row.id, row.mode, row.from_default)), Some((1, 1, true)));
+        assert_eq!(state.namespace("logs").map(|row| (row.id, row.mode, row.from_default)), Some((2, 2, false)));
+    }
+
+    #[test]
+    fn a_second_first_write_finds_what_the_first_made() {
+        let mut state = MetaState::default();
+        assert_eq!(state.create_namespace(&create("a", true)).unwrap_err().reason, Reason::NotReady);
+        state.init_cluster(&plan());
+        let (first, rows) = state.create_namespace(&create("a", true)).unwrap();
+        assert_eq!((first.id, rows.len()), (3, 2));
+        let (again, rows) = state.create_namespace(&create("a", true)).unwrap();
+        assert_eq!((again.id, rows.len()), (3, 0));
+        let other = raft::CreateNamespaceCommand { mode: 2, ..create("a", false) };
+        assert_eq!(state.create_namespace(&other).unwrap_err().reason, Reason::AlreadyExists);
+        assert_eq!(state.create_namespace(&create("A", false)).unwrap_err().reason, Reason::InvalidArgument);
+    }
+
+    #[test]
+    fn a_wiped_disk_under_an_old_id_is_refused() {
+        let mut state = MetaState::default();
+        state.init_cluster(&plan());
+        let register = |uuid: &str, id| raft::RegisterStore {
+            member: Some(raft::Member { store_id: id, store_uuid: uuid.into(), address: "b:2".into() }),
+            ..Default::default()
+        };
+        assert_eq!(state.register_store(&register("u2", 1)).unwrap_err().reason, Reason::Refused);
+        assert_eq!(state.register_store(&register("u1", 9)).unwrap_err().reason, Reason::Refused);
+        assert_eq!(state.register_store(&register("u1", 1)).unwrap().len(), 1);
+        assert_eq!(state.register_store(&register("u1", 1)).unwrap().len(), 0);
+    }
+}

@@ -1,0 +1,595 @@
+//! What a store is made of, and the order in which it starts and stops.
+//!
+//! Owns the wiring. Start: bind the ports (nothing is touched when one is in use), open the data
+//! directory, the engine and the clock, serve; then, in the background, join the cluster, open the
+//! regions, and keep the cluster's tables and regions in agreement. Stop: hand over what is led, end
+//! the streams, stop the regions, finish what the committer holds.
+
+use crate::admin_service::AdminService;
+use crate::clock::{PhysicalClock, StoreClock, SystemClock};
+use crate::cluster::{Cluster, Step};
+use crate::config::{Config, EngineKind};
+use crate::contacts::{Contacts, Listening};
+use crate::error::Error;
+use crate::http::{self, Probes};
+use crate::kv_service::{KvService, Limits};
+use crate::layout_store as layout;
+use crate::metrics::Metrics;
+use crate::namespace::Namespaces;
+use crate::peer::PeerContext;
+use crate::peer_manager::{PeerManager, StoreFacts};
+use crate::raft::{FileSpool, MemorySpool, RaftSettings, SnapshotSpool};
+use crate::raft_service::ModeService;
+use crate::router::Router;
+use crate::stores::Stores;
+use crate::transport::grpc::PeerService;
+use crate::transport::grpc::{GrpcOptions, GrpcTransport, Incoming};
+use crate::transport::{Lane, SharedTransport};
+use bytes::Bytes;
+use prost::Message;
+use rdb_proto::admin::admin_server::AdminServer;
+use rdb_proto::kv::kv_server::KvServer;
+use rdb_proto::raft::raft_service_server::RaftServiceServer;
+use rdb_proto::raft::{self, ClusterPlan, DeclaredNamespace, Member, RegionDescriptor, command, peer_request, peer_response};
+use rdb_proto::{WIRE_MINOR, convert};
+use rdb_storage::{Committer, DataDir, Durability, Engine, Family, MemoryEngine, RocksEngine, RocksOptions, StorageError, WriteBatch};
+use rdb_types::{GlobalKey, NamespaceId, Policies, Reason, RegionId, StoreId};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How long a leaving store tries to hand over what it leads.
+const HAND_OVER: Duration = Duration::from_secs(2);
+/// How long its open streams may take to end.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Wraps the transport of a store, to inject faults.
+pub type WrapTransport = Box<dyn FnOnce(StoreId, SharedTransport) -> SharedTransport + Send>;
+
+/// What a store is started with.
+pub struct StoreOptions {
+    /// Checked configuration.
+    pub config: Config,
+    /// Where physical time comes from.
+    pub clock: Arc<dyn PhysicalClock>,
+    /// What happens when the disk can no longer be trusted. The process should end.
+    pub on_fatal: Box<dyn Fn(&StorageError) + Send + Sync>,
+    /// Ports that are bound already, client port first; else those of the configuration are bound.
+    pub listeners: Option<(TcpListener, TcpListener)>,
+    /// Puts something between the store and its network.
+    pub wrap_transport: Option<WrapTransport>,
+}
+
+impl StoreOptions {
+    /// The real clock, the real network; a disk that fails ends nothing but is logged.
+    pub fn new(config: Config) -> StoreOptions {
+        StoreOptions {
+            config,
+            clock: Arc::new(SystemClock::new()),
+            on_fatal: Box::new(|error| tracing::error!(%error, "the disk can no longer be trusted")),
+            listeners: None,
+            wrap_transport: None,
+        }
+    }
+}
+
+/// Why a store does not start, or may not go on. One line that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port cannot be bound.
+    #[error("cannot listen on {addr} ({key}): {source}; stop what uses it, or choose another with --{flag}")]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// The key of the configuration.
+        key: &'static str,
+        /// Its flag.
+        flag: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The data directory is refused.
+    #[error(transparent)]
+    DataDir(#[from] rdb_storage::DataDirError),
+    /// The database does not open.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// Something in the directory cannot be used.
+    #[error("{0}")]
+    Disk(String),
+    /// The cluster refuses this store.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// A running store.
+pub struct Store {
+    addr: SocketAddr,
+    http_addr: SocketAddr,
+    parts: Arc<Parts>,
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+    fatal: watch::Receiver<Option<String>>,
+}
+
+/// What the tasks of a store share.
+struct Parts {
+    me: StoreId,
+    config: Config,
+    data_dir: Option<DataDir>,
+    engine: Arc<dyn Engine>,
+    committer: Committer,
+    cluster: Arc<Cluster>,
+    transport: SharedTransport,
+    grpc: Arc<GrpcTransport>,
+    peer_service: Arc<PeerService>,
+    manager: Arc<PeerManager>,
+    namespaces: Namespaces,
+    probes: Probes,
+}
+
+impl Store {
+    /// Binds, opens and serves. Joining the cluster goes on in the background; see [`Store::ready`]
+    /// and [`Store::failed`].
+    pub async fn start(options: StoreOptions) -> Result<Store, StartError> {
+        let StoreOptions { config, clock, on_fatal, listeners, wrap_transport } = options;
+        let me = StoreId::new(u64::from(config.store.id))
+            .ok_or_else(|| StartError::Disk(format!("{} is not a store id; ids are 1 to {}", config.store.id, StoreId::MAX)))?;
+        let (listener, http_listener) = match listeners {
+            Some(listeners) => listeners,
+            None => (
+                listen(config.store.addr, "store.addr", "addr").await?,
+                listen(config.store.http_addr, "store.http_addr", "http-addr").await?,
+            ),
+        };
+        let addr = listener.local_addr().map_err(|error| StartError::Disk(error.to_string()))?;
+        let http_addr = http_listener.local_addr().map_err(|error| StartError::Disk(error.to_string()))?;
+
+        let Disk { data_dir, engine, spool, store_uuid } = open_disk(&config)?;
+        let committer = Committer::start(engine.clone(), on_fatal);
+        let clock = StoreClock::open(me, clock, engine.as_ref(), committer.clone(), config.consistency.max_clock_skew)?;
+        let plan = stored_plan(engine.as_ref())?;
+        if let Some(found) = data_dir.as_ref().and_then(|dir| dir.identity().cluster_id)
+            && plan.is_none()
+        {
+            return Err(StartError::Disk(format!(
+                "the data directory belongs to cluster {found}, but its database does not know it: the database was replaced; bring the old one back"
+            )));
+        }
+
+        let address = if config.store.addr.port() == 0 { addr.to_string() } else { config.advertised_addr() };
+        let member = Member { store_id: u32::from(me.get()), store_uuid, address };
+        let peers: BTreeMap<StoreId, String> = config
+            .cluster
+            .peers
+            .iter()
+            .filter_map(|(id, address)| Some((StoreId::new(u64::from(*id))?, address.clone())))
+            .collect();
+        let cluster = Cluster::new(member.clone(), &peers, plan).ok_or_else(|| StartError::Disk("the store has no id".into()))?;
+
+        let contacts = Arc::new(Contacts::new());
+        let grpc_options = GrpcOptions::default();
+        let grpc = GrpcTransport::new(me, cluster.clone(), grpc_options.clone());
+        let wrapped: SharedTransport = match wrap_transport {
+            Some(wrap) => wrap(me, grpc.clone()),
+            None => grpc.clone(),
+        };
+        let transport: SharedTransport = Listening::new(wrapped, contacts.clone());
+        let context = PeerContext {
+            me,
+            engine: engine.clone(),
+            committer: committer.clone(),
+            clock,
+            transport: transport.clone(),
+            contacts,
+            spool,
+            raft: RaftSettings {
+                heartbeat: config.raft.heartbeat,
+                election_min: config.raft.election_min,
+                election_max: config.raft.election_max,
+                snapshot_after: config.raft.snapshot_after,
+                ..RaftSettings::default()
+            },
+            quorum_timeout: config.consistency.quorum_timeout,
+            max_batch: config.raft.max_batch as usize,
+            max_inflight: config.limits.max_inflight as usize,
+            request_id_retention: config.consistency.request_id_retention,
+        };
+        let facts = StoreFacts { member, declared: declared(&config), http_address: http_addr.to_string() };
+        let manager = PeerManager::new(context, cluster.clone(), facts);
+        let namespaces = Namespaces::new(manager.clone(), config.consistency.auto_create);
+        let metrics = Metrics::new();
+        metrics.attach(manager.clone(), namespaces.clone());
+        let peer_service = PeerService::new(manager.clone(), cluster.clone(), &grpc_options);
+        let probes = Probes { cluster: cluster.clone(), manager: manager.clone(), namespaces: namespaces.clone(), metrics: metrics.clone() };
+        let parts = Arc::new(Parts {
+            me,
+            data_dir,
+            engine,
+            committer,
+            cluster,
+            transport: transport.clone(),
+            grpc,
+            peer_service,
+            manager: manager.clone(),
+            namespaces: namespaces.clone(),
+            probes,
+            config,
+        });
+
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        parts.serve_grpc(&mut tasks, listener, &stop, &metrics, &grpc_options);
+        let (probes, halt) = (parts.probes.clone(), stop.clone());
+        tasks.spawn(async move {
+            let served = axum::serve(http_listener, http::routes(probes)).with_graceful_shutdown(halt.cancelled_owned());
+            if let Err(error) = served.await {
+                tracing::error!(%error, "the HTTP port is closed");
+            }
+        });
+        let (failed, fatal) = watch::channel(None);
+        let (life, halt) = (parts.clone(), stop.clone());
+        tasks.spawn(async move {
+            let lived = tokio::select! {
+                () = halt.cancelled() => return,
+                lived = life.live() => lived,
+            };
+            if let Err(error) = lived {
+                tracing::error!(%error, "this store cannot go on");
+                let _ = failed.send(Some(error.message));
+            }
+        });
+        tracing::info!(store = me.get(), %addr, %http_addr, "listening");
+        Ok(Store { addr, http_addr, parts, tasks, stop, fatal })
+    }
+
+    /// Where clients and stores dial.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Where probes and metrics are.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http_addr
+    }
+
+    /// Whether requests can be served.
+    pub fn ready(&self) -> bool {
+        self.parts.probes.ready()
+    }
+
+    /// The regions of this store.
+    pub fn manager(&self) -> &Arc<PeerManager> {
+        &self.parts.manager
+    }
+
+    /// Resolves when the store finds that it may not go on; one line that says why.
+    pub async fn failed(&self) -> String {
+        let mut fatal = self.fatal.clone();
+        match fatal.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            // Stopped in order: nothing failed.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Leaves in order.
+    pub async fn shutdown(mut self) {
+        self.parts.manager.hand_over(HAND_OVER).await;
+        self.stop.cancel();
+        self.parts.peer_service.close();
+        let drained = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(DRAIN, drained).await.is_err() {
+            tracing::info!("some streams did not end by themselves and are cut");
+        }
+        self.tasks.shutdown().await;
+        self.parts.manager.shutdown().await;
+        self.parts.grpc.shutdown();
+        let committer = self.parts.committer.clone();
+        // Waits for the disk, so not here.
+        let _ = tokio::task::spawn_blocking(move || committer.shutdown()).await;
+    }
+}
+
+async fn listen(addr: SocketAddr, key: &'static str, flag: &'static str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(addr).await.map_err(|source| StartError::Listen { addr, key, flag, source })
+}
+
+struct Disk {
+    data_dir: Option<DataDir>,
+    engine: Arc<dyn Engine>,
+    spool: Arc<dyn SnapshotSpool>,
+    store_uuid: String,
+}
+
+fn open_disk(config: &Config) -> Result<Disk, StartError> {
+    match config.store.engine {
+        EngineKind::Memory => Ok(Disk {
+            data_dir: None,
+            engine: Arc::new(MemoryEngine::new()),
+            spool: Arc::new(MemorySpool::default()),
+            store_uuid: uuid::Uuid::new_v4().to_string(),
+        }),
+        EngineKind::Rocksdb => {
+            let path: &PathBuf = &config.store.data_dir;
+            let data_dir = DataDir::open(path, u32::from(config.store.id))?;
+            let engine = RocksEngine::open(&data_dir.db_path(), RocksOptions::default())?;
+            data_dir.mark_initialised()?;
+            let spool = FileSpool::new(path.join("snapshots"))
+                .map_err(|error| StartError::Disk(format!("cannot use {}: {error}", path.join("snapshots").display())))?;
+            let store_uuid = data_dir.identity().store_uuid.to_string();
+            Ok(Disk { data_dir: Some(data_dir), engine: Arc::new(engine), spool: Arc::new(spool), store_uuid })
+        }
+    }
+}
+
+fn stored_plan(engine: &dyn Engine) -> Result<Option<ClusterPlan>, StorageError> {
+    match engine.get(Family::Region, &layout::row("plan"))? {
+        None => Ok(None),
+        Some(stored) => ClusterPlan::decode(stored)
+            .map(Some)
+            .map_err(|error| StorageError::corruption("the cluster's plan", error.to_string())),
+    }
+}
+
+/// The namespaces that a configuration declares.
+fn declared(config: &Config) -> Vec<DeclaredNamespace> {
+    let with_mode = config.namespaces.iter().filter_map(|(name, namespace)| Some((name, namespace, namespace.mode?)));
+    with_mode
+        .map(|(name, namespace, mode)| DeclaredNamespace {
+            name: name.clone(),
+            mode: convert::mode_to_wire(mode),
+            policies: Some(convert::policies_to_wire(&Policies {
+                durability: namespace.durability,
+                max_lag_ms: namespace.max_lag.map_or(0, |lag| lag.as_millis() as u64),
+                ttl_ms: namespace.ttl.map_or(0, |ttl| ttl.as_millis() as u64),
+                conflict_log_bytes: namespace.conflict_log.as_bytes(),
+            })),
+        })
+        .collect()
+}
+
+/// The regions that a cluster starts with: the meta region, and the data regions between the splits.
+fn first_regions(config: &Config) -> Vec<RegionDescriptor> {
+    let data_start = GlobalKey::namespace_start(NamespaceId::DEFAULT);
+    let mut bounds: Vec<Bytes> = config
+        .cluster
+        .bootstrap_split
+        .iter()
+        .map(|split| GlobalKey::new(NamespaceId(split.namespace_id), &split.key).as_bytes().clone())
+        .filter(|bound| *bound > data_start)
+        .collect();
+    bounds.push(data_start.clone());
+    bounds.sort();
+    bounds.dedup();
+    let meta = RegionDescriptor {
+        id: RegionId::META.0,
+        start: GlobalKey::namespace_start(NamespaceId::META),
+        end: data_start,
+        generation: 1,
+    };
+    let ends = bounds.iter().skip(1).cloned().chain([Bytes::new()]);
+    let data = bounds.iter().zip(ends).enumerate();
+    let data = data.map(|(at, (start, end))| RegionDescriptor {
+        id: RegionId::META.0 + 1 + at as u64,
+        start: start.clone(),
+        end,
+        generation: 1,
+    });
+    std::iter::once(meta).chain(data).collect()
+}
+
+impl Parts {
+    fn serve_grpc(
+        self: &Arc<Self>,
+        tasks: &mut JoinSet<()>,
+        listener: TcpListener,
+        stop: &CancellationToken,
+        metrics: &Arc<Metrics>,
+        options: &GrpcOptions,
+    ) {
+        let limits = &self.config.limits;
+        let max_request = limits.max_request.as_bytes() as usize;
+        let router = Router::new(self.me, self.manager.clone(), self.namespaces.clone());
+        let stores = Stores::new(self.me, self.manager.clone(), self.transport.clone());
+        let request_timeout = self.config.consistency.request_timeout;
+        let kv_limits = Limits { max_key: limits.max_key.as_bytes() as usize, max_value: limits.max_value.as_bytes() as usize, request_timeout };
+        let kv = KvServer::new(KvService::new(router, kv_limits, metrics.clone()))
+            .max_decoding_message_size(max_request)
+            .max_encoding_message_size(usize::MAX);
+        let modes = RaftServiceServer::new(ModeService::new(self.manager.clone(), self.namespaces.clone(), stores.clone(), request_timeout))
+            .max_decoding_message_size(max_request);
+        let admin = AdminServer::new(AdminService::new(self.me, self.manager.clone(), self.namespaces.clone(), stores))
+            .max_decoding_message_size(max_request);
+        let (health_reporter, health) = tonic_health::server::health_reporter();
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(rdb_proto::DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let incoming = Incoming::new(listener, limits.max_connections as usize);
+        let server = options
+            .server()
+            .max_concurrent_streams(Some(1024))
+            .add_service(health)
+            .add_optional_service(reflection().build_v1().ok())
+            .add_optional_service(reflection().build_v1alpha().ok())
+            .add_service(self.peer_service.server())
+            .add_service(kv)
+            .add_service(modes)
+            .add_service(admin)
+            .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+        tasks.spawn(async move {
+            if let Err(error) = server.await {
+                tracing::error!(%error, "the gRPC port is closed");
+            }
+        });
+        let (probes, stop) = (self.probes.clone(), stop.clone());
+        tasks.spawn(report_health(health_reporter, probes, stop));
+    }
+
+    /// Everything that a store does by itself.
+    async fn live(self: Arc<Self>) -> Result<(), Error> {
+        let plan = self.join().await?;
+        tracing::info!(cluster = %plan.cluster_id, members = plan.members.len(), regions = plan.regions.len(), "member of the cluster");
+        let bootstraps = self.engine.get(Family::Region, &layout::row("bootstraps"))?.is_some();
+        for descriptor in &plan.regions {
+            let peer = self.manager.open(descriptor.clone()).await?;
+            if bootstraps {
+                peer.initialize(Cluster::nodes(&plan)).await?;
+            }
+        }
+        self.register(&plan).await?;
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let leads = self.manager.peer(RegionId::META).is_some_and(|peer| peer.quorum().is_leader());
+            // What does not work now is tried again in a second.
+            if leads && let Err(error) = self.namespaces.reconcile(Instant::now() + Duration::from_secs(5)).await {
+                tracing::debug!(%error, "regions do not know all namespaces yet");
+            }
+        }
+    }
+
+    /// Waits until this store belongs to a cluster: finds one, or begins one with the consent of all.
+    async fn join(&self) -> Result<ClusterPlan, Error> {
+        let mut last_word = None;
+        loop {
+            match self.cluster.next_step()? {
+                Step::Run(plan) => {
+                    // The database knows; the directory's own note may be missing after a crash.
+                    self.note_cluster(&plan)?;
+                    return Ok(plan);
+                }
+                Step::Plan(members) => {
+                    let plan = ClusterPlan {
+                        cluster_id: uuid::Uuid::new_v4().to_string(),
+                        members,
+                        regions: first_regions(&self.config),
+                        namespaces: declared(&self.config),
+                        default_mode: convert::mode_to_wire(self.config.consistency.default_mode),
+                    };
+                    tracing::info!(cluster = %plan.cluster_id, "beginning a cluster");
+                    self.keep_plan(plan, true).await?;
+                }
+                Step::Adopt(plan) => self.keep_plan(plan, false).await?,
+                Step::Ask { missing, planner } => {
+                    if last_word.is_none_or(|at: Instant| at.elapsed() > Duration::from_secs(5)) {
+                        last_word = Some(Instant::now());
+                        tracing::info!(?missing, planner, "waiting for the other first members: a cluster begins once all of them answer");
+                    }
+                    let asked = self.cluster.others().into_iter().map(|store| self.ask(store));
+                    futures::future::join_all(asked).await;
+                    tokio::select! {
+                        () = self.cluster.changed() => {}
+                        () = tokio::time::sleep(Duration::from_millis(100)) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn ask(&self, store: StoreId) {
+        let request = peer_request::Body::Status(raft::StoreStatusRequest {});
+        match self.transport.call(store, Lane::Control, RegionId(0), request, Duration::from_secs(1)).await {
+            Ok(peer_response::Body::Status(status)) => {
+                if let Err(error) = self.cluster.heard(&status) {
+                    tracing::warn!(store = store.get(), %error, "does not fit");
+                }
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(store = store.get(), %error, "no answer yet"),
+        }
+    }
+
+    async fn keep_plan(&self, plan: ClusterPlan, bootstraps: bool) -> Result<(), Error> {
+        let mut batch = WriteBatch::new();
+        batch.put(Family::Region, layout::row("plan"), plan.encode_to_vec());
+        if bootstraps {
+            batch.put(Family::Region, layout::row("bootstraps"), Bytes::from_static(b"1"));
+        }
+        self.committer.commit(batch, Durability::Synced).await?;
+        self.note_cluster(&plan)?;
+        self.cluster.joined(plan);
+        Ok(())
+    }
+
+    fn note_cluster(&self, plan: &ClusterPlan) -> Result<(), Error> {
+        let Some(data_dir) = &self.data_dir else { return Ok(()) };
+        let id = uuid::Uuid::parse_str(&plan.cluster_id)
+            .map_err(|error| Error::new(Reason::Corruption, format!("the cluster's id {:?} is no UUID: {error}", plan.cluster_id)))?;
+        data_dir.set_cluster_id(id).map_err(|error| Error::new(Reason::Refused, error.to_string()))
+    }
+
+    /// Fills the cluster's tables if they are empty, and says in them where this store is.
+    async fn register(&self, plan: &ClusterPlan) -> Result<(), Error> {
+        let facts = self.manager.facts().clone();
+        let init = command::Kind::InitCluster(raft::InitCluster { plan: Some(plan.clone()) });
+        let register = command::Kind::RegisterStore(raft::RegisterStore {
+            member: Some(facts.member),
+            declared: facts.declared,
+            wire_minor: WIRE_MINOR,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            http_address: facts.http_address,
+        });
+        // Both change nothing where they were done before.
+        for kind in [init, register] {
+            loop {
+                match self.meta_command(kind.clone()).await {
+                    Ok(()) => break,
+                    Err(error) if error.reason == Reason::Refused => return Err(error),
+                    Err(error) => {
+                        tracing::debug!(%error, "the cluster's tables cannot be written yet");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                }
+            }
+        }
+        self.namespaces.reconcile(Instant::now() + Duration::from_secs(5)).await.or_else(|error| {
+            tracing::debug!(%error, "regions do not know all namespaces yet");
+            Ok(())
+        })
+    }
+
+    async fn meta_command(&self, kind: command::Kind) -> Result<(), Error> {
+        let peer = self.manager.open(self.meta_descriptor()?).await?;
+        let command = raft::Command { kind: Some(kind) };
+        match peer.command(command, Instant::now() + Duration::from_secs(5)).await? {
+            raft::command_outcome::Outcome::Error(error) => Err(Error::from_wire(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn meta_descriptor(&self) -> Result<RegionDescriptor, Error> {
+        let plan = self.cluster.plan();
+        plan.and_then(|plan| plan.regions.into_iter().find(|region| region.id == RegionId::META.0))
+            .ok_or_else(|| Error::new(Reason::NotReady, "this store belongs to no cluster yet"))
+    }
+}
+
+/// Tells `grpc.health.v1` how the store and each namespace are.
+async fn report_health(reporter: tonic_health::server::HealthReporter, probes: Probes, stop: CancellationToken) {
+    use tonic_health::ServingStatus;
+    let status = |serving: bool| if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+    let kv = <KvServer<KvService> as tonic::server::NamedService>::NAME;
+    loop {
+        let ready = probes.ready();
+        reporter.set_service_status("", status(ready)).await;
+        reporter.set_service_status(kv, status(ready)).await;
+        let data_quorum = probes.manager.data_peers().iter().all(|peer| peer.quorum().available());
+        for row in probes.namespaces.tables().namespaces.values().filter(|row| !row.deleted) {
+            reporter.set_service_status(row.name.clone(), status(ready && data_quorum)).await;
+        }
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = tokio::time::sleep(Duration::from_millis(250)) => {}
+        }
+    }
+    reporter.set_service_status("", ServingStatus::NotServing).await;
+}

@@ -1,0 +1,423 @@
+//! The engine of production: one RocksDB, a column family for each [`Family`].
+//!
+//! Owns opening it, and the translation of batches, reads and errors. The settings are in
+//! [`options`], with their reasons; the check of the write-ahead log that RocksDB's own
+//! recovery leaves out is in [`wal_check`]. Does not know what is stored.
+//!
+//! # Invariants
+//!
+//! - A write goes to the log in the page cache and to memory, never to the disk; `sync` alone
+//!   does that, for everything written before it.
+//! - A directory that has lost its `CURRENT` file is damaged, not new.
+
+pub mod options;
+pub mod wal_check;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use rocksdb::{
+    ColumnFamily, ColumnFamilyDescriptor, DB, DBRawIterator, ReadOptions, Snapshot, properties,
+};
+
+pub use self::options::RocksOptions;
+use crate::{
+    Engine, EngineStats, Family, KeyRange, Op, StorageError, View, WriteBatch, engine::Scan,
+};
+
+/// RocksDB behind the [`Engine`] contract.
+pub struct RocksEngine {
+    database: Arc<Database>,
+    writes: AtomicU64,
+    written_bytes: AtomicU64,
+    syncs: AtomicU64,
+}
+
+/// What an engine and its snapshots share; the database closes when the last of them goes.
+struct Database {
+    db: DB,
+    path: PathBuf,
+    /// Shared by all families; kept to ask for its usage.
+    cache: rocksdb::Cache,
+}
+
+impl RocksEngine {
+    /// Opens the database in `path`, or creates it if the directory is empty or missing (its
+    /// parent has to exist).
+    ///
+    /// # Errors
+    /// [`StorageError::Corruption`]: its files do not fit together, or the write-ahead log is
+    /// damaged before its end. [`StorageError::Locked`]: it is open elsewhere. Otherwise the
+    /// operating system refused something.
+    pub fn open(path: &Path, options: RocksOptions) -> Result<Self, StorageError> {
+        if !path.join("CURRENT").exists() {
+            refuse_remains(path)?;
+        }
+        wal_check::check_directory(path)?;
+        let opening =
+            |error: &rocksdb::Error| StorageError::from_rocks("opening the database", path, error);
+        let settings = options::Settings::new(options).map_err(|error| opening(&error))?;
+        let families = Family::ALL
+            .map(|family| ColumnFamilyDescriptor::new(family.name(), settings.family(family)));
+        let db = match DB::open_cf_descriptors(&settings.database, path, families) {
+            Ok(db) => db,
+            Err(error) => {
+                let error = opening(&error);
+                // RocksDB says what is wrong with its log, but not where.
+                let located = match error.is_corruption() {
+                    true => wal_check::locate_damage(path)?,
+                    false => None,
+                };
+                return Err(located.unwrap_or(error));
+            }
+        };
+        Ok(Self {
+            database: Arc::new(Database {
+                db,
+                path: path.to_owned(),
+                cache: settings.cache,
+            }),
+            writes: AtomicU64::new(0),
+            written_bytes: AtomicU64::new(0),
+            syncs: AtomicU64::new(0),
+        })
+    }
+
+    /// Moves everything from memory and log into sorted files: for tests and for measuring.
+    ///
+    /// # Errors
+    /// As [`Engine::sync`].
+    pub fn flush(&self) -> Result<(), StorageError> {
+        Family::ALL
+            .into_iter()
+            .try_for_each(|family| self.flush_family(family))
+    }
+
+    /// [`RocksEngine::flush`] for one family.
+    ///
+    /// # Errors
+    /// As [`Engine::sync`].
+    pub fn flush_family(&self, family: Family) -> Result<(), StorageError> {
+        let handle = self.database.handle(family)?;
+        self.database
+            .db
+            .flush_cf(handle)
+            .map_err(|error| self.database.error("flushing", &error))
+    }
+}
+
+/// RocksDB takes a directory without `CURRENT` for a new one, even next to the data that
+/// belonged to it. That would be a silent loss of everything.
+fn refuse_remains(path: &Path) -> Result<(), StorageError> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(StorageError::from_io("listing", path, &error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(|error| StorageError::from_io("listing", path, &error))?;
+        let file = PathBuf::from(entry.file_name());
+        if file
+            .extension()
+            .is_some_and(|extension| extension == "sst" || extension == "log")
+        {
+            return Err(StorageError::corruption(
+                path.display(),
+                format!("it holds {} but its CURRENT file is gone", file.display()),
+            ));
+        }
+    }
+    Ok(())
+}
+
+impl Database {
+    fn handle(&self, family: Family) -> Result<&ColumnFamily, StorageError> {
+        // Opening would have failed without it.
+        self.db
+            .cf_handle(family.name())
+            .ok_or_else(|| StorageError::Internal {
+                doing: "looking up a family",
+                detail: family.name().into(),
+            })
+    }
+
+    fn error(&self, doing: &'static str, error: &rocksdb::Error) -> StorageError {
+        StorageError::from_rocks(doing, &self.path, error)
+    }
+
+    fn multi_get(
+        &self,
+        family: Family,
+        keys: &[Bytes],
+        options: &ReadOptions,
+    ) -> Result<Vec<Option<Bytes>>, StorageError> {
+        let handle = self.handle(family)?;
+        self.db
+            .batched_multi_get_cf_opt(handle, keys, false, options)
+            .into_iter()
+            .map(|result| match result {
+                Ok(found) => Ok(found.map(|value| Bytes::copy_from_slice(&value))),
+                Err(error) => Err(self.error("reading keys", &error)),
+            })
+            .collect()
+    }
+
+    fn scan(
+        &self,
+        family: Family,
+        range: &KeyRange,
+        reverse: bool,
+        mut options: ReadOptions,
+    ) -> Scan<'_> {
+        if range.is_empty() {
+            return Box::new(std::iter::empty());
+        }
+        let handle = match self.handle(family) {
+            Ok(handle) => handle,
+            Err(error) => return Box::new(std::iter::once(Err(error))),
+        };
+        options.set_iterate_lower_bound(&range.start[..]);
+        if let Some(end) = &range.end {
+            options.set_iterate_upper_bound(&end[..]);
+        }
+        let mut iterator = self.db.raw_iterator_cf_opt(handle, options);
+        if reverse {
+            iterator.seek_to_last();
+        } else {
+            iterator.seek_to_first();
+        }
+        Box::new(RocksScan {
+            database: self,
+            iterator,
+            reverse,
+            started: false,
+            done: false,
+        })
+    }
+}
+
+impl View for RocksEngine {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        let handle = self.database.handle(family)?;
+        match self.database.db.get_pinned_cf(handle, key) {
+            // One copy, out of the block cache that a value must not keep alive.
+            Ok(found) => Ok(found.map(|value| Bytes::copy_from_slice(&value))),
+            Err(error) => Err(self.database.error("reading a key", &error)),
+        }
+    }
+
+    fn multi_get(
+        &self,
+        family: Family,
+        keys: &[Bytes],
+    ) -> Result<Vec<Option<Bytes>>, StorageError> {
+        self.database
+            .multi_get(family, keys, &ReadOptions::default())
+    }
+
+    fn scan(&self, family: Family, range: &KeyRange, reverse: bool) -> Scan<'_> {
+        self.database
+            .scan(family, range, reverse, ReadOptions::default())
+    }
+}
+
+impl Engine for RocksEngine {
+    fn write(&self, batch: &WriteBatch) -> Result<(), StorageError> {
+        let mut rocks = rocksdb::WriteBatch::with_capacity_bytes(batch.size_bytes());
+        // The handles of a batch's operations are nearly always that of the one before.
+        let mut last: Option<(Family, &ColumnFamily)> = None;
+        for op in batch.ops() {
+            let (Op::Put { family, .. }
+            | Op::Delete { family, .. }
+            | Op::DeleteRange { family, .. }) = op;
+            let handle = match last {
+                Some((last_family, handle)) if last_family == *family => handle,
+                _ => self.database.handle(*family)?,
+            };
+            last = Some((*family, handle));
+            match op {
+                Op::Put { key, value, .. } => rocks.put_cf(handle, key, value),
+                Op::Delete { key, .. } => rocks.delete_cf(handle, key),
+                Op::DeleteRange { start, end, .. } => rocks.delete_range_cf(handle, start, end),
+            }
+        }
+        // `DB::write` uses the default options: into the log, without a sync.
+        self.database
+            .db
+            .write(rocks)
+            .map_err(|error| self.database.error("writing a batch", &error))?;
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        self.written_bytes
+            .fetch_add(batch.size_bytes() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), StorageError> {
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        match self.database.db.flush_wal(true) {
+            Ok(()) => Ok(()),
+            // Whatever the reason, a failed sync is no refusal: a full disk here means that
+            // written batches did not arrive.
+            Err(error) => Err(StorageError::Io {
+                doing: "syncing the write-ahead log",
+                detail: error.to_string().into(),
+            }),
+        }
+    }
+
+    fn snapshot(&self) -> Arc<dyn View> {
+        Arc::new(RocksSnapshot::new(Arc::clone(&self.database)))
+    }
+
+    fn stats(&self) -> EngineStats {
+        let database = &self.database;
+        let property = |family: Family, name: &rocksdb::properties::PropName| -> u64 {
+            let value = database
+                .handle(family)
+                .ok()
+                .and_then(|handle| database.db.property_int_value_cf(handle, name).ok());
+            value.flatten().unwrap_or(0)
+        };
+        let sum = |name| {
+            Family::ALL
+                .iter()
+                .map(|family| property(*family, name))
+                .sum()
+        };
+        EngineStats {
+            disk_bytes: disk_bytes(&database.path),
+            memtable_bytes: sum(properties::SIZE_ALL_MEM_TABLES),
+            cache_bytes: database.cache.get_usage() as u64,
+            table_reader_bytes: sum(properties::ESTIMATE_TABLE_READERS_MEM),
+            estimated_keys: Family::ALL
+                .map(|family| property(family, properties::ESTIMATE_NUM_KEYS)),
+            pending_compaction_bytes: sum(properties::ESTIMATE_PENDING_COMPACTION_BYTES),
+            background_errors: property(Family::Data, properties::BACKGROUND_ERRORS),
+            writes: self.writes.load(Ordering::Relaxed),
+            written_bytes: self.written_bytes.load(Ordering::Relaxed),
+            syncs: self.syncs.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// The files of a database. They come and go while this looks, so one that is gone counts as
+/// nothing.
+fn disk_bytes(path: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(path) else {
+        return 0;
+    };
+    entries
+        .filter_map(|entry| entry.ok()?.metadata().ok())
+        .filter(fs::Metadata::is_file)
+        .map(|metadata| metadata.len())
+        .sum()
+}
+
+/// A RocksDB iterator as a [`Scan`].
+struct RocksScan<'a> {
+    database: &'a Database,
+    iterator: DBRawIterator<'a>,
+    reverse: bool,
+    started: bool,
+    done: bool,
+}
+
+impl Iterator for RocksScan<'_> {
+    type Item = Result<(Bytes, Bytes), StorageError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        // The first item is where the scan was positioned; moving on is left to the call that
+        // needs it, so that a scan of one key reads one key.
+        if std::mem::replace(&mut self.started, true) {
+            if self.reverse {
+                self.iterator.prev();
+            } else {
+                self.iterator.next();
+            }
+        }
+        if let Some((key, value)) = self.iterator.item() {
+            return Some(Ok((
+                Bytes::copy_from_slice(key),
+                Bytes::copy_from_slice(value),
+            )));
+        }
+        self.done = true;
+        // An iterator also becomes invalid by an error; without this look it would pass for
+        // the end.
+        match self.iterator.status() {
+            Ok(()) => None,
+            Err(error) => Some(Err(self.database.error("scanning", &error))),
+        }
+    }
+}
+
+/// A frozen state.
+struct RocksSnapshot {
+    /// Reads at the snapshot. It holds the snapshot's raw pointer, so it goes first: fields are
+    /// dropped in the order of their declaration.
+    options: ReadOptions,
+    /// Releases itself in the database below, so it goes before it.
+    snapshot: Snapshot<'static>,
+    database: Arc<Database>,
+}
+
+impl RocksSnapshot {
+    fn new(database: Arc<Database>) -> Self {
+        // SAFETY: the snapshot borrows `database.db`, which lives on the heap behind the `Arc`
+        // in the same struct: it does not move, nothing takes `&mut` of it or moves it out
+        // (there is neither `Arc::get_mut` nor `Arc::into_inner` here), and it is dropped after
+        // the snapshot because it is declared after it. The `'static` never leaves this struct.
+        #[allow(
+            unsafe_code,
+            reason = "a snapshot that owns its database has to refer to its own field"
+        )]
+        let snapshot: Snapshot<'static> = unsafe {
+            std::mem::transmute::<Snapshot<'_>, Snapshot<'static>>(database.db.snapshot())
+        };
+        let mut options = ReadOptions::default();
+        options.set_snapshot(&snapshot);
+        Self {
+            options,
+            snapshot,
+            database,
+        }
+    }
+}
+
+impl View for RocksSnapshot {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        let handle = self.database.handle(family)?;
+        match self
+            .database
+            .db
+            .get_pinned_cf_opt(handle, key, &self.options)
+        {
+            Ok(found) => Ok(found.map(|value| Bytes::copy_from_slice(&value))),
+            Err(error) => Err(self.database.error("reading a key", &error)),
+        }
+    }
+
+    fn multi_get(
+        &self,
+        family: Family,
+        keys: &[Bytes],
+    ) -> Result<Vec<Option<Bytes>>, StorageError> {
+        self.database.multi_get(family, keys, &self.options)
+    }
+
+    fn scan(&self, family: Family, range: &KeyRange, reverse: bool) -> Scan<'_> {
+        let mut options = ReadOptions::default();
+        options.set_snapshot(&self.snapshot);
+        self.database.scan(family, range, reverse, options)
+    }
+}
