@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// FlareDB on the command line.
 #[derive(Parser, Debug)]
-#[command(name = "flaredb", version, about, after_help = exit::TABLE, propagate_version = true)]
+#[command(name = "flaredb", version, about = "FlareDB on the command line", after_help = exit::TABLE)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -23,16 +23,39 @@ pub(crate) struct Args {
 #[derive(ClapArgs, Debug)]
 pub(crate) struct Shared {
     /// Stores to ask, in order of preference; a single one is never left for another
-    #[arg(long, global = true, value_name = "HOST:PORT,...", env = "FLAREDB_ENDPOINTS")]
-    #[arg(value_delimiter = ',', default_value = "127.0.0.1:50051", help_heading = "Everywhere")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOST:PORT,...",
+        env = "FLAREDB_ENDPOINTS"
+    )]
+    #[arg(
+        value_delimiter = ',',
+        default_value = "127.0.0.1:50051",
+        help_heading = "Everywhere"
+    )]
     pub(crate) endpoints: Vec<String>,
 
     /// The namespace
-    #[arg(short, long, global = true, value_name = "NAME", default_value = "default", help_heading = "Everywhere")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "NAME",
+        default_value = "default",
+        help_heading = "Everywhere"
+    )]
     pub(crate) namespace: String,
 
     /// How to print [default: raw for get; else table on a terminal and jsonl off it]
-    #[arg(short, long, global = true, value_enum, value_name = "FORMAT", hide_possible_values = true)]
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        hide_possible_values = true
+    )]
     #[arg(help_heading = "Everywhere")]
     #[arg(long_help = "How to print\n\
         - table  columns for people\n\
@@ -62,21 +85,39 @@ pub(crate) enum Format {
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// Read a key
+    ///
+    /// Prints the value and nothing else, unless another format is chosen. A key that does not exist
+    /// prints nothing: exit code 3.
     Get(cmd::get::Get),
     /// Write a key
+    ///
+    /// Prints the version that the key has now.
     Put(cmd::put::Put),
     /// Remove a key
+    ///
+    /// Prints whether it existed. That it did not is no failure: it is gone either way.
     Del(cmd::del::Del),
     /// Change a key only while it is at a version (compare and swap)
+    ///
+    /// Needs a strong namespace. When it loses nothing is changed, the version that is there is printed,
+    /// and the exit code is 5.
     Cas(cmd::cas::Cas),
     /// Read a range of keys, in order
+    ///
+    /// Prints entries as they come. --timeout bounds the wait for each page of them.
     Scan(cmd::scan::Scan),
     /// Namespaces and their modes
     #[command(subcommand)]
     Ns(cmd::ns::Ns),
     /// One screen: stores, regions, namespaces, and what is wrong
+    ///
+    /// As one store sees it. Exit code 0 while every region has a quorum, 4 otherwise.
     Status,
+    /// See it work: three stores here, broken on purpose, and judged
+    Demo(crate::demo::Demo),
     /// A completion script for your shell
+    ///
+    /// For bash: source <(flaredb completion bash)
     Completion(cmd::completion::Completion),
 }
 
@@ -84,14 +125,19 @@ impl Shared {
     /// The client that the flags describe. It sends each request as a call of its own and, unlike a
     /// program, does not wait for stores to be started.
     pub(crate) fn client(&self) -> Result<Client, Error> {
-        let attempts = u32::try_from(self.endpoints.len() * 2).unwrap_or(u32::MAX).max(5);
+        let attempts = u32::try_from(self.endpoints.len() * 2)
+            .unwrap_or(u32::MAX)
+            .max(5);
         Ok(Client::new(ClientOptions {
             endpoints: self.endpoints.clone(),
             request_timeout: self.timeout,
             batch: false,
             wait_for_ready: false,
             discover: false,
-            retry: RetryPolicy { max_attempts: Some(attempts), ..RetryPolicy::default() },
+            retry: RetryPolicy {
+                max_attempts: Some(attempts),
+                ..RetryPolicy::default()
+            },
             ..ClientOptions::default()
         })?)
     }
@@ -107,10 +153,18 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         "m" => 60_000,
         "h" => 3_600_000,
         "d" => 86_400_000,
-        _ => return Err("a duration is a whole number and ms, s, m, h or d, as in 500ms or 10s".to_owned()),
+        _ => {
+            return Err(
+                "a duration is a whole number and ms, s, m, h or d, as in 500ms or 10s".to_owned(),
+            );
+        }
     };
-    let number: u64 = number.parse().map_err(|_| "a duration begins with a whole number, as in 500ms".to_owned())?;
-    let ms = number.checked_mul(unit_ms).ok_or_else(|| "that is too long".to_owned())?;
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "a duration begins with a whole number, as in 500ms".to_owned())?;
+    let ms = number
+        .checked_mul(unit_ms)
+        .ok_or_else(|| "that is too long".to_owned())?;
     if ms == 0 {
         return Err("it must be more than 0".to_owned());
     }
@@ -150,10 +204,26 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, ms) in [("500ms", 500), ("10s", 10_000), ("2m", 120_000), ("1h", 3_600_000), ("7d", 604_800_000)] {
+        for (text, ms) in [
+            ("500ms", 500),
+            ("10s", 10_000),
+            ("2m", 120_000),
+            ("1h", 3_600_000),
+            ("7d", 604_800_000),
+        ] {
             assert_eq!(duration(text), Ok(Duration::from_millis(ms)));
         }
-        for bad in ["", "5", "ms", "-5s", "1.5s", "5 s", "0s", "99999999999999999999s", "18446744073709551615d"] {
+        for bad in [
+            "",
+            "5",
+            "ms",
+            "-5s",
+            "1.5s",
+            "5 s",
+            "0s",
+            "99999999999999999999s",
+            "18446744073709551615d",
+        ] {
             assert!(duration(bad).is_err(), "{bad:?}");
         }
     }

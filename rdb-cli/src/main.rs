@@ -9,6 +9,7 @@
 
 mod args;
 mod cmd;
+mod demo;
 mod exit;
 mod output;
 mod text;

@@ -48,7 +48,11 @@ impl Output {
     }
 
     fn new(chosen: Option<Format>, header: &'static [&'static str], is_list: bool) -> Output {
-        let default = if io::stdout().is_terminal() { Format::Table } else { Format::Jsonl };
+        let default = if io::stdout().is_terminal() {
+            Format::Table
+        } else {
+            Format::Jsonl
+        };
         Output {
             out: BufWriter::new(io::stdout().lock()),
             format: chosen.unwrap_or(default),
@@ -66,15 +70,26 @@ impl Output {
         let done = match self.format {
             Format::Table => {
                 self.rows.push(item.row);
-                if self.rows.len() == ROWS_TOGETHER { self.flush_table() } else { Ok(()) }
+                if self.rows.len() == ROWS_TOGETHER {
+                    self.flush_table()
+                } else {
+                    Ok(())
+                }
             }
             Format::Jsonl => writeln!(self.out, "{}", item.json),
             Format::Json if self.is_list => {
                 let indented = format!("{:#}", item.json).replace('\n', "\n  ");
-                write!(self.out, "{}  {indented}", if first { "[\n" } else { ",\n" })
+                write!(
+                    self.out,
+                    "{}  {indented}",
+                    if first { "[\n" } else { ",\n" }
+                )
             }
             Format::Json => writeln!(self.out, "{:#}", item.json),
-            Format::Raw => self.out.write_all(&item.raw).and_then(|()| self.out.write_all(b"\n")),
+            Format::Raw => self
+                .out
+                .write_all(&item.raw)
+                .and_then(|()| self.out.write_all(b"\n")),
         };
         done.map_err(write_failed)
     }
@@ -102,7 +117,13 @@ pub(crate) fn raw(bytes: &[u8]) -> Result<(), Error> {
     let mut out = io::stdout().lock();
     let ends_line = !out.is_terminal() || bytes.ends_with(b"\n");
     out.write_all(bytes)
-        .and_then(|()| if ends_line { Ok(()) } else { out.write_all(b"\n") })
+        .and_then(|()| {
+            if ends_line {
+                Ok(())
+            } else {
+                out.write_all(b"\n")
+            }
+        })
         .and_then(|()| out.flush())
         .map_err(write_failed)
 }
@@ -115,13 +136,19 @@ pub(crate) fn line(text: &str) -> Result<(), Error> {
 /// Columns without lines around them; no wider than the terminal.
 pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table
+        .load_preset(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(header.iter().copied());
     table.add_rows(rows);
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    table
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// Whether colours are welcome on stdout: a terminal, and no NO_COLOR (<https://no-color.org>).

@@ -32,10 +32,11 @@ pub(crate) fn argument(name: &str, text: &str, is_base64: bool) -> Result<Bytes,
     if !is_base64 {
         return Ok(Bytes::copy_from_slice(text.as_bytes()));
     }
-    STANDARD
-        .decode(text)
-        .map(Bytes::from)
-        .map_err(|error| Error::Usage(format!("{name} is not base64: {error}; leave --base64-key out for plain text")))
+    STANDARD.decode(text).map(Bytes::from).map_err(|error| {
+        Error::Usage(format!(
+            "{name} is not base64: {error}; leave --base64-key out for plain text"
+        ))
+    })
 }
 
 /// Puts bytes into a JSON object: under `name` as text, or under `name_base64`.
@@ -64,7 +65,10 @@ mod tests {
         let mut object = Map::new();
         insert(&mut object, "key", "käse".as_bytes());
         insert(&mut object, "value", &[0xFF, 0x00]);
-        assert_eq!(Value::from(object).to_string(), r#"{"key":"käse","value_base64":"/wA="}"#);
+        assert_eq!(
+            Value::from(object).to_string(),
+            r#"{"key":"käse","value_base64":"/wA="}"#
+        );
         assert_eq!(cell(b"a\nb\x1b[31m"), r"a\nb\u{1b}[31m");
         assert_eq!(cell(&[0xFF]), "base64:/w==");
     }

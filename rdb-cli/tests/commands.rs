@@ -1,6 +1,9 @@
 //! The command as scripts see it: what is on stdout, what on stderr, and the exit code.
 
-#![allow(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test may stop at what it did not expect"
+)]
 
 mod store;
 
@@ -27,7 +30,9 @@ impl Ran {
 
 fn flaredb(endpoint: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flaredb"));
-    command.env_remove("NO_COLOR").env("FLAREDB_ENDPOINTS", endpoint);
+    command
+        .env_remove("NO_COLOR")
+        .env("FLAREDB_ENDPOINTS", endpoint);
     command
 }
 
@@ -37,12 +42,20 @@ fn run(endpoint: &str, args: &[&str]) -> Ran {
 
 fn run_with_input(endpoint: &str, args: &[&str], input: &[u8]) -> Ran {
     let mut command = flaredb(endpoint);
-    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     // A command that does not read its input has closed it.
     let _ = child.stdin.take().unwrap().write_all(input);
     let output = child.wait_with_output().unwrap();
-    Ran { code: output.status.code().unwrap(), out: output.stdout, err: String::from_utf8(output.stderr).unwrap() }
+    Ran {
+        code: output.status.code().unwrap(),
+        out: output.stdout,
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
 }
 
 /// Nothing listens there: the port was free a moment ago, and it is not among those given out next.
@@ -55,12 +68,35 @@ fn nowhere() -> String {
 fn help_names_every_command_and_the_exit_codes() {
     let help = run("x:1", &["--help"]);
     assert_eq!(help.code, 0);
-    for part in ["get", "put", "del", "cas", "scan", "ns", "status", "completion", "Exit codes: 0 done"] {
+    for part in [
+        "get",
+        "put",
+        "del",
+        "cas",
+        "scan",
+        "ns",
+        "status",
+        "completion",
+        "Exit codes: 0 done",
+    ] {
         assert!(help.out().contains(part), "no {part} in:\n{}", help.out());
     }
-    for command in ["get", "put", "del", "cas", "scan", "ns", "status", "completion"] {
+    for command in [
+        "get",
+        "put",
+        "del",
+        "cas",
+        "scan",
+        "ns",
+        "status",
+        "completion",
+    ] {
         let help = run("x:1", &[command, "--help"]);
-        assert_eq!((help.code, help.out().contains("--endpoints")), (0, true), "{command}");
+        assert_eq!(
+            (help.code, help.out().contains("--endpoints")),
+            (0, true),
+            "{command}"
+        );
     }
     assert_eq!(run("x:1", &["--version"]).code, 0);
 }
@@ -97,7 +133,13 @@ fn what_is_not_well_formed_is_exit_code_2_and_nothing_on_stdout() {
 
 #[test]
 fn no_store_is_exit_code_4_at_once_with_what_to_do() {
-    for args in [&["get", "k"][..], &["put", "k", "v"], &["scan"], &["status"], &["ns", "list"]] {
+    for args in [
+        &["get", "k"][..],
+        &["put", "k", "v"],
+        &["scan"],
+        &["status"],
+        &["ns", "list"],
+    ] {
         let began = Instant::now();
         let address = nowhere();
         let ran = run(&address, args);
@@ -105,7 +147,10 @@ fn no_store_is_exit_code_4_at_once_with_what_to_do() {
         for part in [&*address, "refused", "rdb-server", "--endpoints"] {
             assert!(ran.err.contains(part), "no {part} in: {}", ran.err);
         }
-        assert!(began.elapsed() < Duration::from_secs(5), "it waited for the timeout");
+        assert!(
+            began.elapsed() < Duration::from_secs(5),
+            "it waited for the timeout"
+        );
     }
 }
 
@@ -116,16 +161,39 @@ fn a_value_comes_back_byte_by_byte() {
     let value = b"\x00\xFF line\nand no end";
     let put = run_with_input(at, &["put", "k", "-"], value);
     assert_eq!(put.code, 0, "{}", put.err);
-    assert!(put.out().contains(r#""version":"1152921504606846977""#), "64 bits as a string: {}", put.out());
+    assert!(
+        put.out().contains(r#""version":"1152921504606846977""#),
+        "64 bits as a string: {}",
+        put.out()
+    );
     assert_eq!(run(at, &["get", "k"]).out, value);
 
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(&file, b"from a file").unwrap();
-    assert_eq!(run(at, &["put", "k", "--file", file.path().to_str().unwrap()]).code, 0);
+    assert_eq!(
+        run(at, &["put", "k", "--file", file.path().to_str().unwrap()]).code,
+        0
+    );
     assert_eq!(run(at, &["get", "k"]).out(), "from a file");
     assert_eq!(run(at, &["put", "k", "--file", "/no/such/file"]).code, 1);
 
-    assert_eq!(run(at, &["put", "--ttl", "5s", "--request-id", "order-1", "--", "k", "-v"]).code, 0);
+    assert_eq!(
+        run(
+            at,
+            &[
+                "put",
+                "--ttl",
+                "5s",
+                "--request-id",
+                "order-1",
+                "--",
+                "k",
+                "-v"
+            ]
+        )
+        .code,
+        0
+    );
     assert_eq!(run(at, &["get", "k"]).out(), "-v");
     let (ttl_ms, request_id) = running.store.writes().pop().unwrap();
     assert_eq!((ttl_ms, &request_id[..]), (5000, &b"order-1"[..]));
@@ -136,7 +204,11 @@ fn an_absent_key_is_exit_code_3() {
     let running = Store::start();
     let ran = run(&running.address, &["get", "nothing", "-n", "logs"]);
     assert_eq!((ran.code, ran.out()), (3, ""));
-    assert!(ran.err.contains("nothing does not exist in namespace logs"), "{}", ran.err);
+    assert!(
+        ran.err.contains("nothing does not exist in namespace logs"),
+        "{}",
+        ran.err
+    );
     let deleted = run(&running.address, &["del", "nothing", "-o", "json"]);
     assert_eq!(deleted.code, 0, "it is gone either way");
     assert!(deleted.out().contains(r#""existed": false"#));
@@ -146,12 +218,23 @@ fn an_absent_key_is_exit_code_3() {
 fn a_lost_swap_is_exit_code_5_and_tells_the_version() {
     let running = Store::start();
     let at = &*running.address;
-    assert_eq!(run(at, &["cas", "k", "0", "first", "-o", "raw"]).out(), "1152921504606846977\n");
+    assert_eq!(
+        run(at, &["cas", "k", "0", "first", "-o", "raw"]).out(),
+        "1152921504606846977\n"
+    );
     let lost = run(at, &["cas", "k", "0", "second", "-o", "raw"]);
     assert_eq!((lost.code, lost.out()), (5, "1152921504606846977\n"));
-    assert!(lost.err.contains("is at version 1152921504606846977, not at version 0"), "{}", lost.err);
+    assert!(
+        lost.err
+            .contains("is at version 1152921504606846977, not at version 0"),
+        "{}",
+        lost.err
+    );
     assert_eq!(running.store.value(b"k").unwrap(), "first");
-    assert_eq!(run(at, &["cas", "k", "1152921504606846977", "--delete"]).code, 0);
+    assert_eq!(
+        run(at, &["cas", "k", "1152921504606846977", "--delete"]).code,
+        0
+    );
     assert!(running.store.value(b"k").is_none());
 }
 
@@ -159,31 +242,67 @@ fn a_lost_swap_is_exit_code_5_and_tells_the_version() {
 fn scans_in_every_format() {
     let running = Store::start();
     let at = &*running.address;
-    for (key, value) in [(&b"a"[..], &b"1"[..]), (b"b", b"two\nlines"), (b"b\xFF", b"\xFE"), (b"c", b"3")] {
+    for (key, value) in [
+        (&b"a"[..], &b"1"[..]),
+        (b"b", b"two\nlines"),
+        (b"b\xFF", b"\xFE"),
+        (b"c", b"3"),
+    ] {
         running.store.put_raw(key, value);
     }
-    assert_eq!(run(at, &["scan", "-o", "raw", "--keys-only", "--end", "b"]).out(), "a\n");
-    assert_eq!(run(at, &["scan", "-o", "raw", "--reverse", "--limit", "1"]).out(), "c\t3\n");
+    assert_eq!(
+        run(at, &["scan", "-o", "raw", "--keys-only", "--end", "b"]).out(),
+        "a\n"
+    );
+    assert_eq!(
+        run(at, &["scan", "-o", "raw", "--reverse", "--limit", "1"]).out(),
+        "c\t3\n"
+    );
     let lines = run(at, &["scan", "--prefix", "b"]).json();
     let lines: Vec<&str> = lines.lines().collect();
     assert_eq!(lines.len(), 2, "jsonl off a terminal");
-    assert!(lines[0].contains(r#""key":"b""#) && lines[0].contains(r#""value":"two\nlines""#), "{}", lines[0]);
-    assert!(lines[1].contains(r#""key_base64":"Yv8=""#) && lines[1].contains(r#""value_base64":"/g==""#));
-    assert_eq!(run(at, &["get", "Yv8=", "--base64-key"]).out, b"\xFE", "what was shown can be asked for");
+    assert!(
+        lines[0].contains(r#""key":"b""#) && lines[0].contains(r#""value":"two\nlines""#),
+        "{}",
+        lines[0]
+    );
+    assert!(
+        lines[1].contains(r#""key_base64":"Yv8=""#)
+            && lines[1].contains(r#""value_base64":"/g==""#)
+    );
+    assert_eq!(
+        run(at, &["get", "Yv8=", "--base64-key"]).out,
+        b"\xFE",
+        "what was shown can be asked for"
+    );
 
     let array = run(at, &["scan", "-o", "json"]).json();
-    assert!(array.starts_with("[\n") && array.ends_with("\n]") && array.matches("\"version\"").count() == 4, "{array}");
-    assert_eq!(run(at, &["scan", "-o", "json", "--prefix", "x"]).json(), "[]");
+    assert!(
+        array.starts_with("[\n")
+            && array.ends_with("\n]")
+            && array.matches("\"version\"").count() == 4,
+        "{array}"
+    );
+    assert_eq!(
+        run(at, &["scan", "-o", "json", "--prefix", "x"]).json(),
+        "[]"
+    );
     let table = run(at, &["scan", "-o", "table"]);
     assert_eq!(table.out().lines().count(), 5, "{}", table.out());
-    assert!(table.out().starts_with("KEY") && table.out().contains(r"two\nlines"), "{}", table.out());
+    assert!(
+        table.out().starts_with("KEY") && table.out().contains(r"two\nlines"),
+        "{}",
+        table.out()
+    );
 }
 
 #[test]
 fn a_reader_that_goes_away_is_no_failure() {
     let running = Store::start();
     for key in 0..5000 {
-        running.store.put_raw(format!("k{key:05}").as_bytes(), &[b'v'; 100]);
+        running
+            .store
+            .put_raw(format!("k{key:05}").as_bytes(), &[b'v'; 100]);
     }
     let mut child = flaredb(&running.address)
         .args(["scan", "-o", "raw"])
@@ -225,13 +344,28 @@ fn the_status_ends_with_a_verdict() {
     let running = Store::start();
     let healthy = run(&running.address, &["status"]);
     assert_eq!(healthy.code, 0, "{}", healthy.err);
-    assert!(healthy.out().trim_end().ends_with("healthy") && !healthy.out().contains('\x1b'), "{}", healthy.out());
+    assert!(
+        healthy.out().trim_end().ends_with("healthy") && !healthy.out().contains('\x1b'),
+        "{}",
+        healthy.out()
+    );
     running.store.set_quorum(false);
     let lost = run(&running.address, &["status"]);
     assert_eq!(lost.code, 4);
-    assert!(lost.out().contains("no quorum\n- region 2 has no quorum"), "{}", lost.out());
-    assert_eq!(run(&running.address, &["status", "-o", "raw"]).out(), "no quorum\n");
-    assert!(run(&running.address, &["status", "-o", "json"]).out().contains(r#""verdict": "no quorum""#));
+    assert!(
+        lost.out().contains("no quorum\n- region 2 has no quorum"),
+        "{}",
+        lost.out()
+    );
+    assert_eq!(
+        run(&running.address, &["status", "-o", "raw"]).out(),
+        "no quorum\n"
+    );
+    assert!(
+        run(&running.address, &["status", "-o", "json"])
+            .out()
+            .contains(r#""verdict": "no quorum""#)
+    );
 }
 
 #[test]
@@ -247,6 +381,9 @@ fn completion_scripts() {
     for shell in ["bash", "zsh", "fish"] {
         let ran = run("x:1", &["completion", shell]);
         assert_eq!((ran.code, ran.err.as_str()), (0, ""));
-        assert!(ran.out().contains("flaredb") && ran.out().contains("scan"), "{shell}");
+        assert!(
+            ran.out().contains("flaredb") && ran.out().contains("scan"),
+            "{shell}"
+        );
     }
 }

@@ -20,6 +20,10 @@ use uuid::Uuid;
 /// No deadline is further away; so no sum of times overflows.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// An attempt that ran out of time counts against its endpoint only after this long: a caller in a
+/// hurry says nothing about the store.
+const PATIENCE: Duration = Duration::from_millis(250);
+
 /// What the loop needs to know of a call.
 pub(crate) struct Call<'a> {
     pub(crate) operation: &'static str,
@@ -31,13 +35,29 @@ pub(crate) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    pub(crate) fn read(operation: &'static str, namespace: &'a str, timeout: Option<Duration>) -> Call<'a> {
-        Call { operation, namespace, safety: Safety::Read, request_id: None, timeout }
+    pub(crate) fn read(
+        operation: &'static str,
+        namespace: &'a str,
+        timeout: Option<Duration>,
+    ) -> Call<'a> {
+        Call {
+            operation,
+            namespace,
+            safety: Safety::Read,
+            request_id: None,
+            timeout,
+        }
     }
 
     /// A write that has no request id.
     pub(crate) fn anonymous(operation: &'static str, namespace: &'a str) -> Call<'a> {
-        Call { operation, namespace, safety: Safety::Anonymous, request_id: None, timeout: None }
+        Call {
+            operation,
+            namespace,
+            safety: Safety::Anonymous,
+            request_id: None,
+            timeout: None,
+        }
     }
 }
 
@@ -63,11 +83,15 @@ impl Client {
         Fut: Future<Output = Result<T, Failure>>,
     {
         let options = self.options();
-        let timeout = call.timeout.unwrap_or(options.request_timeout).min(LONGEST_TIMEOUT);
+        let timeout = call
+            .timeout
+            .unwrap_or(options.request_timeout)
+            .min(LONGEST_TIMEOUT);
         let deadline = Instant::now() + timeout;
         let mut so_far = SoFar::default();
         loop {
-            let (position, node) = self.route(call.namespace, &so_far.tried, Instant::now());
+            let began = Instant::now();
+            let (position, node) = self.route(call.namespace, &so_far.tried, began);
             so_far.attempts += 1;
             let failure = match attempt(node.clone(), deadline).await {
                 Ok(answer) => {
@@ -91,10 +115,18 @@ impl Client {
             );
             so_far.maybe_applied |= failure.may_be_applied;
             so_far.tried.push(position);
-            if failure.is_network() {
+            // A store that hangs is not waited for by every caller in turn.
+            let hangs =
+                failure.kind == ErrorKind::Deadline && now.duration_since(began) >= PATIENCE;
+            if failure.is_network() || hangs {
                 node.failed(now);
             } else {
-                follow_leader(self.endpoints(), call.namespace, &failure, &mut so_far.tried);
+                follow_leader(
+                    self.endpoints(),
+                    call.namespace,
+                    &failure,
+                    &mut so_far.tried,
+                );
             }
             let situation = Situation {
                 safety: call.safety,
@@ -137,13 +169,25 @@ struct SoFar {
 
 impl SoFar {
     fn error(&self, call: &Call<'_>, failure: Failure) -> ClientError {
-        let Failure { kind, code, reason, mut message, mut metadata, .. } = failure;
+        let Failure {
+            kind,
+            code,
+            reason,
+            mut message,
+            mut metadata,
+            ..
+        } = failure;
         // Why it took so long says more than that the time was up.
         if kind == ErrorKind::Deadline
             && let Some(last) = &self.last
         {
-            let why = last.reason.map_or_else(String::new, |reason| format!("{reason}: "));
-            message = format!("{message}; the attempt before it failed with {why}{}", last.message);
+            let why = last
+                .reason
+                .map_or_else(String::new, |reason| format!("{reason}: "));
+            message = format!(
+                "{message}; the attempt before it failed with {why}{}",
+                last.message
+            );
             for (key, value) in &last.metadata {
                 metadata.entry(key.clone()).or_insert_with(|| value.clone());
             }
@@ -174,8 +218,15 @@ impl SoFar {
 }
 
 /// Where the refusal names the leader and it is one of ours, the next attempt goes there.
-fn follow_leader(endpoints: &Endpoints, namespace: &str, failure: &Failure, tried: &mut Vec<usize>) {
-    let leader = failure.leader_address().and_then(|address| endpoints.position_of(address));
+fn follow_leader(
+    endpoints: &Endpoints,
+    namespace: &str,
+    failure: &Failure,
+    tried: &mut Vec<usize>,
+) {
+    let leader = failure
+        .leader_address()
+        .and_then(|address| endpoints.position_of(address));
     if let Some(leader) = leader
         && tried.last() != Some(&leader)
     {

@@ -14,7 +14,10 @@ use crate::node::{Connection, Node};
 use crate::options::{Change, ClientOptions, PutOptions, ReadOptions, WriteOptions};
 use crate::retry::Safety;
 use bytes::Bytes;
-use rdb_proto::kv::{self, batch_request::Op, batch_response::Result as Answer, kv_client::KvClient};
+use rdb_proto::kv::{
+    self, batch_request::Op, batch_response::Result as Answer, kv_client::KvClient,
+};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -36,6 +39,16 @@ struct Inner {
     discovery: Discovery,
 }
 
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let endpoints = &self.inner.options.endpoints;
+        f.debug_struct("Client")
+            .field("endpoints", endpoints)
+            .field("pinned", &self.pinned)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Client {
     /// Checks the endpoints' syntax. Connects when the first call needs it.
     pub fn new(options: ClientOptions) -> Result<Client, ClientError> {
@@ -45,7 +58,10 @@ impl Client {
     /// As [`Client::new`], with another way to open connections than TCP.
     pub fn with_dial(options: ClientOptions, dial: Arc<dyn Dial>) -> Result<Client, ClientError> {
         if options.endpoints.is_empty() {
-            return Err(ClientError::usage("connecting", "no endpoint was given; name at least one store as host:port"));
+            return Err(ClientError::usage(
+                "connecting",
+                "no endpoint was given; name at least one store as host:port",
+            ));
         }
         let mut addresses: Vec<String> = Vec::new();
         for endpoint in &options.endpoints {
@@ -60,8 +76,16 @@ impl Client {
             .map(|address| Node::new(address, &options, dial.clone()).map(Arc::new))
             .collect::<Result<_, _>>()
             .map_err(|failure: Failure| ClientError::usage("connecting", failure.message))?;
-        let inner = Inner { options, endpoints: Endpoints::new(nodes), dial, discovery };
-        Ok(Client { inner: Arc::new(inner), pinned: None })
+        let inner = Inner {
+            options,
+            endpoints: Endpoints::new(nodes),
+            dial,
+            discovery,
+        };
+        Ok(Client {
+            inner: Arc::new(inner),
+            pinned: None,
+        })
     }
 
     /// The same client, asking only the endpoint at this position of [`ClientOptions::endpoints`]
@@ -71,13 +95,28 @@ impl Client {
     /// When there are not that many endpoints.
     pub fn on_endpoint(&self, position: usize) -> Client {
         let count = self.inner.endpoints.len();
-        assert!(position < count, "there is no endpoint {position}: the client has {count}");
-        Client { inner: self.inner.clone(), pinned: Some(position) }
+        assert!(
+            position < count,
+            "there is no endpoint {position}: the client has {count}"
+        );
+        Client {
+            inner: self.inner.clone(),
+            pinned: Some(position),
+        }
     }
 
     /// Reads a key. An absent key is an answer (`found` is false), not an error.
-    pub async fn get(&self, namespace: &str, key: impl Into<Bytes>, read: ReadOptions) -> Result<kv::GetResponse, ClientError> {
-        let request = kv::GetRequest { namespace: namespace.to_owned(), key: key.into(), read: Some(read.to_wire()) };
+    pub async fn get(
+        &self,
+        namespace: &str,
+        key: impl Into<Bytes>,
+        read: ReadOptions,
+    ) -> Result<kv::GetResponse, ClientError> {
+        let request = kv::GetRequest {
+            namespace: namespace.to_owned(),
+            key: key.into(),
+            read: Some(read.to_wire()),
+        };
         let call = Call::read("get", namespace, read.timeout);
         self.operation(call, Op::Get(request), |answer| match answer {
             Answer::Get(response) => Some(response),
@@ -94,7 +133,13 @@ impl Client {
         value: impl Into<Bytes>,
         options: PutOptions,
     ) -> Result<kv::PutResponse, ClientError> {
-        let call = identified("put", namespace, options.request_id, options.no_request_id, options.timeout);
+        let call = identified(
+            "put",
+            namespace,
+            options.request_id,
+            options.no_request_id,
+            options.timeout,
+        );
         let request = kv::PutRequest {
             namespace: namespace.to_owned(),
             key: key.into(),
@@ -111,8 +156,19 @@ impl Client {
     }
 
     /// Removes a key; removing an absent one is no error (`existed` is false).
-    pub async fn delete(&self, namespace: &str, key: impl Into<Bytes>, options: WriteOptions) -> Result<kv::DeleteResponse, ClientError> {
-        let call = identified("delete", namespace, options.request_id, options.no_request_id, options.timeout);
+    pub async fn delete(
+        &self,
+        namespace: &str,
+        key: impl Into<Bytes>,
+        options: WriteOptions,
+    ) -> Result<kv::DeleteResponse, ClientError> {
+        let call = identified(
+            "delete",
+            namespace,
+            options.request_id,
+            options.no_request_id,
+            options.timeout,
+        );
         let request = kv::DeleteRequest {
             namespace: namespace.to_owned(),
             key: key.into(),
@@ -136,7 +192,13 @@ impl Client {
         change: Change,
         options: PutOptions,
     ) -> Result<kv::CompareAndSwapResponse, ClientError> {
-        let call = identified("compare-and-swap", namespace, options.request_id, options.no_request_id, options.timeout);
+        let call = identified(
+            "compare-and-swap",
+            namespace,
+            options.request_id,
+            options.no_request_id,
+            options.timeout,
+        );
         let request = kv::CompareAndSwapRequest {
             namespace: namespace.to_owned(),
             key: key.into(),
@@ -156,7 +218,12 @@ impl Client {
         .await
     }
 
-    async fn operation<T>(&self, call: Call<'_>, op: Op, read: fn(Answer) -> Option<T>) -> Result<T, ClientError> {
+    async fn operation<T>(
+        &self,
+        call: Call<'_>,
+        op: Op,
+        read: fn(Answer) -> Option<T>,
+    ) -> Result<T, ClientError> {
         let options = &self.inner.options;
         // One too large for a shared message travels alone: its refusal is then its own.
         let batched = options.batch && encoded_bytes(&op) <= options.max_batch_bytes;
@@ -164,11 +231,16 @@ impl Client {
             let op = op.clone();
             async move {
                 let answer = if batched {
-                    node.session(options, deadline).await?.call(op, deadline).await?
+                    node.session(options, deadline)
+                        .await?
+                        .call(op, deadline)
+                        .await?
                 } else {
                     unary(&node, op, deadline).await?
                 };
-                read(answer).ok_or_else(|| Failure::nonsense(node.address(), "another question than was asked"))
+                read(answer).ok_or_else(|| {
+                    Failure::nonsense(node.address(), "another question than was asked")
+                })
             }
         })
         .await
@@ -195,8 +267,15 @@ impl Client {
     }
 
     /// The endpoint for the next attempt.
-    pub(crate) fn route(&self, namespace: &str, tried: &[usize], now: Instant) -> (usize, Arc<Node>) {
-        let pinned = self.pinned.and_then(|at| self.inner.endpoints.node(at).map(|node| (at, node)));
+    pub(crate) fn route(
+        &self,
+        namespace: &str,
+        tried: &[usize],
+        now: Instant,
+    ) -> (usize, Arc<Node>) {
+        let pinned = self
+            .pinned
+            .and_then(|at| self.inner.endpoints.node(at).map(|node| (at, node)));
         pinned.unwrap_or_else(|| self.inner.endpoints.pick(namespace, tried, now))
     }
 
@@ -218,30 +297,54 @@ fn identified<'a>(
         Some(id) => Some(id),
         None => Some(Bytes::copy_from_slice(Uuid::now_v7().as_bytes())),
     };
-    let safety = if request_id.is_some() { Safety::Identified } else { Safety::Anonymous };
-    Call { operation, namespace, safety, request_id, timeout }
+    let safety = if request_id.is_some() {
+        Safety::Identified
+    } else {
+        Safety::Anonymous
+    };
+    Call {
+        operation,
+        namespace,
+        safety,
+        request_id,
+        timeout,
+    }
 }
 
 /// A time to live as it travels; less than a millisecond is one.
 fn ttl_ms(operation: &'static str, ttl: Option<Duration>) -> Result<i64, ClientError> {
     let Some(ttl) = ttl else { return Ok(0) };
     if ttl.is_zero() {
-        return Err(ClientError::usage(operation, "a time to live of 0 is none; leave it out, or delete the key"));
+        return Err(ClientError::usage(
+            operation,
+            "a time to live of 0 is none; leave it out, or delete the key",
+        ));
     }
-    i64::try_from(ttl.as_millis().max(1))
-        .map_err(|_| ClientError::usage(operation, format!("a time to live of {ttl:?} is too long")))
+    i64::try_from(ttl.as_millis().max(1)).map_err(|_| {
+        ClientError::usage(operation, format!("a time to live of {ttl:?} is too long"))
+    })
 }
 
 async fn unary(node: &Arc<Node>, op: Op, deadline: Instant) -> Result<Answer, Failure> {
     node.unary(deadline, async |channel| {
         let mut client = KvClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
         Ok(match op {
-            Op::Get(request) => client.get(with_deadline(request, deadline)).await?.map(Answer::Get),
-            Op::Put(request) => client.put(with_deadline(request, deadline)).await?.map(Answer::Put),
-            Op::Delete(request) => client.delete(with_deadline(request, deadline)).await?.map(Answer::Delete),
-            Op::CompareAndSwap(request) => {
-                client.compare_and_swap(with_deadline(request, deadline)).await?.map(Answer::CompareAndSwap)
-            }
+            Op::Get(request) => client
+                .get(with_deadline(request, deadline))
+                .await?
+                .map(Answer::Get),
+            Op::Put(request) => client
+                .put(with_deadline(request, deadline))
+                .await?
+                .map(Answer::Put),
+            Op::Delete(request) => client
+                .delete(with_deadline(request, deadline))
+                .await?
+                .map(Answer::Delete),
+            Op::CompareAndSwap(request) => client
+                .compare_and_swap(with_deadline(request, deadline))
+                .await?
+                .map(Answer::CompareAndSwap),
         })
     })
     .await

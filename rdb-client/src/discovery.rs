@@ -26,7 +26,11 @@ pub(crate) struct Discovery {
 
 impl Discovery {
     pub(crate) fn new(enabled: bool) -> Discovery {
-        Discovery { enabled, began: Instant::now(), next_ms: AtomicU64::new(0) }
+        Discovery {
+            enabled,
+            began: Instant::now(),
+            next_ms: AtomicU64::new(0),
+        }
     }
 
     /// Whether it is time; says so to one caller only.
@@ -38,7 +42,10 @@ impl Discovery {
         let next_ms = self.next_ms.load(Ordering::Relaxed);
         let later_ms = now_ms.saturating_add(INTERVAL.as_millis() as u64);
         now_ms >= next_ms
-            && self.next_ms.compare_exchange(next_ms, later_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            && self
+                .next_ms
+                .compare_exchange(next_ms, later_ms, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
     }
 }
 
@@ -56,13 +63,19 @@ impl Client {
         let deadline = Instant::now() + TIMEOUT;
         let answer = node
             .unary(deadline, async |channel| {
-                AdminClient::new(channel).cluster_status(with_deadline(ClusterStatusRequest {}, deadline)).await
+                AdminClient::new(channel)
+                    .cluster_status(with_deadline(ClusterStatusRequest {}, deadline))
+                    .await
             })
             .await;
         let status = match answer {
             Ok(status) => status,
             Err(failure) => {
-                tracing::debug!(endpoint = node.address(), error = failure.message, "the cluster's status is not known");
+                tracing::debug!(
+                    endpoint = node.address(),
+                    error = failure.message,
+                    "the cluster's status is not known"
+                );
                 return;
             }
         };
@@ -82,7 +95,10 @@ impl Client {
 
     /// The position of a store's address once a connection to it stands.
     async fn reachable(&self, address: &str, deadline: Instant) -> Option<usize> {
-        let known = self.endpoints().position_of(address).and_then(|at| self.endpoints().node(at));
+        let known = self
+            .endpoints()
+            .position_of(address)
+            .and_then(|at| self.endpoints().node(at));
         let node = match known {
             Some(node) => node,
             None => {
@@ -109,9 +125,16 @@ fn read(status: &ClusterStatusResponse) -> Map {
     // Region -> (term, leader): the report of the highest term is the newest.
     let mut leaders: BTreeMap<u64, (u64, u32)> = BTreeMap::new();
     for store in &status.stores {
-        let Some(member) = store.member.as_ref().filter(|_| store.reachable) else { continue };
+        let Some(member) = store.member.as_ref().filter(|_| store.reachable) else {
+            continue;
+        };
         addresses.insert(member.store_id, member.address.clone());
-        for region in store.status.iter().flat_map(|status| &status.regions).filter(|region| region.leader != 0) {
+        for region in store
+            .status
+            .iter()
+            .flat_map(|status| &status.regions)
+            .filter(|region| region.leader != 0)
+        {
             let newest = leaders.entry(region.region_id).or_default();
             *newest = (*newest).max((region.term, region.leader));
         }
@@ -120,7 +143,8 @@ fn read(status: &ClusterStatusResponse) -> Map {
         // A namespace's keys begin with its id, so it lies where its first key would.
         let first_key = namespace_id.to_be_bytes();
         let region = status.regions.iter().find(|region| {
-            region.start[..] <= first_key[..] && (region.end.is_empty() || first_key[..] < region.end[..])
+            region.start[..] <= first_key[..]
+                && (region.end.is_empty() || first_key[..] < region.end[..])
         })?;
         addresses.get(&leaders.get(&region.id)?.1).cloned()
     };
@@ -130,7 +154,10 @@ fn read(status: &ClusterStatusResponse) -> Map {
         .filter(|row| !row.deleted)
         .filter_map(|row| Some((row.name.clone(), leader_of(row.id)?)))
         .collect();
-    Map { addresses: addresses.values().cloned().collect(), leaders }
+    Map {
+        addresses: addresses.values().cloned().collect(),
+        leaders,
+    }
 }
 
 #[cfg(test)]
@@ -142,12 +169,24 @@ mod tests {
     fn store(id: u32, reachable: bool, regions: &[(u64, u32, u64)]) -> StoreSummary {
         let regions = regions
             .iter()
-            .map(|&(region_id, leader, term)| RegionReport { region_id, leader, term, ..Default::default() })
+            .map(|&(region_id, leader, term)| RegionReport {
+                region_id,
+                leader,
+                term,
+                ..Default::default()
+            })
             .collect();
         StoreSummary {
-            member: Some(Member { store_id: id, address: format!("s{id}:1"), ..Default::default() }),
+            member: Some(Member {
+                store_id: id,
+                address: format!("s{id}:1"),
+                ..Default::default()
+            }),
             reachable,
-            status: reachable.then(|| StoreStatus { regions, ..Default::default() }),
+            status: reachable.then(|| StoreStatus {
+                regions,
+                ..Default::default()
+            }),
             ..Default::default()
         }
     }
@@ -160,7 +199,11 @@ mod tests {
             end: end.to_vec().into(),
             generation: 1,
         };
-        let namespace = |id, name: &str| NamespaceRow { id, name: name.into(), ..Default::default() };
+        let namespace = |id, name: &str| NamespaceRow {
+            id,
+            name: name.into(),
+            ..Default::default()
+        };
         let status = ClusterStatusResponse {
             stores: vec![
                 store(1, true, &[(2, 1, 5), (3, 3, 9)]),
@@ -174,6 +217,9 @@ mod tests {
         let map = read(&status);
         assert_eq!(map.addresses, ["s1:1", "s2:1"]);
         // Region 3 is led by store 3, which cannot be reached: no preference for `logs`.
-        assert_eq!(map.leaders, [("default".to_owned(), "s2:1".to_owned())].into());
+        assert_eq!(
+            map.leaders,
+            [("default".to_owned(), "s2:1".to_owned())].into()
+        );
     }
 }

@@ -30,7 +30,12 @@ struct State {
 
 impl Endpoints {
     pub(crate) fn new(nodes: Vec<Arc<Node>>) -> Endpoints {
-        Endpoints { state: RwLock::new(State { nodes, preferred: BTreeMap::new() }) }
+        Endpoints {
+            state: RwLock::new(State {
+                nodes,
+                preferred: BTreeMap::new(),
+            }),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -42,10 +47,17 @@ impl Endpoints {
     }
 
     /// The endpoint for the next attempt, given those that this call tried already.
-    pub(crate) fn pick(&self, namespace: &str, tried: &[usize], now: Instant) -> (usize, Arc<Node>) {
+    pub(crate) fn pick(
+        &self,
+        namespace: &str,
+        tried: &[usize],
+        now: Instant,
+    ) -> (usize, Arc<Node>) {
         let state = self.state.read();
         let preferred = state.preferred.get(namespace).copied();
-        let position = pick(state.nodes.len(), preferred, tried, |at| state.nodes[at].avoided_until(now));
+        let position = pick(state.nodes.len(), preferred, tried, |at| {
+            state.nodes[at].avoided_until(now)
+        });
         (position, state.nodes[position].clone())
     }
 
@@ -70,13 +82,21 @@ impl Endpoints {
 
     /// The position of `host:port`, if it is known.
     pub(crate) fn position_of(&self, address: &str) -> Option<usize> {
-        self.state.read().nodes.iter().position(|node| node.address() == address)
+        self.state
+            .read()
+            .nodes
+            .iter()
+            .position(|node| node.address() == address)
     }
 
     /// Adds an endpoint that was learned; gives its position, or `None` when there are too many.
     pub(crate) fn learn(&self, node: Arc<Node>) -> Option<usize> {
         let mut state = self.state.write();
-        if let Some(at) = state.nodes.iter().position(|known| known.address() == node.address()) {
+        if let Some(at) = state
+            .nodes
+            .iter()
+            .position(|known| known.address() == node.address())
+        {
             return Some(at);
         }
         if state.nodes.len() >= MAX_ENDPOINTS {
@@ -98,7 +118,13 @@ fn pick(
     (0..count)
         .min_by_key(|&at| {
             let last = count > 1 && tried.last() == Some(&at);
-            (last, tried.contains(&at), avoided_until(at), preferred != Some(at), at)
+            (
+                last,
+                tried.contains(&at),
+                avoided_until(at),
+                preferred != Some(at),
+                at,
+            )
         })
         .unwrap_or_default()
 }
@@ -116,7 +142,9 @@ pub(crate) fn parse(endpoint: &str) -> Result<String, ClientError> {
     }
     let text = text.strip_prefix("http://").unwrap_or(text);
     let text = text.strip_suffix('/').unwrap_or(text);
-    let Some((host, port)) = text.rsplit_once(':') else { return refuse("the port is missing") };
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return refuse("the port is missing");
+    };
     match port.parse::<u16>() {
         Ok(0) => return refuse("port 0 cannot be connected to"),
         Ok(_) if port.bytes().all(|byte| byte.is_ascii_digit()) => {}
@@ -131,7 +159,10 @@ pub(crate) fn parse(endpoint: &str) -> Result<String, ClientError> {
             return refuse("there is no IPv6 address between the brackets");
         }
         None if host.contains(':') => return refuse("an IPv6 address needs brackets: [::1]:50051"),
-        None if !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte)) => {
+        None if !host
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte)) =>
+        {
             return refuse("the host has a character that is not allowed");
         }
         _ => {}
@@ -160,13 +191,25 @@ mod tests {
             (Some(2), &[0, 1, 2][..], 0),
             (Some(1), &[1, 0, 2][..], 1),
         ] {
-            assert_eq!(pick(3, preferred, tried, healthy), chosen, "{preferred:?} {tried:?}");
+            assert_eq!(
+                pick(3, preferred, tried, healthy),
+                chosen,
+                "{preferred:?} {tried:?}"
+            );
         }
         assert_eq!(pick(3, Some(2), &[], down(&[2])), 0);
         assert_eq!(pick(3, None, &[], down(&[0, 1])), 2);
         let all_down = |at: usize| later([30, 10, 20][at]);
-        assert_eq!(pick(3, Some(0), &[], all_down), 1, "the soonest to be trusted again");
-        assert_eq!(pick(1, None, &[0], healthy), 0, "a single endpoint is never left");
+        assert_eq!(
+            pick(3, Some(0), &[], all_down),
+            1,
+            "the soonest to be trusted again"
+        );
+        assert_eq!(
+            pick(1, None, &[0], healthy),
+            0,
+            "a single endpoint is never left"
+        );
     }
 
     #[test]

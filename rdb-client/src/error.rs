@@ -87,9 +87,7 @@ impl ClientError {
             });
         }
         match (self.kind, self.reason) {
-            (ErrorKind::Connect, _) => {
-                Some("is a store running there? `flaredb status` asks every endpoint")
-            }
+            (ErrorKind::Connect, _) => Some("is a store running there?"),
             (_, Some(Reason::NoQuorum)) => Some(
                 "bring stores of the region back, or read with stale consistency; `flaredb status` shows which are missing",
             ),
@@ -146,15 +144,24 @@ mod tests {
             request_id: None,
         };
         let text = error.to_string();
-        assert!(text.starts_with("put failed after 4 attempts: NO_QUORUM: region 2 reaches 1 of 3"));
+        assert!(
+            text.starts_with("put failed after 4 attempts: NO_QUORUM: region 2 reaches 1 of 3")
+        );
         assert!(text.contains("flaredb status"), "{text}");
-        let unknown = ClientError { outcome: Outcome::Unknown, ..error };
+        let unknown = ClientError {
+            outcome: Outcome::Unknown,
+            ..error
+        };
         assert!(unknown.to_string().contains("may have been applied"));
     }
 
     #[test]
     fn an_error_stays_small() {
         // Results carry it by value everywhere; clippy's limit for that is 128 bytes.
-        assert!(size_of::<ClientError>() <= 128, "{}", size_of::<ClientError>());
+        assert!(
+            size_of::<ClientError>() <= 128,
+            "{}",
+            size_of::<ClientError>()
+        );
     }
 }

@@ -68,7 +68,10 @@ impl Failure {
             format!("the time was up before this could be sent to {address}")
         };
         let failure = Failure::local(ErrorKind::Deadline, Code::DeadlineExceeded, message, sent);
-        Failure { reason: Some(Reason::DeadlineExceeded), ..failure }
+        Failure {
+            reason: Some(Reason::DeadlineExceeded),
+            ..failure
+        }
     }
 
     /// The store answered something that fits no request.
@@ -97,7 +100,13 @@ impl Failure {
                 };
                 let retry_after = details.retry_info().and_then(|info| info.retry_delay);
                 let code = status.code();
-                Failure::answered(code, reason, status.message().to_owned(), metadata, retry_after)
+                Failure::answered(
+                    code,
+                    reason,
+                    status.message().to_owned(),
+                    metadata,
+                    retry_after,
+                )
             }
         }
     }
@@ -129,7 +138,11 @@ impl Failure {
             None => !refuses_the_request(code, reason),
         };
         Failure {
-            kind: if code == Code::DeadlineExceeded { ErrorKind::Deadline } else { ErrorKind::Refused },
+            kind: if code == Code::DeadlineExceeded {
+                ErrorKind::Deadline
+            } else {
+                ErrorKind::Refused
+            },
             code,
             reason,
             message,
@@ -201,7 +214,11 @@ mod tests {
     fn reason_metadata_and_delay_are_read_from_the_details() {
         let mut details = ErrorDetails::new();
         let metadata = [("region", "2"), ("outcome", "not_applied"), ("leader", "3")];
-        details.set_error_info("NO_QUORUM", "flaredb", metadata.map(|(k, v)| (k.to_owned(), v.to_owned())));
+        details.set_error_info(
+            "NO_QUORUM",
+            "flaredb",
+            metadata.map(|(k, v)| (k.to_owned(), v.to_owned())),
+        );
         details.set_retry_info(Some(Duration::from_millis(200)));
         let status = Status::with_error_details(Code::Unavailable, "no quorum", details);
         let failure = Failure::from_status("a:1", &status);
@@ -218,7 +235,10 @@ mod tests {
         assert!(!plain(Code::InvalidArgument));
         assert!(!plain(Code::Unimplemented));
         assert!(plain(Code::Unavailable));
-        assert!(plain(Code::ResourceExhausted), "the transport says this of a broken connection");
+        assert!(
+            plain(Code::ResourceExhausted),
+            "the transport says this of a broken connection"
+        );
         assert!(plain(Code::DeadlineExceeded));
         let overloaded = kv::Failure {
             code: Code::ResourceExhausted as i32,
@@ -233,7 +253,11 @@ mod tests {
 
     #[test]
     fn a_reason_of_a_newer_store_is_kept_as_its_code() {
-        let newer = kv::Failure { code: Code::Aborted as i32, reason: "NEW".into(), ..Default::default() };
+        let newer = kv::Failure {
+            code: Code::Aborted as i32,
+            reason: "NEW".into(),
+            ..Default::default()
+        };
         let failure = Failure::from_wire(newer);
         assert_eq!((failure.reason, failure.code), (None, Code::Aborted));
     }

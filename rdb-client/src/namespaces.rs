@@ -27,53 +27,88 @@ impl Client {
             policies: policies.as_ref().map(convert::policies_to_wire),
         };
         let call = Call::anonymous("creating a namespace", name);
-        self.raft(call, request, async |mut client, request| client.create_namespace(request).await).await
+        self.raft(call, request, async |mut client, request| {
+            client.create_namespace(request).await
+        })
+        .await
     }
 
     /// Changes a namespace's policies.
-    pub async fn update_namespace(&self, name: &str, policies: Policies) -> Result<raft::Namespace, ClientError> {
+    pub async fn update_namespace(
+        &self,
+        name: &str,
+        policies: Policies,
+    ) -> Result<raft::Namespace, ClientError> {
         let policies = Some(convert::policies_to_wire(&policies));
-        let request = raft::UpdateNamespaceRequest { name: name.to_owned(), policies };
+        let request = raft::UpdateNamespaceRequest {
+            name: name.to_owned(),
+            policies,
+        };
         let call = Call::anonymous("updating a namespace", name);
-        self.raft(call, request, async |mut client, request| client.update_namespace(request).await).await
+        self.raft(call, request, async |mut client, request| {
+            client.update_namespace(request).await
+        })
+        .await
     }
 
     /// Deletes a namespace and what is in it.
     pub async fn delete_namespace(&self, name: &str) -> Result<(), ClientError> {
-        let request = raft::DeleteNamespaceRequest { name: name.to_owned() };
+        let request = raft::DeleteNamespaceRequest {
+            name: name.to_owned(),
+        };
         let call = Call::anonymous("deleting a namespace", name);
-        self.raft(call, request, async |mut client, request| client.delete_namespace(request).await).await.map(drop)
+        self.raft(call, request, async |mut client, request| {
+            client.delete_namespace(request).await
+        })
+        .await
+        .map(drop)
     }
 
     /// One namespace: mode, policies, size.
     pub async fn describe_namespace(&self, name: &str) -> Result<raft::Namespace, ClientError> {
-        let request = raft::DescribeNamespaceRequest { name: name.to_owned() };
+        let request = raft::DescribeNamespaceRequest {
+            name: name.to_owned(),
+        };
         let call = Call::read("describing a namespace", name, None);
-        self.raft(call, request, async |mut client, request| client.describe_namespace(request).await).await
+        self.raft(call, request, async |mut client, request| {
+            client.describe_namespace(request).await
+        })
+        .await
     }
 
     /// All namespaces.
     pub async fn list_namespaces(&self) -> Result<Vec<raft::Namespace>, ClientError> {
         let call = Call::read("listing namespaces", "", None);
         let request = raft::ListNamespacesRequest {};
-        let response =
-            self.raft(call, request, async |mut client, request| client.list_namespaces(request).await).await?;
+        let response = self
+            .raft(call, request, async |mut client, request| {
+                client.list_namespaces(request).await
+            })
+            .await?;
         Ok(response.namespaces)
     }
 
     /// A namespace's mode, on every store.
     pub async fn get_mode(&self, name: &str) -> Result<raft::NamespaceMode, ClientError> {
-        let request = raft::GetModeRequest { namespace: name.to_owned() };
+        let request = raft::GetModeRequest {
+            namespace: name.to_owned(),
+        };
         let call = Call::read("reading a mode", name, None);
-        self.raft(call, request, async |mut client, request| client.get_mode(request).await).await
+        self.raft(call, request, async |mut client, request| {
+            client.get_mode(request).await
+        })
+        .await
     }
 
     /// The modes of all namespaces.
     pub async fn list_modes(&self) -> Result<Vec<raft::NamespaceMode>, ClientError> {
         let call = Call::read("listing modes", "", None);
         let request = raft::ListNamespaceModesRequest {};
-        let response =
-            self.raft(call, request, async |mut client, request| client.list_namespace_modes(request).await).await?;
+        let response = self
+            .raft(call, request, async |mut client, request| {
+                client.list_namespace_modes(request).await
+            })
+            .await?;
         Ok(response.namespaces)
     }
 
@@ -85,15 +120,26 @@ impl Client {
     ) -> Result<Streaming<raft::ModeChange>, ClientError> {
         let name = request.namespace.clone();
         let call = Call::anonymous("switching a mode", &name);
-        self.raft(call, request, async |mut client, request| client.update_namespace_mode(request).await).await
+        self.raft(call, request, async |mut client, request| {
+            client.update_namespace_mode(request).await
+        })
+        .await
     }
 
     /// How far each replica of a namespace is.
-    pub async fn replication_status(&self, name: &str) -> Result<Vec<raft::RegionStatus>, ClientError> {
-        let request = raft::ReplicationStatusRequest { namespace: name.to_owned() };
+    pub async fn replication_status(
+        &self,
+        name: &str,
+    ) -> Result<Vec<raft::RegionStatus>, ClientError> {
+        let request = raft::ReplicationStatusRequest {
+            namespace: name.to_owned(),
+        };
         let call = Call::read("reading the replication status", name, None);
-        let response =
-            self.raft(call, request, async |mut client, request| client.replication_status(request).await).await?;
+        let response = self
+            .raft(call, request, async |mut client, request| {
+                client.replication_status(request).await
+            })
+            .await?;
         Ok(response.regions)
     }
 
@@ -101,15 +147,28 @@ impl Client {
     pub async fn cluster_status(&self) -> Result<admin::ClusterStatusResponse, ClientError> {
         let call = Call::read("reading the cluster's status", "", None);
         let request = admin::ClusterStatusRequest {};
-        self.admin(call, request, async |mut client, request| client.cluster_status(request).await).await
+        self.admin(call, request, async |mut client, request| {
+            client.cluster_status(request).await
+        })
+        .await
     }
 
     /// Hands the lead of a region over to `to_store`; gives the regions that were handed over.
-    pub async fn transfer_leader(&self, region_id: u64, to_store: u32) -> Result<Vec<u64>, ClientError> {
-        let request = admin::TransferLeaderRequest { region_id, to_store };
+    pub async fn transfer_leader(
+        &self,
+        region_id: u64,
+        to_store: u32,
+    ) -> Result<Vec<u64>, ClientError> {
+        let request = admin::TransferLeaderRequest {
+            region_id,
+            to_store,
+        };
         let call = Call::anonymous("transferring a lead", "");
-        let response =
-            self.admin(call, request, async |mut client, request| client.transfer_leader(request).await).await?;
+        let response = self
+            .admin(call, request, async |mut client, request| {
+                client.transfer_leader(request).await
+            })
+            .await?;
         Ok(response.regions)
     }
 
@@ -122,7 +181,11 @@ impl Client {
             let (request, send) = (request.clone(), &send);
             async move {
                 node.unary(deadline, async |channel| {
-                    send(RaftServiceClient::new(channel), with_deadline(request, deadline)).await
+                    send(
+                        RaftServiceClient::new(channel),
+                        with_deadline(request, deadline),
+                    )
+                    .await
                 })
                 .await
             }

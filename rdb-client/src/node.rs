@@ -49,7 +49,11 @@ pub(crate) struct Connection {
 
 impl Node {
     /// `address` is `host:port`, checked already.
-    pub(crate) fn new(address: String, options: &ClientOptions, dial: Arc<dyn Dial>) -> Result<Node, Failure> {
+    pub(crate) fn new(
+        address: String,
+        options: &ClientOptions,
+        dial: Arc<dyn Dial>,
+    ) -> Result<Node, Failure> {
         let uri = format!("http://{address}")
             .parse::<Uri>()
             .map_err(|error| Failure::connect(&address, &error))?;
@@ -66,7 +70,9 @@ impl Node {
             connecting: tokio::sync::Mutex::new(None),
             channel: Mutex::new(None),
             avoided_until: Mutex::new(None),
-            sessions: (0..options.streams_per_endpoint.max(1)).map(|_| Mutex::new(None)).collect(),
+            sessions: (0..options.streams_per_endpoint.max(1))
+                .map(|_| Mutex::new(None))
+                .collect(),
             next_session: AtomicUsize::new(0),
         })
     }
@@ -112,7 +118,8 @@ impl Node {
             return Err(failure.clone());
         }
         let (dial, address) = (self.dial.clone(), self.address.clone());
-        let connector = tower::service_fn(move |_: Uri| dial.dial(&address).map(|io| io.map(TokioIo::new)));
+        let connector =
+            tower::service_fn(move |_: Uri| dial.dial(&address).map(|io| io.map(TokioIo::new)));
         match self.endpoint.connect_with_connector(connector).await {
             Ok(channel) => {
                 static NUMBERS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
@@ -124,7 +131,11 @@ impl Node {
             }
             Err(error) => {
                 let failure = Failure::connect(&self.address, &root_cause(&error));
-                tracing::debug!(endpoint = self.address, error = failure.message, "cannot connect");
+                tracing::debug!(
+                    endpoint = self.address,
+                    error = failure.message,
+                    "cannot connect"
+                );
                 *last_failure = Some((Instant::now(), failure.clone()));
                 Err(failure)
             }
@@ -134,15 +145,26 @@ impl Node {
     /// Gives a connection up that broke; a newer one stays.
     pub(crate) fn forget(&self, broken: &Connection) {
         let mut channel = self.channel.lock();
-        if channel.as_ref().is_some_and(|current| current.number == broken.number) {
+        if channel
+            .as_ref()
+            .is_some_and(|current| current.number == broken.number)
+        {
             *channel = None;
         }
     }
 
     /// A Batch stream that is open, opened if there is none.
-    pub(crate) async fn session(self: &Arc<Self>, options: &ClientOptions, deadline: Instant) -> Result<Arc<Session>, Failure> {
+    pub(crate) async fn session(
+        self: &Arc<Self>,
+        options: &ClientOptions,
+        deadline: Instant,
+    ) -> Result<Arc<Session>, Failure> {
         let at = self.next_session.fetch_add(1, Ordering::Relaxed) % self.sessions.len();
-        if let Some(session) = self.sessions[at].lock().as_ref().filter(|session| session.is_open()) {
+        if let Some(session) = self.sessions[at]
+            .lock()
+            .as_ref()
+            .filter(|session| session.is_open())
+        {
             return Ok(session.clone());
         }
         let connection = self.connection(deadline).await?;
@@ -150,7 +172,12 @@ impl Node {
         if let Some(session) = slot.as_ref().filter(|session| session.is_open()) {
             return Ok(session.clone());
         }
-        let session = Arc::new(Session::open(Arc::downgrade(self), &self.address, connection, options));
+        let session = Arc::new(Session::open(
+            Arc::downgrade(self),
+            &self.address,
+            connection,
+            options,
+        ));
         *slot = Some(session.clone());
         Ok(session)
     }

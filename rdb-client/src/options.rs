@@ -43,7 +43,10 @@ impl ClientOptions {
     /// The defaults, for these endpoints.
     pub fn new(endpoints: impl IntoIterator<Item = impl Into<String>>) -> ClientOptions {
         let endpoints = endpoints.into_iter().map(Into::into).collect();
-        ClientOptions { endpoints, ..ClientOptions::default() }
+        ClientOptions {
+            endpoints,
+            ..ClientOptions::default()
+        }
     }
 }
 
@@ -132,12 +135,18 @@ pub struct ReadOptions {
 impl ReadOptions {
     /// Linearizable, or an error.
     pub fn linearizable() -> ReadOptions {
-        ReadOptions { consistency: Consistency::Linearizable, ..ReadOptions::default() }
+        ReadOptions {
+            consistency: Consistency::Linearizable,
+            ..ReadOptions::default()
+        }
     }
 
     /// What the asked store has now.
     pub fn stale() -> ReadOptions {
-        ReadOptions { consistency: Consistency::Stale, ..ReadOptions::default() }
+        ReadOptions {
+            consistency: Consistency::Stale,
+            ..ReadOptions::default()
+        }
     }
 
     pub(crate) fn to_wire(&self) -> kv::ReadOptions {

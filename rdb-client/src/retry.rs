@@ -56,7 +56,12 @@ pub(crate) struct Situation<'a> {
 
 /// Decides.
 pub(crate) fn next(failure: &Failure, situation: &Situation<'_>) -> Next {
-    let Situation { safety, attempts, policy, .. } = *situation;
+    let Situation {
+        safety,
+        attempts,
+        policy,
+        ..
+    } = *situation;
     let unsafe_repeat = safety == Safety::Anonymous && failure.may_be_applied;
     let exhausted = policy.max_attempts.is_some_and(|most| attempts >= most);
     if unsafe_repeat || exhausted || !is_passing(failure) {
@@ -64,20 +69,33 @@ pub(crate) fn next(failure: &Failure, situation: &Situation<'_>) -> Next {
     }
     let elsewhere = concerns_the_endpoint(failure);
     if failure.is_network() && situation.other_endpoint {
-        return Next::Again { wait: Duration::ZERO, elsewhere };
+        return Next::Again {
+            wait: Duration::ZERO,
+            elsewhere,
+        };
     }
     if failure.kind == ErrorKind::Connect && !situation.wait_for_ready {
         return Next::GiveUp;
     }
     let bound = bound(policy, attempts);
-    let drawn = if policy.jitter { bound.mul_f64(situation.draw.clamp(0.0, 1.0)) } else { bound };
-    Next::Again { wait: drawn.max(failure.retry_after.unwrap_or_default()), elsewhere }
+    let drawn = if policy.jitter {
+        bound.mul_f64(situation.draw.clamp(0.0, 1.0))
+    } else {
+        bound
+    };
+    Next::Again {
+        wait: drawn.max(failure.retry_after.unwrap_or_default()),
+        elsewhere,
+    }
 }
 
 /// The upper bound of the wait after so many attempts.
 fn bound(policy: &RetryPolicy, attempts: u32) -> Duration {
     let doublings = attempts.saturating_sub(1).min(20);
-    policy.initial_backoff.saturating_mul(1 << doublings).min(policy.max_backoff)
+    policy
+        .initial_backoff
+        .saturating_mul(1 << doublings)
+        .min(policy.max_backoff)
 }
 
 /// Whether the same request can succeed later.
@@ -116,12 +134,34 @@ mod tests {
     fn refused(code: Code, reason: &str, outcome: &str, retry_after_ms: u64) -> Failure {
         let metadata = [("outcome".to_owned(), outcome.to_owned())].into();
         let code = code as i32;
-        Failure::from_wire(kv::Failure { code, reason: reason.into(), message: String::new(), metadata, retry_after_ms })
+        Failure::from_wire(kv::Failure {
+            code,
+            reason: reason.into(),
+            message: String::new(),
+            metadata,
+            retry_after_ms,
+        })
     }
 
-    fn decide(failure: &Failure, safety: Safety, attempts: u32, other_endpoint: bool, draw: f64) -> Next {
+    fn decide(
+        failure: &Failure,
+        safety: Safety,
+        attempts: u32,
+        other_endpoint: bool,
+        draw: f64,
+    ) -> Next {
         let policy = RetryPolicy::default();
-        next(failure, &Situation { safety, attempts, other_endpoint, wait_for_ready: true, policy: &policy, draw })
+        next(
+            failure,
+            &Situation {
+                safety,
+                attempts,
+                other_endpoint,
+                wait_for_ready: true,
+                policy: &policy,
+                draw,
+            },
+        )
     }
 
     fn wait_ms(next: Next) -> u128 {
@@ -135,10 +175,22 @@ mod tests {
     fn a_write_that_may_be_applied_needs_an_id_to_be_repeated() {
         let unknown = refused(Code::Unavailable, "OUTCOME_UNKNOWN", "unknown", 0);
         let refused = refused(Code::Unavailable, "NO_QUORUM", "not_applied", 0);
-        assert_eq!(decide(&unknown, Safety::Anonymous, 1, true, 0.5), Next::GiveUp);
-        assert!(matches!(decide(&unknown, Safety::Identified, 1, true, 0.5), Next::Again { .. }));
-        assert!(matches!(decide(&unknown, Safety::Read, 1, true, 0.5), Next::Again { .. }));
-        assert!(matches!(decide(&refused, Safety::Anonymous, 1, true, 0.5), Next::Again { .. }));
+        assert_eq!(
+            decide(&unknown, Safety::Anonymous, 1, true, 0.5),
+            Next::GiveUp
+        );
+        assert!(matches!(
+            decide(&unknown, Safety::Identified, 1, true, 0.5),
+            Next::Again { .. }
+        ));
+        assert!(matches!(
+            decide(&unknown, Safety::Read, 1, true, 0.5),
+            Next::Again { .. }
+        ));
+        assert!(matches!(
+            decide(&refused, Safety::Anonymous, 1, true, 0.5),
+            Next::Again { .. }
+        ));
     }
 
     #[test]
@@ -154,7 +206,11 @@ mod tests {
             (Code::DataLoss, "CORRUPTION"),
         ] {
             let failure = refused(code, reason, "not_applied", 10);
-            assert_eq!(decide(&failure, Safety::Identified, 1, true, 0.0), Next::GiveUp, "{reason}");
+            assert_eq!(
+                decide(&failure, Safety::Identified, 1, true, 0.0),
+                Next::GiveUp,
+                "{reason}"
+            );
         }
         for (code, reason, elsewhere) in [
             (Code::Unavailable, "NO_QUORUM", true),
@@ -164,14 +220,22 @@ mod tests {
         ] {
             let failure = refused(code, reason, "not_applied", 10);
             let next = decide(&failure, Safety::Identified, 1, true, 0.0);
-            assert_eq!(next, Next::Again { wait: Duration::from_millis(10), elsewhere }, "{reason}");
+            assert_eq!(
+                next,
+                Next::Again {
+                    wait: Duration::from_millis(10),
+                    elsewhere
+                },
+                "{reason}"
+            );
         }
     }
 
     #[test]
     fn waits_double_are_jittered_and_never_less_than_the_store_asks() {
         let failure = refused(Code::Unavailable, "NO_QUORUM", "not_applied", 0);
-        let waits = [1, 2, 3, 6, 7, 40].map(|n| wait_ms(decide(&failure, Safety::Read, n, false, 1.0)));
+        let waits =
+            [1, 2, 3, 6, 7, 40].map(|n| wait_ms(decide(&failure, Safety::Read, n, false, 1.0)));
         assert_eq!(waits, [10, 20, 40, 320, 500, 500]);
         assert_eq!(wait_ms(decide(&failure, Safety::Read, 3, false, 0.5)), 20);
         assert_eq!(wait_ms(decide(&failure, Safety::Read, 3, false, 0.0)), 0);
@@ -183,8 +247,14 @@ mod tests {
     #[test]
     fn a_failed_connection_goes_on_at_once_while_there_is_somewhere_to_go() {
         let failure = Failure::connect("a:1", &"refused");
-        assert_eq!(wait_ms(decide(&failure, Safety::Anonymous, 1, true, 1.0)), 0);
-        assert_eq!(wait_ms(decide(&failure, Safety::Anonymous, 1, false, 1.0)), 10);
+        assert_eq!(
+            wait_ms(decide(&failure, Safety::Anonymous, 1, true, 1.0)),
+            0
+        );
+        assert_eq!(
+            wait_ms(decide(&failure, Safety::Anonymous, 1, false, 1.0)),
+            10
+        );
         let policy = RetryPolicy::default();
         let impatient = Situation {
             safety: Safety::Read,
@@ -200,7 +270,10 @@ mod tests {
     #[test]
     fn attempts_can_be_bounded() {
         let failure = Failure::connect("a:1", &"refused");
-        let policy = RetryPolicy { max_attempts: Some(2), ..RetryPolicy::default() };
+        let policy = RetryPolicy {
+            max_attempts: Some(2),
+            ..RetryPolicy::default()
+        };
         let decide = |attempts| {
             let situation = Situation {
                 safety: Safety::Read,

@@ -38,7 +38,10 @@ impl Client {
             page: VecDeque::new(),
             done: false,
         };
-        stream::unfold(scan, |mut scan| async move { scan.next().await.map(|item| (item, scan)) }).boxed()
+        stream::unfold(scan, |mut scan| async move {
+            scan.next().await.map(|item| (item, scan))
+        })
+        .boxed()
     }
 }
 
@@ -72,7 +75,11 @@ impl Scan {
 
     /// Gets the next page, from the open stream or from a new one that begins at the rest.
     async fn fill(&mut self) -> Result<(), ClientError> {
-        let timeout = self.options.read.timeout.unwrap_or(self.client.options().request_timeout);
+        let timeout = self
+            .options
+            .read
+            .timeout
+            .unwrap_or(self.client.options().request_timeout);
         if let Some((node, stream)) = &mut self.stream {
             let deadline = Instant::now() + timeout;
             match page(node, stream, deadline).await {
@@ -83,7 +90,11 @@ impl Scan {
                 // Also a deadline: the store ends a stream whose time is up, though it made progress.
                 // Whether a new one may be tried is decided there, by what it meets.
                 Err(failure) => {
-                    tracing::debug!(endpoint = node.address(), error = failure.message, "scan interrupted");
+                    tracing::debug!(
+                        endpoint = node.address(),
+                        error = failure.message,
+                        "scan interrupted"
+                    );
                     self.stream = None;
                 }
             }
@@ -158,7 +169,13 @@ impl Rest {
             (options.prefix.clone(), beyond_prefix(&options.prefix))
         };
         let limit = (options.limit > 0).then_some(options.limit);
-        Rest { namespace: namespace.to_owned(), start, end, limit, exhausted: false }
+        Rest {
+            namespace: namespace.to_owned(),
+            start,
+            end,
+            limit,
+            exhausted: false,
+        }
     }
 
     fn request(&self, options: &ScanOptions) -> kv::ScanRequest {
@@ -203,7 +220,10 @@ fn successor(key: &[u8]) -> Bytes {
 
 /// The first key after all that begin with `prefix`; empty: there is none.
 fn beyond_prefix(prefix: &[u8]) -> Bytes {
-    let kept = prefix.iter().rposition(|byte| *byte != 0xFF).map_or(0, |at| at + 1);
+    let kept = prefix
+        .iter()
+        .rposition(|byte| *byte != 0xFF)
+        .map_or(0, |at| at + 1);
     let mut next = prefix[..kept].to_vec();
     if let Some(last) = next.last_mut() {
         *last += 1;
@@ -216,27 +236,47 @@ mod tests {
     use super::*;
 
     fn entries(keys: &[&'static str]) -> Vec<kv::KeyValue> {
-        keys.iter().map(|key| kv::KeyValue { key: Bytes::from_static(key.as_bytes()), ..Default::default() }).collect()
+        keys.iter()
+            .map(|key| kv::KeyValue {
+                key: Bytes::from_static(key.as_bytes()),
+                ..Default::default()
+            })
+            .collect()
     }
 
     #[test]
     fn the_end_of_a_prefix() {
-        for (prefix, end) in [(&b"a"[..], &b"b"[..]), (b"a\xff", b"b"), (b"\xff\xff", b""), (b"a\x00", b"a\x01")] {
+        for (prefix, end) in [
+            (&b"a"[..], &b"b"[..]),
+            (b"a\xff", b"b"),
+            (b"\xff\xff", b""),
+            (b"a\x00", b"a\x01"),
+        ] {
             assert_eq!(beyond_prefix(prefix), end, "{prefix:?}");
         }
     }
 
     #[test]
     fn a_scan_goes_on_strictly_beyond_what_was_given() {
-        let options = ScanOptions { prefix: Bytes::from_static(b"k"), limit: 5, ..ScanOptions::default() };
+        let options = ScanOptions {
+            prefix: Bytes::from_static(b"k"),
+            limit: 5,
+            ..ScanOptions::default()
+        };
         let mut rest = Rest::new("n", &options);
         rest.given(&entries(&["k1", "k2"]), false);
         let request = rest.request(&options);
-        assert_eq!((&request.start[..], &request.end[..], request.limit), (&b"k2\0"[..], &b"l"[..], 3));
+        assert_eq!(
+            (&request.start[..], &request.end[..], request.limit),
+            (&b"k2\0"[..], &b"l"[..], 3)
+        );
         rest.given(&entries(&["k3", "k4", "k5"]), false);
         assert!(rest.is_empty());
 
-        let backward = ScanOptions { reverse: true, ..ScanOptions::default() };
+        let backward = ScanOptions {
+            reverse: true,
+            ..ScanOptions::default()
+        };
         let mut rest = Rest::new("n", &backward);
         rest.given(&entries(&["z", "y"]), true);
         assert_eq!(rest.request(&backward).end, &b"y"[..]);

@@ -8,8 +8,15 @@ use std::time::Duration;
 use tonic::Code;
 
 fn once() -> ClientOptions {
-    let retry = RetryPolicy { max_attempts: Some(1), ..RetryPolicy::default() };
-    ClientOptions { retry, discover: false, ..ClientOptions::default() }
+    let retry = RetryPolicy {
+        max_attempts: Some(1),
+        ..RetryPolicy::default()
+    };
+    ClientOptions {
+        retry,
+        discover: false,
+        ..ClientOptions::default()
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -20,7 +27,10 @@ async fn callers_who_wait_together_travel_together() {
         tokio::spawn(async move {
             for _ in 0..10 {
                 let key = format!("k{caller}");
-                let answer = client.get("n", key.clone(), ReadOptions::default()).await.unwrap();
+                let answer = client
+                    .get("n", key.clone(), ReadOptions::default())
+                    .await
+                    .unwrap();
                 assert_eq!(answer.value, key, "the answer of another caller");
             }
         })
@@ -29,13 +39,20 @@ async fn callers_who_wait_together_travel_together() {
         caller.unwrap();
     }
     assert_eq!(net.seen().len(), 640);
-    assert!(net.messages() <= 640 / 8, "{} messages for 640 operations", net.messages());
+    assert!(
+        net.messages() <= 640 / 8,
+        "{} messages for 640 operations",
+        net.messages()
+    );
     assert_eq!(net.dials().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn messages_are_bounded() {
-    let options = ClientOptions { max_batch_ops: 4, ..once() };
+    let options = ClientOptions {
+        max_batch_ops: 4,
+        ..once()
+    };
     let (net, client) = Net::with(&["a"], options);
     let calls = (0..64).map(|_| client.get("n", "k", ReadOptions::default()));
     for answer in futures::future::join_all(calls).await {
@@ -56,15 +73,25 @@ async fn messages_are_bounded() {
 #[tokio::test(start_paused = true)]
 async fn an_operation_too_large_for_a_message_travels_alone() {
     let (net, client) = Net::with(&["a"], once());
-    client.put("n", "k", vec![0_u8; 2 << 20], PutOptions::default()).await.unwrap();
-    client.put("n", "k", "small", PutOptions::default()).await.unwrap();
+    client
+        .put("n", "k", vec![0_u8; 2 << 20], PutOptions::default())
+        .await
+        .unwrap();
+    client
+        .put("n", "k", "small", PutOptions::default())
+        .await
+        .unwrap();
     let batched: Vec<bool> = net.seen().iter().map(|seen| seen.batched).collect();
     assert_eq!(batched, [false, true]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_full_queue_is_waited_for_until_the_deadline() {
-    let options = ClientOptions { max_queued_ops: 1, max_batch_ops: 1, ..once() };
+    let options = ClientOptions {
+        max_queued_ops: 1,
+        max_batch_ops: 1,
+        ..once()
+    };
     let (net, client) = Net::with(&["a"], options);
     let calls = (0..50).map(|_| client.put("n", "k", "v", PutOptions::default()));
     for answer in futures::future::join_all(calls).await {
@@ -82,13 +109,25 @@ async fn when_the_stream_ends_what_was_sent_is_unknown() {
         tokio::spawn(async move { client.put("n", "k", "v", PutOptions::default()).await })
     });
     tokio::time::sleep(Duration::from_millis(10)).await;
-    let error = client.get("n", "k", ReadOptions::default()).await.unwrap_err();
-    assert_eq!((error.code, error.outcome), (Code::Internal, Outcome::NotAWrite));
+    let error = client
+        .get("n", "k", ReadOptions::default())
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (error.code, error.outcome),
+        (Code::Internal, Outcome::NotAWrite)
+    );
     for call in hanging {
         let error = call.await.unwrap().unwrap_err();
-        assert_eq!((error.code, error.outcome), (Code::Internal, Outcome::Unknown));
+        assert_eq!(
+            (error.code, error.outcome),
+            (Code::Internal, Outcome::Unknown)
+        );
     }
-    client.put("n", "k", "v", PutOptions::default()).await.unwrap();
+    client
+        .put("n", "k", "v", PutOptions::default())
+        .await
+        .unwrap();
     assert_eq!(net.dials().len(), 1, "a new stream, on the same connection");
 }
 
@@ -100,9 +139,16 @@ async fn a_cut_connection_fails_everyone_on_it_at_once() {
     let calls = (0..2).map(|_| client.put("n", "k", "v", PutOptions::default()));
     for answer in futures::future::join_all(calls).await {
         let error = answer.unwrap_err();
-        assert_eq!((error.kind, error.outcome), (ErrorKind::Broken, Outcome::Unknown));
+        assert_eq!(
+            (error.kind, error.outcome),
+            (ErrorKind::Broken, Outcome::Unknown)
+        );
     }
-    assert!(began.elapsed() < Duration::from_millis(10), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_millis(10),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -111,7 +157,9 @@ async fn callers_that_go_away_do_not_disturb_the_others() {
     net.script("a", vec![Act::Hang; 3]);
     for _ in 0..3 {
         let call = client.get("n", "gone", ReadOptions::default());
-        tokio::time::timeout(Duration::from_millis(5), call).await.unwrap_err();
+        tokio::time::timeout(Duration::from_millis(5), call)
+            .await
+            .unwrap_err();
     }
     let answer = client.get("n", "k", ReadOptions::default()).await.unwrap();
     assert_eq!(&answer.value[..], b"k");

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use mock::{Act, Net, no_quorum, refuse, unknown};
 use rdb_client::proto::{admin, raft};
 use rdb_client::{
-    Change, Client, ClientError, ClientOptions, ErrorKind, Outcome, PutOptions, ReadOptions, RetryPolicy, WriteOptions,
+    Change, Client, ClientError, ClientOptions, ErrorKind, Outcome, PutOptions, ReadOptions,
+    RetryPolicy, WriteOptions,
 };
 use rdb_types::Reason;
 use std::time::Duration;
@@ -17,20 +18,39 @@ const MS: Duration = Duration::from_millis(1);
 
 /// Waits are exactly the bound: 10 ms, 20 ms, 40 ms.
 fn exact() -> ClientOptions {
-    let retry = RetryPolicy { jitter: false, ..RetryPolicy::default() };
-    ClientOptions { retry, discover: false, ..ClientOptions::default() }
+    let retry = RetryPolicy {
+        jitter: false,
+        ..RetryPolicy::default()
+    };
+    ClientOptions {
+        retry,
+        discover: false,
+        ..ClientOptions::default()
+    }
 }
 
 fn both_ways() -> [ClientOptions; 2] {
-    [exact(), ClientOptions { batch: false, ..exact() }]
+    [
+        exact(),
+        ClientOptions {
+            batch: false,
+            ..exact()
+        },
+    ]
 }
 
 async fn put(client: &Client, options: PutOptions) -> Result<u64, ClientError> {
-    client.put("n", "k", "v", options).await.map(|answer| answer.version)
+    client
+        .put("n", "k", "v", options)
+        .await
+        .map(|answer| answer.version)
 }
 
 fn within(timeout: Duration) -> PutOptions {
-    PutOptions { timeout: Some(timeout), ..PutOptions::default() }
+    PutOptions {
+        timeout: Some(timeout),
+        ..PutOptions::default()
+    }
 }
 
 fn is_send<T: Send>(value: T) -> T {
@@ -60,7 +80,11 @@ async fn every_attempt_carries_the_same_request_id_and_the_time_that_is_left() {
         let (net, client) = Net::with(&["a"], exact());
         put(&client, PutOptions::default()).await.unwrap();
         put(&client, PutOptions::default()).await.unwrap();
-        assert_ne!(net.seen()[0].request_id(), net.seen()[1].request_id(), "two writes are two ids");
+        assert_ne!(
+            net.seen()[0].request_id(),
+            net.seen()[1].request_id(),
+            "two writes are two ids"
+        );
     }
 }
 
@@ -68,27 +92,49 @@ async fn every_attempt_carries_the_same_request_id_and_the_time_that_is_left() {
 async fn a_write_without_an_id_is_repeated_only_while_nothing_can_have_been_applied() {
     for options in both_ways() {
         let (net, client) = Net::with(&["a"], options);
-        let anonymous = || PutOptions { no_request_id: true, ..PutOptions::default() };
+        let anonymous = || PutOptions {
+            no_request_id: true,
+            ..PutOptions::default()
+        };
         net.script("a", [no_quorum(), unknown()]);
         let error = put(&client, anonymous()).await.unwrap_err();
-        assert_eq!((error.reason, error.outcome, error.attempts), (Some(Reason::OutcomeUnknown), Outcome::Unknown, 2));
+        assert_eq!(
+            (error.reason, error.outcome, error.attempts),
+            (Some(Reason::OutcomeUnknown), Outcome::Unknown, 2)
+        );
         assert_eq!(net.seen().len(), 2);
         assert!(net.seen().iter().all(|seen| seen.request_id().is_empty()));
 
         // An id of no bytes is none, for a store too.
         net.script("a", [unknown()]);
-        let given = WriteOptions { no_request_id: true, ..WriteOptions::default() };
-        assert_eq!(client.delete("n", "k", given).await.unwrap_err().outcome, Outcome::Unknown);
+        let given = WriteOptions {
+            no_request_id: true,
+            ..WriteOptions::default()
+        };
+        assert_eq!(
+            client.delete("n", "k", given).await.unwrap_err().outcome,
+            Outcome::Unknown
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_callers_own_id_is_used() {
     let (net, client) = Net::with(&["a"], exact());
-    let options = PutOptions { request_id: Some(Bytes::from_static(b"order-4711")), ..PutOptions::default() };
+    let options = PutOptions {
+        request_id: Some(Bytes::from_static(b"order-4711")),
+        ..PutOptions::default()
+    };
     net.script("a", [unknown()]);
-    client.compare_and_swap("n", "k", 3, Change::Delete, options).await.unwrap();
-    assert!(net.seen().iter().all(|seen| &seen.request_id()[..] == b"order-4711"));
+    client
+        .compare_and_swap("n", "k", 3, Change::Delete, options)
+        .await
+        .unwrap();
+    assert!(
+        net.seen()
+            .iter()
+            .all(|seen| &seen.request_id()[..] == b"order-4711")
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -98,14 +144,46 @@ async fn a_store_that_hangs_costs_the_timeout_and_no_more() {
         net.script("a", [Act::Hang, Act::Hang]);
         let began = Instant::now();
         let error = put(&client, within(700 * MS)).await.unwrap_err();
-        assert!(began.elapsed() >= 700 * MS && began.elapsed() < 705 * MS, "{:?}", began.elapsed());
-        assert_eq!((error.code, error.kind, error.outcome), (Code::DeadlineExceeded, ErrorKind::Deadline, Outcome::Unknown));
+        assert!(
+            began.elapsed() >= 700 * MS && began.elapsed() < 705 * MS,
+            "{:?}",
+            began.elapsed()
+        );
+        assert_eq!(
+            (error.code, error.kind, error.outcome),
+            (
+                Code::DeadlineExceeded,
+                ErrorKind::Deadline,
+                Outcome::Unknown
+            )
+        );
         assert!(error.request_id.is_some(), "what it can be repeated under");
 
-        let read = ReadOptions { timeout: Some(300 * MS), ..ReadOptions::default() };
+        let read = ReadOptions {
+            timeout: Some(300 * MS),
+            ..ReadOptions::default()
+        };
         let error = client.get("n", "k", read).await.unwrap_err();
-        assert_eq!((error.kind, error.outcome), (ErrorKind::Deadline, Outcome::NotAWrite));
+        assert_eq!(
+            (error.kind, error.outcome),
+            (ErrorKind::Deadline, Outcome::NotAWrite)
+        );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_is_not_asked_by_the_next_caller() {
+    let (net, client) = Net::with(&["a", "b"], exact());
+    net.script("a", vec![Act::Hang; 9]);
+    put(&client, within(300 * MS)).await.unwrap_err();
+    put(&client, within(300 * MS)).await.unwrap();
+    assert_eq!(net.asked(), ["a", "b"]);
+    // One in a hurry says nothing about the store.
+    let (net, client) = Net::with(&["a", "b"], exact());
+    net.script("a", [Act::Hang]);
+    put(&client, within(20 * MS)).await.unwrap_err();
+    put(&client, within(300 * MS)).await.unwrap();
+    assert_eq!(net.asked(), ["a", "a"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -115,7 +193,10 @@ async fn the_last_refusal_is_told_rather_than_that_the_time_was_up() {
     let began = Instant::now();
     let error = put(&client, within(1000 * MS)).await.unwrap_err();
     assert!(began.elapsed() <= 1000 * MS);
-    assert_eq!((error.reason, error.outcome), (Some(Reason::NoQuorum), Outcome::NotApplied));
+    assert_eq!(
+        (error.reason, error.outcome),
+        (Some(Reason::NoQuorum), Outcome::NotApplied)
+    );
     assert!(error.attempts >= 3, "{}", error.attempts);
 
     // Where the time does run out in an attempt, the one before it is told along.
@@ -123,7 +204,10 @@ async fn the_last_refusal_is_told_rather_than_that_the_time_was_up() {
     let (net, client) = Net::with(&["a"], exact());
     net.script("a", [no_quorum(), Act::Hang]);
     let error = put(&client, within(1000 * MS)).await.unwrap_err();
-    assert_eq!((error.kind, error.outcome), (ErrorKind::Deadline, Outcome::Unknown));
+    assert_eq!(
+        (error.kind, error.outcome),
+        (ErrorKind::Deadline, Outcome::Unknown)
+    );
     assert!(error.to_string().contains("NO_QUORUM"), "{error}");
 }
 
@@ -132,8 +216,14 @@ async fn one_unknown_attempt_makes_the_whole_call_unknown() {
     let (net, client) = Net::with(&["a"], exact());
     net.script("a", std::iter::once(unknown()).chain(vec![no_quorum(); 50]));
     let error = put(&client, within(900 * MS)).await.unwrap_err();
-    assert_eq!((error.reason, error.outcome), (Some(Reason::NoQuorum), Outcome::Unknown));
-    assert_eq!(error.metadata["outcome"], "unknown", "the last attempt's word is not the call's");
+    assert_eq!(
+        (error.reason, error.outcome),
+        (Some(Reason::NoQuorum), Outcome::Unknown)
+    );
+    assert_eq!(
+        error.metadata["outcome"], "unknown",
+        "the last attempt's word is not the call's"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -141,10 +231,24 @@ async fn refusals_of_the_request_itself_are_told_at_once_with_their_details() {
     for options in both_ways() {
         let (net, client) = Net::with(&["a", "b"], options);
         let metadata = vec![("field", "key".to_owned()), ("limit", "4096".to_owned())];
-        net.script("a", [Act::Refuse { code: Code::InvalidArgument, reason: "INVALID_ARGUMENT", metadata, retry_after_ms: 0 }]);
+        net.script(
+            "a",
+            [Act::Refuse {
+                code: Code::InvalidArgument,
+                reason: "INVALID_ARGUMENT",
+                metadata,
+                retry_after_ms: 0,
+            }],
+        );
         let error = put(&client, PutOptions::default()).await.unwrap_err();
-        assert_eq!((error.reason, error.code), (Some(Reason::InvalidArgument), Code::InvalidArgument));
-        assert_eq!((error.metadata["limit"].as_str(), error.outcome), ("4096", Outcome::NotApplied));
+        assert_eq!(
+            (error.reason, error.code),
+            (Some(Reason::InvalidArgument), Code::InvalidArgument)
+        );
+        assert_eq!(
+            (error.metadata["limit"].as_str(), error.outcome),
+            ("4096", Outcome::NotApplied)
+        );
         assert_eq!((error.attempts, net.asked()), (1, vec!["a".to_owned()]));
     }
 }
@@ -157,11 +261,23 @@ async fn a_refused_connection_goes_on_to_the_next_endpoint_at_once() {
         let client = net.client(&["a", "b", "c"], options);
         let began = Instant::now();
         // Also without an id: nothing was sent anywhere before.
-        put(&client, PutOptions { no_request_id: true, ..PutOptions::default() }).await.unwrap();
+        put(
+            &client,
+            PutOptions {
+                no_request_id: true,
+                ..PutOptions::default()
+            },
+        )
+        .await
+        .unwrap();
         assert!(began.elapsed() < 5 * MS, "{:?}", began.elapsed());
         assert_eq!(net.dials(), ["a:1", "b:1", "c:1"]);
         put(&client, PutOptions::default()).await.unwrap();
-        assert_eq!(net.dials().len(), 3, "the endpoint that answered is asked first from now on");
+        assert_eq!(
+            net.dials().len(),
+            3,
+            "the endpoint that answered is asked first from now on"
+        );
     }
 }
 
@@ -184,16 +300,28 @@ async fn an_endpoint_that_says_nothing_costs_one_connect_timeout() {
 #[tokio::test(start_paused = true)]
 async fn with_no_endpoint_at_all() {
     let net = Net::default();
-    let client = net.client(&["a", "b"], ClientOptions { wait_for_ready: false, ..exact() });
+    let client = net.client(
+        &["a", "b"],
+        ClientOptions {
+            wait_for_ready: false,
+            ..exact()
+        },
+    );
     let began = Instant::now();
     let error = put(&client, PutOptions::default()).await.unwrap_err();
-    assert_eq!((error.kind, error.code, error.outcome), (ErrorKind::Connect, Code::Unavailable, Outcome::NotApplied));
+    assert_eq!(
+        (error.kind, error.code, error.outcome),
+        (ErrorKind::Connect, Code::Unavailable, Outcome::NotApplied)
+    );
     assert_eq!((error.attempts, began.elapsed() < 5 * MS), (2, true));
     assert!(error.to_string().contains("connection refused"), "{error}");
 
     let client = net.client(&["a", "b"], exact());
     let error = put(&client, within(500 * MS)).await.unwrap_err();
-    assert_eq!((error.kind, error.outcome), (ErrorKind::Connect, Outcome::NotApplied));
+    assert_eq!(
+        (error.kind, error.outcome),
+        (ErrorKind::Connect, Outcome::NotApplied)
+    );
     assert!(error.attempts > 4, "it kept trying: {}", error.attempts);
 
     // One that comes up in time is found.
@@ -219,8 +347,19 @@ async fn a_connection_that_breaks_is_replaced_and_the_write_repeated_under_its_i
 
         let (net, client) = Net::with(&["a", "b"], exact());
         net.script("a", [Act::Cut]);
-        let error = put(&client, PutOptions { no_request_id: true, ..PutOptions::default() }).await.unwrap_err();
-        assert_eq!((error.kind, error.outcome, net.asked().len()), (ErrorKind::Broken, Outcome::Unknown, 1));
+        let error = put(
+            &client,
+            PutOptions {
+                no_request_id: true,
+                ..PutOptions::default()
+            },
+        )
+        .await
+        .unwrap_err();
+        assert_eq!(
+            (error.kind, error.outcome, net.asked().len()),
+            (ErrorKind::Broken, Outcome::Unknown, 1)
+        );
     }
 }
 
@@ -231,15 +370,34 @@ async fn a_store_without_a_quorum_is_left_for_one_that_may_have_it() {
     put(&client, PutOptions::default()).await.unwrap();
     put(&client, PutOptions::default()).await.unwrap();
     assert_eq!(net.asked(), ["a", "b", "b"], "and stays left");
-    client.get("other", "k", ReadOptions::default()).await.unwrap();
-    assert_eq!(net.asked()[3..], ["a", "b"], "another namespace may be led elsewhere");
+    client
+        .get("other", "k", ReadOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(
+        net.asked()[3..],
+        ["a", "b"],
+        "another namespace may be led elsewhere"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_leader_that_a_refusal_names_is_asked_next() {
     let (net, client) = Net::with(&["a", "b", "c"], exact());
-    let metadata = vec![("leader", "3".to_owned()), ("leader_address", "c:1".to_owned()), ("outcome", "not_applied".to_owned())];
-    net.script("a", [Act::Refuse { code: Code::Unavailable, reason: "NOT_LEADER", metadata, retry_after_ms: 20 }]);
+    let metadata = vec![
+        ("leader", "3".to_owned()),
+        ("leader_address", "c:1".to_owned()),
+        ("outcome", "not_applied".to_owned()),
+    ];
+    net.script(
+        "a",
+        [Act::Refuse {
+            code: Code::Unavailable,
+            reason: "NOT_LEADER",
+            metadata,
+            retry_after_ms: 20,
+        }],
+    );
     put(&client, PutOptions::default()).await.unwrap();
     put(&client, PutOptions::default()).await.unwrap();
     assert_eq!(net.asked(), ["a", "c", "c"]);
@@ -251,53 +409,112 @@ async fn a_pinned_client_never_goes_elsewhere() {
     let pinned = client.on_endpoint(1);
     net.script("b", [no_quorum(), no_quorum(), Act::Cut]);
     put(&pinned, PutOptions::default()).await.unwrap_err();
-    assert_eq!(net.asked(), ["b", "b", "b"], "cut off from b, it does not ask a");
+    assert_eq!(
+        net.asked(),
+        ["b", "b", "b"],
+        "cut off from b, it does not ask a"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_overloaded_store_is_given_the_time_it_asks_for() {
     let (net, client) = Net::with(&["a", "b"], exact());
-    net.script("a", [refuse(Code::ResourceExhausted, "OVERLOADED", "not_applied", 150)]);
+    net.script(
+        "a",
+        [refuse(
+            Code::ResourceExhausted,
+            "OVERLOADED",
+            "not_applied",
+            150,
+        )],
+    );
     let began = Instant::now();
     put(&client, PutOptions::default()).await.unwrap();
     assert!(began.elapsed() >= 150 * MS);
-    assert_eq!(net.asked(), ["a", "a"], "no other store is less loaded: they forward");
+    assert_eq!(
+        net.asked(),
+        ["a", "a"],
+        "no other store is less loaded: they forward"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_leader_is_learned_from_the_cluster() {
-    let options = ClientOptions { discover: true, ..exact() };
+    let options = ClientOptions {
+        discover: true,
+        ..exact()
+    };
     let (net, client) = Net::with(&["a", "b"], options);
     net.start("c");
     let store = |id, name: &str, reachable| admin::StoreSummary {
-        member: Some(raft::Member { store_id: id, address: format!("{name}:1"), ..Default::default() }),
+        member: Some(raft::Member {
+            store_id: id,
+            address: format!("{name}:1"),
+            ..Default::default()
+        }),
         reachable,
         status: Some(raft::StoreStatus {
-            regions: vec![raft::RegionReport { region_id: 2, leader: 3, term: 5, ..Default::default() }],
+            regions: vec![raft::RegionReport {
+                region_id: 2,
+                leader: 3,
+                term: 5,
+                ..Default::default()
+            }],
             ..Default::default()
         }),
         ..Default::default()
     };
     net.tell_status(admin::ClusterStatusResponse {
         // d is nowhere: it must not be preferred, nor asked.
-        stores: vec![store(1, "a", true), store(3, "c", true), store(4, "d", true)],
-        regions: vec![raft::RegionDescriptor { id: 2, ..Default::default() }],
-        namespaces: vec![raft::NamespaceRow { id: 1, name: "n".into(), ..Default::default() }],
+        stores: vec![
+            store(1, "a", true),
+            store(3, "c", true),
+            store(4, "d", true),
+        ],
+        regions: vec![raft::RegionDescriptor {
+            id: 2,
+            ..Default::default()
+        }],
+        namespaces: vec![raft::NamespaceRow {
+            id: 1,
+            name: "n".into(),
+            ..Default::default()
+        }],
         ..Default::default()
     });
     put(&client, PutOptions::default()).await.unwrap();
     tokio::time::sleep(100 * MS).await;
     put(&client, PutOptions::default()).await.unwrap();
-    assert_eq!(net.asked(), ["a", "c"], "an endpoint that was not configured");
+    assert_eq!(
+        net.asked(),
+        ["a", "c"],
+        "an endpoint that was not configured"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn wrong_options_are_told_before_anything_is_sent() {
     let net = Net::default();
     let client = net.client(&["a"], exact());
-    let error = put(&client, PutOptions { ttl: Some(Duration::ZERO), ..PutOptions::default() }).await.unwrap_err();
+    let error = put(
+        &client,
+        PutOptions {
+            ttl: Some(Duration::ZERO),
+            ..PutOptions::default()
+        },
+    )
+    .await
+    .unwrap_err();
     assert_eq!((error.kind, error.attempts), (ErrorKind::Usage, 0));
-    let error = put(&client, PutOptions { ttl: Some(Duration::MAX), ..PutOptions::default() }).await.unwrap_err();
+    let error = put(
+        &client,
+        PutOptions {
+            ttl: Some(Duration::MAX),
+            ..PutOptions::default()
+        },
+    )
+    .await
+    .unwrap_err();
     assert_eq!(error.kind, ErrorKind::Usage);
     assert!(net.dials().is_empty());
     assert!(Client::new(ClientOptions::new(Vec::<String>::new())).is_err());
@@ -316,5 +533,7 @@ async fn calls_can_be_spawned() {
         let _ = client.cluster_status().await;
     });
     namespaces.await;
-    is_send(client.delete("n", "k", WriteOptions::default())).await.unwrap();
+    is_send(client.delete("n", "k", WriteOptions::default()))
+        .await
+        .unwrap();
 }

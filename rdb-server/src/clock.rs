@@ -37,6 +37,7 @@ pub struct SystemClock {
 
 impl SystemClock {
     /// Reads the wall clock once.
+    #[allow(clippy::disallowed_methods, reason = "this is the one reader of wall time")]
     pub fn new() -> SystemClock {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         SystemClock { started: Instant::now(), started_unix_ms: since_epoch.as_millis() as u64 }

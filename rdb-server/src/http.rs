@@ -13,6 +13,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What the probes look at.
 #[derive(Clone)]
@@ -25,6 +26,8 @@ pub struct Probes {
     pub namespaces: Namespaces,
     /// Its numbers.
     pub metrics: Arc<Metrics>,
+    /// The store hands over what it leads, and then ends.
+    pub leaving: Arc<AtomicBool>,
 }
 
 /// The routes.
@@ -48,6 +51,9 @@ impl Probes {
             name: "cluster".into(),
             problem: self.cluster.plan().is_none().then(|| "this store belongs to no cluster yet; see its log for whom it waits".into()),
         }];
+        if self.leaving.load(Ordering::Acquire) {
+            checks.push(Check { name: "leaving".into(), problem: Some("this store is shutting down".into()) });
+        }
         let initialised = self.namespaces.tables().cluster.is_some();
         checks.push(Check { name: "tables".into(), problem: (!initialised).then(|| "the cluster's tables are not here yet".into()) });
         for peer in self.manager.peers() {
@@ -82,7 +88,9 @@ async fn readyz(State(probes): State<Probes>, RawQuery(query): RawQuery) -> Resp
 }
 
 async fn metrics(State(probes): State<Probes>) -> Response {
-    match probes.metrics.encode() {
+    // The engine's numbers come off the disk's directory.
+    let encoded = tokio::task::spawn_blocking(move || probes.metrics.encode()).await;
+    match encoded.unwrap_or(Err(std::fmt::Error)) {
         Ok(text) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }

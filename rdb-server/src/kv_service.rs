@@ -2,6 +2,7 @@
 //!
 //! Decodes, checks limits, hands to the [`Router`], encodes. Decides nothing.
 
+use crate::config::LiveConfig;
 use crate::error::{Error, Outcome};
 use crate::metrics::{Metrics, Timed};
 use crate::router::{Found, Read, Router, ScanSpec, Written};
@@ -12,7 +13,7 @@ use futures::{FutureExt, Stream, StreamExt};
 use rdb_proto::kv::{self, batch_request, batch_response, compare_and_swap_request, kv_server::Kv};
 use rdb_proto::raft::{WriteOp, write_op::Kind};
 use rdb_types::key::prefix_end;
-use rdb_types::{Reason, Stamp, request_id};
+use rdb_types::{Reason, request_id};
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,56 +25,49 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// The longest time to live: 100 years. A longer one is a mistake in its unit.
 pub const MAX_TTL_MS: i64 = 100 * 366 * 24 * 3600 * 1000;
+/// The longest that a call may wait, whatever its caller says.
+const LONGEST_CALL: Duration = Duration::from_secs(3600);
 /// Messages of one batch stream that are worked on at once; then no more is read from it.
 const BATCH_WINDOW: usize = 64;
-
-/// What a request may bring at most.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Bytes of a key.
-    pub max_key: usize,
-    /// Bytes of a value.
-    pub max_value: usize,
-    /// How long a call without a deadline may take.
-    pub request_timeout: Duration,
-}
 
 /// The service.
 #[derive(Clone)]
 pub struct KvService {
     router: Router,
-    limits: Limits,
+    config: LiveConfig,
     metrics: Arc<Metrics>,
 }
 
 impl KvService {
     /// Over a router.
-    pub fn new(router: Router, limits: Limits, metrics: Arc<Metrics>) -> KvService {
-        KvService { router, limits, metrics }
+    pub fn new(router: Router, config: LiveConfig, metrics: Arc<Metrics>) -> KvService {
+        KvService { router, config, metrics }
     }
 
     fn deadline(&self, timeout: Option<Duration>) -> Result<Instant, Error> {
-        let timeout = timeout.unwrap_or(self.limits.request_timeout);
+        let timeout = timeout.unwrap_or_else(|| self.config.load().consistency.request_timeout);
         if timeout.is_zero() {
             return Err(Error::new(Reason::DeadlineExceeded, "the deadline had passed when the request came").outcome(Outcome::NotApplied));
         }
-        Ok(Instant::now() + timeout.min(Duration::from_secs(3600)))
+        Ok(Instant::now() + timeout.min(LONGEST_CALL))
     }
 
     fn check_key(&self, key: &Bytes) -> Result<(), Error> {
         if key.is_empty() {
             return Err(Error::invalid("key", "the key is empty; a key has at least one byte"));
         }
-        if key.len() > self.limits.max_key {
-            return Err(Error::over_limit("key", self.limits.max_key as u64, key.len() as u64));
+        let max_key = self.config.load().limits.max_key.as_bytes();
+        if key.len() as u64 > max_key {
+            return Err(Error::over_limit("key", max_key, key.len() as u64));
         }
         Ok(())
     }
 
     fn write_op(&self, kind: Kind, key: Bytes, value: Bytes, ttl_ms: i64, request_id: Bytes) -> Result<WriteOp, Error> {
         let checked = self.check_key(&key).and_then(|()| {
-            if value.len() > self.limits.max_value {
-                return Err(Error::over_limit("value", self.limits.max_value as u64, value.len() as u64));
+            let max_value = self.config.load().limits.max_value.as_bytes();
+            if value.len() as u64 > max_value {
+                return Err(Error::over_limit("value", max_value, value.len() as u64));
             }
             if ttl_ms < 0 {
                 return Err(Error::invalid("ttl_ms", format!("ttl_ms is {ttl_ms}; it is the milliseconds until the key expires, or 0")));
@@ -303,7 +297,7 @@ pub fn timeout_of<T>(request: &Request<T>) -> Option<Duration> {
     let text = request.metadata().get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let amount: u64 = digits.parse().ok()?;
-    Some(match unit {
+    let timeout = match unit {
         "H" => Duration::from_secs(amount.saturating_mul(3600)),
         "M" => Duration::from_secs(amount.saturating_mul(60)),
         "S" => Duration::from_secs(amount),
@@ -311,7 +305,11 @@ pub fn timeout_of<T>(request: &Request<T>) -> Option<Duration> {
         "u" => Duration::from_micros(amount),
         "n" => Duration::from_nanos(amount),
         _ => return None,
-    })
+    };
+    // A little less than the header says, so that our answer with its reason and outcome comes before
+    // the transport gives the call up on its own.
+    let timeout = timeout.min(LONGEST_CALL);
+    Some(timeout.saturating_sub((timeout / 10).min(Duration::from_millis(20))))
 }
 
 fn other_answer() -> Status {
@@ -365,8 +363,9 @@ impl Kv for KvService {
                 return Err(Error::invalid("prefix", "give a prefix, or start and end, not both"));
             }
             for (field, bound) in [("start", &scan.start), ("end", &scan.end), ("prefix", &scan.prefix)] {
-                if bound.len() > self.limits.max_key {
-                    return Err(Error::over_limit(field, self.limits.max_key as u64, bound.len() as u64));
+                let max_key = self.config.load().limits.max_key.as_bytes();
+                if bound.len() as u64 > max_key {
+                    return Err(Error::over_limit(field, max_key, bound.len() as u64));
                 }
             }
             let (start, end) = if by_prefix {
@@ -436,9 +435,4 @@ impl Kv for KvService {
 /// The answer of an RPC that is declared and not built yet.
 pub fn not_built(rpc: &str) -> Status {
     Error::new(Reason::Unimplemented, format!("{rpc} is not built yet in this version ({})", env!("CARGO_PKG_VERSION"))).to_status(false)
-}
-
-/// The present as users read it: milliseconds since the Unix epoch of a stamp.
-pub fn unix_ms(version: u64) -> u64 {
-    Stamp(version).unix_ms()
 }

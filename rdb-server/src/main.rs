@@ -3,6 +3,7 @@
 
 use clap::Parser;
 use rdb_server::config::{self, Cli};
+use rdb_server::logging::LogLevel;
 use rdb_server::server::{Store, StoreOptions};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,10 +24,13 @@ fn main() -> ExitCode {
         println!("the configuration is good");
         return ExitCode::SUCCESS;
     }
-    if let Err(error) = rdb_server::logging::start(&loaded.config.log) {
-        eprintln!("{error}");
-        return ExitCode::FAILURE;
-    }
+    let level = match rdb_server::logging::start(&loaded.config.log) {
+        Ok(level) => level,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -37,10 +41,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    runtime.block_on(run(loaded))
+    runtime.block_on(run(loaded, &cli, &level))
 }
 
-async fn run(loaded: config::Loaded) -> ExitCode {
+async fn run(loaded: config::Loaded, cli: &Cli, level: &LogLevel) -> ExitCode {
     let mut options = StoreOptions::new(loaded.config);
     // A failed sync is final: what was written since the last good one may be gone, and only a restart
     // finds out. Nothing is tried again.
@@ -48,12 +52,10 @@ async fn run(loaded: config::Loaded) -> ExitCode {
         tracing::error!(%error, "the disk can no longer be trusted: this process ends");
         std::process::abort();
     });
-    let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-        (Err(error), _) | (_, Err(error)) => {
-            eprintln!("cannot listen for signals: {error}");
-            return ExitCode::FAILURE;
-        }
+    let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+    let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = signals else {
+        eprintln!("cannot listen for signals");
+        return ExitCode::FAILURE;
     };
     let store = match Store::start(options).await {
         Ok(store) => store,
@@ -62,10 +64,13 @@ async fn run(loaded: config::Loaded) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let failed = tokio::select! {
-        why = store.failed() => Some(why),
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
+    let failed = loop {
+        tokio::select! {
+            why = store.failed() => break Some(why),
+            _ = terminate.recv() => break None,
+            _ = interrupt.recv() => break None,
+            _ = hangup.recv() => reload(&store, cli, level),
+        }
     };
     tracing::info!("leaving");
     store.shutdown().await;
@@ -76,4 +81,31 @@ async fn run(loaded: config::Loaded) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Reads the configuration again. What is wrong with it changes nothing.
+fn reload(store: &Store, cli: &Cli, level: &LogLevel) {
+    let loaded = match config::load(cli, config::process_env(), |path| std::fs::read_to_string(path)) {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            for error in errors.as_slice() {
+                tracing::error!(%error, "the new configuration is not taken up");
+            }
+            return;
+        }
+    };
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    if let Err(error) = level.set(&loaded.config.log) {
+        tracing::error!(%error, "the log level stays as it was");
+    }
+    let (live, restart) = store.reload(&loaded.config);
+    for change in &live {
+        tracing::info!(%change, "configuration changed");
+    }
+    for change in &restart {
+        tracing::warn!(%change, "this change waits for a restart");
+    }
+    tracing::info!(changed = live.len(), waiting = restart.len(), "configuration read again");
 }

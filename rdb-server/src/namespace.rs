@@ -20,14 +20,12 @@ use tokio::time::Instant;
 #[derive(Clone)]
 pub struct Namespaces {
     manager: Arc<PeerManager>,
-    /// A first write to an unknown name creates it.
-    auto_create: bool,
 }
 
 impl Namespaces {
     /// Over the peers of this store.
-    pub fn new(manager: Arc<PeerManager>, auto_create: bool) -> Namespaces {
-        Namespaces { manager, auto_create }
+    pub fn new(manager: Arc<PeerManager>) -> Namespaces {
+        Namespaces { manager }
     }
 
     fn meta_peer(&self) -> Result<Arc<Peer>, Error> {
@@ -79,7 +77,7 @@ impl Namespaces {
         if let Some(row) = self.tables().namespace(parsed.as_str()) {
             return Ok(row.clone());
         }
-        if !self.auto_create {
+        if !self.manager.context().config.load().consistency.auto_create {
             return self.find(name, deadline).await;
         }
         self.create(CreateNamespaceCommand { name: parsed.as_str().to_owned(), from_default: true, ..Default::default() }, deadline)
@@ -96,7 +94,11 @@ impl Namespaces {
         };
         tracing::info!(namespace = %row.name, id = row.id, mode = ?convert::mode(row.mode), from_default = row.from_default, "namespace is there");
         for peer in self.manager.data_peers() {
-            self.install(&peer, &row, deadline).await?;
+            // The namespace exists from here on; a region that cannot be told now is told by the first
+            // write to it, or by the reconciler.
+            if let Err(error) = self.install(&peer, &row, deadline).await {
+                tracing::warn!(namespace = %row.name, region = peer.id().0, %error, "the region is not told of the namespace yet");
+            }
         }
         Ok(row)
     }
@@ -132,7 +134,7 @@ pub fn require_strong(row: &NamespaceRow) -> Result<NamespaceId, Error> {
         Some(Mode::Strong) => Ok(NamespaceId(row.id)),
         _ => Err(Error::new(
             Reason::Unimplemented,
-            format!("namespace {:?} is eventual, and this build cannot serve eventual namespaces yet; use a strong one", row.name),
+            format!("namespace {:?} is eventual, and this build cannot serve eventual namespaces yet: create a strong one, `flaredb ns create NAME --mode strong`", row.name),
         )
         .with("namespace", &row.name)
         .outcome(Outcome::NotApplied)),

@@ -11,6 +11,7 @@ pub mod reads;
 pub mod strong;
 
 use crate::clock::StoreClock;
+use crate::config::LiveConfig;
 use crate::contacts::Contacts;
 use crate::error::Error;
 use crate::raft::{Inbound, NetworkSettings, QuorumView, RaftLogStore, RaftOf, RaftSettings, RegionNetwork, SnapshotSpool, StoreNode, raft_config};
@@ -30,6 +31,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use strong::{StrongCore, StrongQueue, StrongSettings};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -51,8 +53,10 @@ pub struct PeerContext {
     pub spool: Arc<dyn SnapshotSpool>,
     /// Raft's times and sizes.
     pub raft: RaftSettings,
-    /// Without a leader with a quorum for this long, requests are refused.
-    pub quorum_timeout: Duration,
+    /// The configuration in force.
+    pub config: LiveConfig,
+    /// Told when a region can no longer take part: this process has to start again.
+    pub fatal: watch::Sender<Option<String>>,
     /// Writes in one log entry at most.
     pub max_batch: usize,
     /// Operations that may wait in one region.
@@ -91,7 +95,7 @@ impl Peer {
         let quorum = Arc::new(QuorumWatch::new(
             context.me,
             region,
-            context.quorum_timeout,
+            context.config.clone(),
             raft.metrics(),
             context.contacts.clone(),
             view,
@@ -128,6 +132,7 @@ impl Peer {
             quorum,
             stop: stop.clone(),
         });
+        tokio::spawn(watch_over(Arc::downgrade(&peer), context.fatal.clone(), stop.clone()));
         tokio::spawn(keep_time(Arc::downgrade(&peer), context.clock.clone(), stop));
         Ok(peer)
     }
@@ -260,7 +265,7 @@ impl Peer {
             leader: metrics.current_leader.unwrap_or(0) as u32,
             term: metrics.current_term,
             applied_index: self.cell.applied_index(),
-            commit_index: metrics.committed.map_or(0, |id| id.index),
+            commit_index: metrics.local_committed.map_or(0, |id| id.index),
             last_index: metrics.last_log_index.unwrap_or(0),
             quorum: self.quorum.available(),
             quorum_age_ms: self.quorum.age().as_millis() as u64,
@@ -304,22 +309,58 @@ impl Peer {
     }
 }
 
-/// Keeps what followers are told about the quorum fresh, and, on the leader, moves the region's time on
-/// when a record is due to expire and nobody writes.
-async fn keep_time(peer: std::sync::Weak<Peer>, clock: Arc<StoreClock>, stop: CancellationToken) {
-    let mut turn = 0u32;
+/// Keeps what followers are told about the quorum fresh, and says in the log who leads, when the quorum
+/// is lost and when it is back, and when the region's consensus has ended.
+async fn watch_over(peer: std::sync::Weak<Peer>, fatal: watch::Sender<Option<String>>, stop: CancellationToken) {
+    let (mut leader, mut available) = (None, true);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(Duration::from_millis(20)) => {}
         }
         let Some(peer) = peer.upgrade() else { return };
+        let region = peer.id().0;
         peer.quorum.refresh_view();
-        turn = turn.wrapping_add(1);
-        if turn.is_multiple_of(5) && peer.quorum.is_leader() && peer.expiry_due(clock.unix_ms()) {
-            let Ok(stamp) = clock.reserve(1).await else { return };
+        let now = peer.quorum.leader();
+        if now != leader && now.is_some() {
+            let term = peer.raft.metrics().borrow_watched().current_term;
+            tracing::info!(region, term, leader = now.map(StoreId::get), "leader");
+            leader = now;
+        }
+        let has_quorum = peer.quorum.available();
+        if has_quorum != available {
+            let (reached, needed) = peer.quorum.reached_and_needed();
+            if has_quorum {
+                tracing::info!(region, reached, needed, "the quorum is back");
+            } else {
+                tracing::warn!(region, reached, needed, "no leader with a quorum: writes and linearizable reads are refused");
+            }
+            available = has_quorum;
+        }
+        let ended = peer.raft.metrics().borrow_watched().running_state.clone();
+        if let Err(error) = ended
+            && !stop.is_cancelled()
+        {
+            let why = format!("region {region} has stopped: {error}. Free disk space or mend the disk if that is the cause, and start the store again");
+            tracing::error!(region, %error, "the region has stopped");
+            let _ = fatal.send(Some(why));
+            return;
+        }
+    }
+}
+
+/// On the leader, moves the region's time on when a record is due to expire and nobody writes.
+async fn keep_time(peer: std::sync::Weak<Peer>, clock: Arc<StoreClock>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_millis(100)) => {}
+        }
+        let Some(peer) = peer.upgrade() else { return };
+        if peer.quorum.is_leader() && peer.expiry_due(clock.unix_ms()) {
+            // What fails here is tried again at the next turn.
+            let Ok(stamp) = clock.reserve(1).await else { continue };
             let tick = raft::Command { kind: Some(raft::command::Kind::Tick(raft::Tick { stamp: stamp.0 })) };
-            // If it does not get through, the next turn tries again.
             let _ = peer.command(tick, Instant::now() + Duration::from_secs(1)).await;
         }
     }

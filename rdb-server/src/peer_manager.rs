@@ -11,7 +11,8 @@ use crate::transport::PeerHandler;
 use futures::future::BoxFuture;
 use parking_lot::RwLock;
 use rdb_proto::raft::{self, peer_request, peer_response};
-use rdb_types::{Reason, RegionId, StoreId};
+use rdb_proto::convert;
+use rdb_types::{Policies, Reason, RegionId, StoreId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +23,6 @@ use tokio::time::Instant;
 pub struct StoreFacts {
     /// Id, disk, address.
     pub member: raft::Member,
-    /// What its configuration declares.
-    pub declared: Vec<raft::DeclaredNamespace>,
     /// Where its HTTP port is.
     pub http_address: String,
 }
@@ -88,12 +87,30 @@ impl PeerManager {
         raft::StoreStatus {
             member: Some(self.facts.member.clone()),
             regions: self.peers().iter().map(|peer| peer.report()).collect(),
-            declared: self.facts.declared.clone(),
+            declared: self.declared(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_ms: self.started.elapsed().as_millis() as u64,
             http_address: self.facts.http_address.clone(),
             plan: self.cluster.plan(),
         }
+    }
+
+    /// The namespaces that the configuration in force declares.
+    pub fn declared(&self) -> Vec<raft::DeclaredNamespace> {
+        let config = self.context.config.load();
+        let with_mode = config.namespaces.iter().filter_map(|(name, namespace)| Some((name, namespace, namespace.mode?)));
+        with_mode
+            .map(|(name, namespace, mode)| raft::DeclaredNamespace {
+                name: name.clone(),
+                mode: convert::mode_to_wire(mode),
+                policies: Some(convert::policies_to_wire(&Policies {
+                    durability: namespace.durability,
+                    max_lag_ms: namespace.max_lag.map_or(0, |lag| lag.as_millis() as u64),
+                    ttl_ms: namespace.ttl.map_or(0, |ttl| ttl.as_millis() as u64),
+                    conflict_log_bytes: namespace.conflict_log.as_bytes(),
+                })),
+            })
+            .collect()
     }
 
     /// What this store says of itself in the store table.

@@ -14,7 +14,6 @@ use rdb_proto::raft::{self, NamespaceRow, raft_service_server::RaftService};
 use rdb_types::{NamespaceName, StoreId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
@@ -23,17 +22,16 @@ pub struct ModeService {
     manager: Arc<PeerManager>,
     namespaces: Namespaces,
     stores: Stores,
-    request_timeout: Duration,
 }
 
 impl ModeService {
     /// Over the tables and the peers of this store.
-    pub fn new(manager: Arc<PeerManager>, namespaces: Namespaces, stores: Stores, request_timeout: Duration) -> ModeService {
-        ModeService { manager, namespaces, stores, request_timeout }
+    pub fn new(manager: Arc<PeerManager>, namespaces: Namespaces, stores: Stores) -> ModeService {
+        ModeService { manager, namespaces, stores }
     }
 
     fn deadline<T>(&self, request: &Request<T>) -> Instant {
-        Instant::now() + timeout_of(request).unwrap_or(self.request_timeout)
+        Instant::now() + timeout_of(request).unwrap_or_else(|| self.manager.context().config.load().consistency.request_timeout)
     }
 
     /// A namespace as this store sees it. Counts are those of this replica.

@@ -9,7 +9,6 @@ use crate::namespace::{Namespaces, require_strong};
 use crate::peer::Peer;
 use crate::peer::strong::result_of;
 use crate::peer_manager::PeerManager;
-use crate::region::apply::NOT_INSTALLED;
 use crate::session::SessionToken;
 use bytes::Bytes;
 use rdb_proto::kv::{self, Consistency, KeyValue, Mode, Receipt};
@@ -19,13 +18,15 @@ use rdb_types::{GlobalKey, NamespaceId, Reason, Record, Stamp, StoreId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 /// Bytes of keys and values in one page of a scan.
 const PAGE_BYTES: usize = 1 << 20;
 /// A scan whose reader takes no page for this long is ended: it holds a snapshot.
 const SLOW_READER: Duration = Duration::from_secs(30);
+/// Scans under way at once. Each holds a thread and a snapshot for as long as its reader takes.
+const SCANS: usize = 64;
 /// A staleness bound that is not known: nothing was heard of a leader since the start.
 pub const STALENESS_UNKNOWN_MS: u64 = u64::MAX;
 
@@ -79,6 +80,7 @@ pub struct Router {
     me: StoreId,
     manager: Arc<PeerManager>,
     namespaces: Namespaces,
+    scans: Arc<Semaphore>,
 }
 
 struct Place {
@@ -89,7 +91,7 @@ struct Place {
 impl Router {
     /// Over the peers of this store.
     pub fn new(me: StoreId, manager: Arc<PeerManager>, namespaces: Namespaces) -> Router {
-        Router { me, manager, namespaces }
+        Router { me, manager, namespaces, scans: Arc::new(Semaphore::new(SCANS)) }
     }
 
     /// The namespaces that requests name.
@@ -164,6 +166,8 @@ impl Router {
         }
         let record = stored.map(Record::decode).transpose().map_err(|error| damaged(&peer, &error))?;
         let record = record.filter(|record| !record.tombstone && !record.is_expired(now));
+        // The summary follows the data: what was read may be newer than it.
+        let revision = revision.max(record.as_ref().map_or(0, |record| record.revision));
         Ok(Found { record, receipt: self.receipt(&peer, epoch, revision, staleness_ms) })
     }
 
@@ -272,23 +276,8 @@ impl Router {
             let error = error.outcome(Outcome::NotApplied);
             return (0..count).map(|_| Err(error.clone())).collect();
         }
-        let retry = ops.clone();
-        let results = match peer.write(ops, deadline).await {
-            Ok(results) => results.into_iter().map(result_of).collect::<Vec<_>>(),
-            Err(error) => return (0..count).map(|_| Err(error.clone())).collect(),
-        };
-        let not_installed = |result: &Result<Applied, Error>| {
-            matches!(result, Err(error) if error.metadata.contains_key(NOT_INSTALLED))
-        };
-        if !results.iter().all(not_installed) {
-            return results;
-        }
-        // The leader had not been told when this was applied: tell it, then once more.
-        if let Err(error) = self.namespaces.install(peer, row, deadline).await {
-            let error = error.outcome(Outcome::NotApplied);
-            return (0..count).map(|_| Err(error.clone())).collect();
-        }
-        match peer.write(retry, deadline).await {
+        // The entry that installs the namespace stands before these in the log, whoever applies them.
+        match peer.write(ops, deadline).await {
             Ok(results) => results.into_iter().map(result_of).collect(),
             Err(error) => (0..count).map(|_| Err(error.clone())).collect(),
         }
@@ -332,10 +321,14 @@ impl Router {
         let Some(first) = parts.first() else {
             return Err(Error::new(Reason::NotReady, "this store is still joining its cluster; try again"));
         };
+        let Ok(permit) = self.scans.clone().try_acquire_owned() else {
+            return Err(Error::new(Reason::Overloaded, format!("{SCANS} scans are under way at this store; try again, or read the open ones to their end")).with("limit", SCANS));
+        };
         let view = first.peer.snapshot();
         let (pages, reader) = mpsc::channel(2);
         let runtime = tokio::runtime::Handle::current();
         tokio::task::spawn_blocking(move || {
+            let _permit = permit;
             let send = |page| runtime.block_on(async { pages.send_timeout(page, SLOW_READER).await.is_ok() });
             if let Err(error) = scan_parts(view.as_ref(), &parts, &spec, &send) {
                 send(Err(error));
@@ -366,6 +359,13 @@ fn scan_parts(view: &dyn View, parts: &[Part], spec: &ScanSpec, send: &impl Fn(R
                 continue;
             }
             let Some(global) = GlobalKey::from_bytes(key) else { continue };
+            if let Some(receipt) = &mut page.receipt
+                && record.revision > receipt.revision
+            {
+                // The summary follows the data: what was read may be newer than it.
+                receipt.revision = record.revision;
+                receipt.session = SessionToken { region: part.peer.id(), revision: record.revision }.encode();
+            }
             let entry = KeyValue {
                 key: global.user_key(),
                 value: if spec.keys_only { Bytes::new() } else { record.value },

@@ -8,11 +8,11 @@
 use crate::admin_service::AdminService;
 use crate::clock::{PhysicalClock, StoreClock, SystemClock};
 use crate::cluster::{Cluster, Step};
-use crate::config::{Config, EngineKind};
+use crate::config::{Config, EngineKind, KeyChange, LiveConfig};
 use crate::contacts::{Contacts, Listening};
 use crate::error::Error;
 use crate::http::{self, Probes};
-use crate::kv_service::{KvService, Limits};
+use crate::kv_service::KvService;
 use crate::layout_store as layout;
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
@@ -25,19 +25,21 @@ use crate::stores::Stores;
 use crate::transport::grpc::PeerService;
 use crate::transport::grpc::{GrpcOptions, GrpcTransport, Incoming};
 use crate::transport::{Lane, SharedTransport};
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use prost::Message;
 use rdb_proto::admin::admin_server::AdminServer;
 use rdb_proto::kv::kv_server::KvServer;
 use rdb_proto::raft::raft_service_server::RaftServiceServer;
-use rdb_proto::raft::{self, ClusterPlan, DeclaredNamespace, Member, RegionDescriptor, command, peer_request, peer_response};
+use rdb_proto::raft::{self, ClusterPlan, Member, RegionDescriptor, command, peer_request, peer_response};
 use rdb_proto::{WIRE_MINOR, convert};
 use rdb_storage::{Committer, DataDir, Durability, Engine, Family, MemoryEngine, RocksEngine, RocksOptions, StorageError, WriteBatch};
-use rdb_types::{GlobalKey, NamespaceId, Policies, Reason, RegionId, StoreId};
+use rdb_types::{GlobalKey, NamespaceId, Reason, RegionId, StoreId};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -104,9 +106,6 @@ pub enum StartError {
     /// Something in the directory cannot be used.
     #[error("{0}")]
     Disk(String),
-    /// The cluster refuses this store.
-    #[error("{0}")]
-    Refused(String),
 }
 
 /// A running store.
@@ -122,7 +121,7 @@ pub struct Store {
 /// What the tasks of a store share.
 struct Parts {
     me: StoreId,
-    config: Config,
+    config: LiveConfig,
     data_dir: Option<DataDir>,
     engine: Arc<dyn Engine>,
     committer: Committer,
@@ -175,13 +174,18 @@ impl Store {
         let cluster = Cluster::new(member.clone(), &peers, plan).ok_or_else(|| StartError::Disk("the store has no id".into()))?;
 
         let contacts = Arc::new(Contacts::new());
-        let grpc_options = GrpcOptions::default();
+        let mut grpc_options = GrpcOptions::default();
+        // An entry holds what one request brought, a message one entry at least.
+        let largest = usize::try_from(config.limits.max_request.as_bytes()).unwrap_or(usize::MAX);
+        grpc_options.max_message_bytes = grpc_options.max_message_bytes.max(largest.saturating_mul(2).saturating_add(1 << 20));
         let grpc = GrpcTransport::new(me, cluster.clone(), grpc_options.clone());
         let wrapped: SharedTransport = match wrap_transport {
             Some(wrap) => wrap(me, grpc.clone()),
             None => grpc.clone(),
         };
         let transport: SharedTransport = Listening::new(wrapped, contacts.clone());
+        let live: LiveConfig = Arc::new(ArcSwap::from_pointee(config.clone()));
+        let (failed, fatal) = watch::channel(None);
         let context = PeerContext {
             me,
             engine: engine.clone(),
@@ -195,20 +199,23 @@ impl Store {
                 election_min: config.raft.election_min,
                 election_max: config.raft.election_max,
                 snapshot_after: config.raft.snapshot_after,
+                // A quarter: who was away for a moment is served from the log, and the log stays small.
+                keep_after_snapshot: config.raft.snapshot_after / 4,
                 ..RaftSettings::default()
             },
-            quorum_timeout: config.consistency.quorum_timeout,
+            config: live.clone(),
+            fatal: failed.clone(),
             max_batch: config.raft.max_batch as usize,
             max_inflight: config.limits.max_inflight as usize,
             request_id_retention: config.consistency.request_id_retention,
         };
-        let facts = StoreFacts { member, declared: declared(&config), http_address: http_addr.to_string() };
+        let facts = StoreFacts { member, http_address: http_addr.to_string() };
         let manager = PeerManager::new(context, cluster.clone(), facts);
-        let namespaces = Namespaces::new(manager.clone(), config.consistency.auto_create);
+        let namespaces = Namespaces::new(manager.clone());
         let metrics = Metrics::new();
         metrics.attach(manager.clone(), namespaces.clone());
         let peer_service = PeerService::new(manager.clone(), cluster.clone(), &grpc_options);
-        let probes = Probes { cluster: cluster.clone(), manager: manager.clone(), namespaces: namespaces.clone(), metrics: metrics.clone() };
+        let probes = Probes { cluster: cluster.clone(), manager: manager.clone(), namespaces: namespaces.clone(), metrics: metrics.clone(), leaving: Arc::default() };
         let parts = Arc::new(Parts {
             me,
             data_dir,
@@ -221,7 +228,7 @@ impl Store {
             manager: manager.clone(),
             namespaces: namespaces.clone(),
             probes,
-            config,
+            config: live,
         });
 
         let stop = CancellationToken::new();
@@ -234,7 +241,6 @@ impl Store {
                 tracing::error!(%error, "the HTTP port is closed");
             }
         });
-        let (failed, fatal) = watch::channel(None);
         let (life, halt) = (parts.clone(), stop.clone());
         tasks.spawn(async move {
             let lived = tokio::select! {
@@ -280,8 +286,18 @@ impl Store {
         }
     }
 
+    /// Takes up a new configuration: the changes that are in force now, and those that wait for a
+    /// restart.
+    pub fn reload(&self, new: &Config) -> (Vec<KeyChange>, Vec<KeyChange>) {
+        let old = self.parts.config.load();
+        let changes = old.diff_reloadable(new);
+        self.parts.config.store(Arc::new(old.reloaded(new)));
+        changes
+    }
+
     /// Leaves in order.
     pub async fn shutdown(mut self) {
+        self.parts.probes.leaving.store(true, Ordering::Release);
         self.parts.manager.hand_over(HAND_OVER).await;
         self.stop.cancel();
         self.parts.peer_service.close();
@@ -339,23 +355,6 @@ fn stored_plan(engine: &dyn Engine) -> Result<Option<ClusterPlan>, StorageError>
     }
 }
 
-/// The namespaces that a configuration declares.
-fn declared(config: &Config) -> Vec<DeclaredNamespace> {
-    let with_mode = config.namespaces.iter().filter_map(|(name, namespace)| Some((name, namespace, namespace.mode?)));
-    with_mode
-        .map(|(name, namespace, mode)| DeclaredNamespace {
-            name: name.clone(),
-            mode: convert::mode_to_wire(mode),
-            policies: Some(convert::policies_to_wire(&Policies {
-                durability: namespace.durability,
-                max_lag_ms: namespace.max_lag.map_or(0, |lag| lag.as_millis() as u64),
-                ttl_ms: namespace.ttl.map_or(0, |ttl| ttl.as_millis() as u64),
-                conflict_log_bytes: namespace.conflict_log.as_bytes(),
-            })),
-        })
-        .collect()
-}
-
 /// The regions that a cluster starts with: the meta region, and the data regions between the splits.
 fn first_regions(config: &Config) -> Vec<RegionDescriptor> {
     let data_start = GlobalKey::namespace_start(NamespaceId::DEFAULT);
@@ -395,16 +394,15 @@ impl Parts {
         metrics: &Arc<Metrics>,
         options: &GrpcOptions,
     ) {
-        let limits = &self.config.limits;
+        let config = self.config.load();
+        let limits = &config.limits;
         let max_request = limits.max_request.as_bytes() as usize;
         let router = Router::new(self.me, self.manager.clone(), self.namespaces.clone());
         let stores = Stores::new(self.me, self.manager.clone(), self.transport.clone());
-        let request_timeout = self.config.consistency.request_timeout;
-        let kv_limits = Limits { max_key: limits.max_key.as_bytes() as usize, max_value: limits.max_value.as_bytes() as usize, request_timeout };
-        let kv = KvServer::new(KvService::new(router, kv_limits, metrics.clone()))
+        let kv = KvServer::new(KvService::new(router, self.config.clone(), metrics.clone()))
             .max_decoding_message_size(max_request)
             .max_encoding_message_size(usize::MAX);
-        let modes = RaftServiceServer::new(ModeService::new(self.manager.clone(), self.namespaces.clone(), stores.clone(), request_timeout))
+        let modes = RaftServiceServer::new(ModeService::new(self.manager.clone(), self.namespaces.clone(), stores.clone()))
             .max_decoding_message_size(max_request);
         let admin = AdminServer::new(AdminService::new(self.me, self.manager.clone(), self.namespaces.clone(), stores))
             .max_decoding_message_size(max_request);
@@ -471,9 +469,9 @@ impl Parts {
                     let plan = ClusterPlan {
                         cluster_id: uuid::Uuid::new_v4().to_string(),
                         members,
-                        regions: first_regions(&self.config),
-                        namespaces: declared(&self.config),
-                        default_mode: convert::mode_to_wire(self.config.consistency.default_mode),
+                        regions: first_regions(&self.config.load()),
+                        namespaces: self.manager.declared(),
+                        default_mode: convert::mode_to_wire(self.config.load().consistency.default_mode),
                     };
                     tracing::info!(cluster = %plan.cluster_id, "beginning a cluster");
                     self.keep_plan(plan, true).await?;
@@ -533,7 +531,7 @@ impl Parts {
         let init = command::Kind::InitCluster(raft::InitCluster { plan: Some(plan.clone()) });
         let register = command::Kind::RegisterStore(raft::RegisterStore {
             member: Some(facts.member),
-            declared: facts.declared,
+            declared: self.manager.declared(),
             wire_minor: WIRE_MINOR,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             http_address: facts.http_address,

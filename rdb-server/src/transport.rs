@@ -51,7 +51,8 @@ pub enum TransportError {
         /// In words.
         why: String,
     },
-    /// The other store answered with a refusal.
+    /// The other store answered with a refusal; or the request was refused here, before it was sent,
+    /// because it is over the limit of a message.
     #[error(transparent)]
     Refused(Error),
 }
@@ -75,6 +76,9 @@ pub trait Transport: Send + Sync + 'static {
 pub trait PeerHandler: Send + Sync + 'static {
     /// Takes the request into its region's queue before it returns (that keeps the sender's order);
     /// the future resolves with the answer. `RegionId(0)` is the store itself.
+    ///
+    /// The future is dropped unfinished when the caller is gone or `timeout` has passed: what must
+    /// happen anyway must not depend on its being polled.
     fn handle(
         &self,
         from: StoreId,

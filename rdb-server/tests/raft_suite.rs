@@ -13,3 +13,5 @@ mod cluster_tests;
 mod log_tests;
 #[path = "raft_suite/machine.rs"]
 mod machine;
+#[path = "raft_suite/rocks.rs"]
+mod rocks;

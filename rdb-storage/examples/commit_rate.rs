@@ -7,6 +7,12 @@
 //! last is done (as a server with many requests under way does, without a thread for each).
 //! The directory should be on the disk that is meant: a tmpfs syncs for nothing.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command speaks to its user"
+)]
+
 use std::{
     error::Error,
     path::PathBuf,
@@ -133,7 +139,7 @@ fn with_callbacks(committer: &Committer, callers: usize, time: Duration) -> u64 
         done: AtomicU64,
         stop: AtomicBool,
         /// Closes when the last caller has stopped.
-        _ended: mpsc::Sender<()>,
+        _ended: mpsc::SyncSender<()>,
     }
     fn next(run: Arc<Run>) {
         let number = run.done.fetch_add(1, Ordering::Relaxed);
@@ -148,7 +154,7 @@ fn with_callbacks(committer: &Committer, callers: usize, time: Duration) -> u64 
             }),
         );
     }
-    let (ended, wait) = mpsc::channel();
+    let (ended, wait) = mpsc::sync_channel(1);
     let run = Arc::new(Run {
         committer: committer.clone(),
         done: AtomicU64::new(0),

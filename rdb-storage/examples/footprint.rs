@@ -5,6 +5,12 @@
 //! The load is what a strong store writes: a log entry first, then the record, and a range of
 //! the log removed now and then. Resident memory is that of this process (Linux only).
 
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command speaks to its user"
+)]
+
 use std::{error::Error, fs, path::PathBuf, sync::Arc};
 
 use rdb_storage::{

@@ -5,6 +5,12 @@
 //!
 //! Each check is a function that gets a fresh engine and panics with what it found.
 
+#![allow(
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "this is test code that other crates' tests can run, so it cannot be behind cfg(test)"
+)]
+
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
@@ -24,6 +30,9 @@ pub trait Subject {
     fn reopen(&mut self);
 }
 
+/// A check; panics with what it found.
+type Check = fn(&mut dyn Subject);
+
 /// Makes a subject with an empty engine.
 pub type MakeSubject<'a> = &'a dyn Fn() -> Box<dyn Subject>;
 
@@ -32,7 +41,7 @@ pub type MakeSubject<'a> = &'a dyn Fn() -> Box<dyn Subject>;
 /// # Panics
 /// The engine does not keep the contract.
 pub fn run(make: MakeSubject<'_>) {
-    let checks: [(&str, fn(&mut dyn Subject)); 11] = [
+    let checks: [(&str, Check); 11] = [
         ("put, get, delete", puts_gets_deletes),
         ("families are apart", families_are_apart),
         ("order within a batch", the_later_operation_of_a_batch_wins),

@@ -162,7 +162,7 @@ impl DataDir {
         let identity = match check(path, store_id)? {
             Some(identity) => identity,
             None => {
-                let identity = StoreIdentity::new(store_id);
+                let identity = StoreIdentity::new(store_id, changed_unix_s(&lock));
                 write_store_file(path, &identity)?;
                 identity
             }
@@ -345,6 +345,16 @@ fn take_lock(path: &Path) -> Result<File, DataDirError> {
         }
         Err(TryLockError::Error(error)) => Err(io_error("lock", &file)(error)),
     }
+}
+
+/// When a file was made or changed. The file system's word for what time it is now, for a file that
+/// was just made: this crate reads no clock.
+fn changed_unix_s(file: &File) -> u64 {
+    file.metadata()
+        .and_then(|metadata| metadata.modified())
+        .ok()
+        .and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok())
+        .map_or(0, |since_1970| since_1970.as_secs())
 }
 
 /// Tells the next one who holds the lock. Not synced: after a crash nobody holds it.

@@ -373,17 +373,16 @@ struct RocksSnapshot {
 
 impl RocksSnapshot {
     fn new(database: Arc<Database>) -> Self {
-        // SAFETY: the snapshot borrows `database.db`, which lives on the heap behind the `Arc`
-        // in the same struct: it does not move, nothing takes `&mut` of it or moves it out
-        // (there is neither `Arc::get_mut` nor `Arc::into_inner` here), and it is dropped after
-        // the snapshot because it is declared after it. The `'static` never leaves this struct.
+        let borrowed: Snapshot<'_> = database.db.snapshot();
         #[allow(
             unsafe_code,
             reason = "a snapshot that owns its database has to refer to its own field"
         )]
-        let snapshot: Snapshot<'static> = unsafe {
-            std::mem::transmute::<Snapshot<'_>, Snapshot<'static>>(database.db.snapshot())
-        };
+        // SAFETY: the snapshot borrows `database.db`, which lives on the heap behind the `Arc`
+        // in the same struct: it does not move, nothing takes `&mut` of it or moves it out
+        // (there is neither `Arc::get_mut` nor `Arc::into_inner` here), and it is dropped after
+        // the snapshot because it is declared after it. The `'static` never leaves this struct.
+        let snapshot = unsafe { std::mem::transmute::<Snapshot<'_>, Snapshot<'static>>(borrowed) };
         let mut options = ReadOptions::default();
         options.set_snapshot(&snapshot);
         Self {

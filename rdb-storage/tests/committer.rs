@@ -1,6 +1,11 @@
 //! The committer: who is called back when, how often the disk is synced, and what a failure
 //! does to everyone.
 
+#![allow(
+    clippy::expect_used,
+    reason = "helpers of tests may stop at what they did not expect"
+)]
+
 use std::{
     future::Future,
     pin::pin,
@@ -117,11 +122,14 @@ fn put(key: impl Into<bytes::Bytes>) -> WriteBatch {
     batch
 }
 
+/// More outcomes than any test here has, so that a callback never blocks on reporting one.
+const OUTCOMES: usize = 10_000;
+
 type Outcome = (&'static str, Result<(), StorageError>);
 
 /// A callback that reports under a name.
 fn report(
-    to: &mpsc::Sender<Outcome>,
+    to: &mpsc::SyncSender<Outcome>,
     name: &'static str,
 ) -> Box<dyn FnOnce(Result<(), StorageError>) + Send> {
     let to = to.clone();
@@ -164,7 +172,7 @@ fn one_sync_serves_everyone_who_waited_for_the_one_before() {
     let engine = Arc::new(SlowEngine::new());
     let fatal = Fatal::default();
     let committer = Committer::start(Arc::clone(&engine) as _, fatal.hook());
-    let (to, from) = mpsc::channel();
+    let (to, from) = mpsc::sync_channel(OUTCOMES);
 
     committer.submit(put("first"), Durability::Synced, report(&to, "first"));
     engine.wait_for_sync(1);
@@ -193,7 +201,7 @@ fn one_sync_serves_everyone_who_waited_for_the_one_before() {
 fn written_is_called_back_while_the_sync_is_under_way() {
     let engine = Arc::new(SlowEngine::new());
     let committer = Committer::start(Arc::clone(&engine) as _, Fatal::default().hook());
-    let (to, from) = mpsc::channel();
+    let (to, from) = mpsc::sync_channel(OUTCOMES);
 
     committer.submit_staged(put("log"), report(&to, "written"), report(&to, "synced"));
     assert_eq!(next_ok(&from), "written");
@@ -218,7 +226,7 @@ fn written_is_called_back_while_the_sync_is_under_way() {
 fn batches_take_effect_in_the_order_of_submission() {
     let engine = Arc::new(MemoryEngine::new());
     let committer = Committer::start(Arc::clone(&engine) as _, Fatal::default().hook());
-    let (to, from) = mpsc::channel();
+    let (to, from) = mpsc::sync_channel(OUTCOMES);
     // Each thread counts upwards in a key of its own and logs what it saw confirmed.
     let mut order = Vec::new();
     thread::scope(|scope| {
@@ -260,7 +268,7 @@ fn a_failed_sync_is_final() {
     let engine = Arc::new(SlowEngine::new());
     let fatal = Fatal::default();
     let committer = Committer::start(Arc::clone(&engine) as _, fatal.hook());
-    let (to, from) = mpsc::channel();
+    let (to, from) = mpsc::sync_channel(OUTCOMES);
 
     committer.submit_staged(put("a"), report(&to, "a written"), report(&to, "a synced"));
     assert_eq!(next_ok(&from), "a written");
@@ -315,7 +323,7 @@ fn a_full_disk_is_told_and_survived() {
 fn shutdown_finishes_what_is_queued_and_calls_everyone() {
     let engine = Arc::new(SlowEngine::new());
     let committer = Committer::start(Arc::clone(&engine) as _, Fatal::default().hook());
-    let (to, from) = mpsc::channel();
+    let (to, from) = mpsc::sync_channel(OUTCOMES);
     committer.submit(put("first"), Durability::Synced, report(&to, "first"));
     engine.wait_for_sync(1);
     for _ in 0..100 {
@@ -342,7 +350,7 @@ fn shutdown_finishes_what_is_queued_and_calls_everyone() {
 fn the_thread_ends_with_the_last_committer() {
     let engine = Arc::new(MemoryEngine::new());
     let committer = Committer::start(Arc::clone(&engine) as _, Fatal::default().hook());
-    let (to, from) = mpsc::channel();
+    let (to, from) = mpsc::sync_channel(OUTCOMES);
     let other = committer.clone();
     drop(committer);
     other.submit(put("a"), Durability::Synced, report(&to, "a"));
@@ -360,7 +368,7 @@ fn the_thread_ends_with_the_last_committer() {
 fn shutdown_from_a_callback_does_not_wait_for_itself() {
     let engine = Arc::new(MemoryEngine::new());
     let committer = Committer::start(Arc::clone(&engine) as _, Fatal::default().hook());
-    let (to, from) = mpsc::channel();
+    let (to, from) = mpsc::sync_channel(OUTCOMES);
     let inner = committer.clone();
     committer.submit(
         put("a"),
@@ -399,7 +407,7 @@ fn a_driver_can_be_run_by_hand() {
     let engine = Arc::new(MemoryEngine::new());
     let (committer, mut driver) =
         Committer::manual(Arc::clone(&engine) as _, Fatal::default().hook());
-    let (to, from) = mpsc::channel();
+    let (to, from) = mpsc::sync_channel(OUTCOMES);
     assert!(driver.try_group().is_none());
 
     committer.submit_staged(put("a"), report(&to, "written"), report(&to, "synced"));

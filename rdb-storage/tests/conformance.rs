@@ -1,5 +1,10 @@
 //! Both engines keep the contract: the suite, and random histories against a `BTreeMap`.
 
+#![allow(
+    clippy::expect_used,
+    reason = "helpers of tests may stop at what they did not expect"
+)]
+
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use bytes::Bytes;

@@ -1,6 +1,11 @@
 //! A data directory is accepted once it is certain whose it is; otherwise it is refused with
 //! one clear line, and stays as it was.
 
+#![allow(
+    clippy::expect_used,
+    reason = "helpers of tests may stop at what they did not expect"
+)]
+
 use std::{
     collections::BTreeMap,
     fs,

@@ -6,6 +6,12 @@
 //!     mount -t tmpfs -o size=24m none DIR
 //!     FLAREDB_TEST_SMALL_DISK=DIR cargo test -p rdb-storage --test full_disk -- --ignored
 
+#![allow(
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "helpers of tests may stop at what they did not expect, and show what they measured"
+)]
+
 use std::{
     fs::{self, File},
     io::Write,

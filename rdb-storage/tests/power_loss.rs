@@ -3,6 +3,12 @@
 //!
 //! The test starts itself again as the writer: a thread of the same process could not be killed.
 
+#![allow(
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "helpers of tests may stop at what they did not expect, and show what they measured"
+)]
+
 use std::{
     io::{BufRead, BufReader, Write},
     path::Path,

@@ -1,6 +1,12 @@
 //! What RocksDB's files look like after a power loss or a bad disk, and what opening them does:
 //! a torn tail of the write-ahead log is cut, any other damage stops the open.
 
+#![allow(
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "helpers of tests may stop at what they did not expect, and show what they measured"
+)]
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -129,36 +135,31 @@ fn a_flipped_byte_is_never_survived_with_a_loss() {
     let crashed = Crashed::new();
     let all: Vec<u32> = (0..RECORDS).collect();
     let (mut refused, mut unharmed) = (0, 0);
-    // Each byte of the first record and of the last, and some in between: headers, which RocksDB
-    // trusts before it has checked them, are in each of these.
+    // Each byte of the first record's header and of the last record, and some in between: RocksDB
+    // trusts a header before it has checked it. Opening takes ten milliseconds, so not all.
     let length = crashed.log.len();
-    let positions = (0..700)
-        .chain((700..length - 400).step_by(23))
-        .chain(length - 400..length);
+    let positions = (0..80)
+        .chain((80..length - 300).step_by(47))
+        .chain(length - 300..length);
     for position in positions {
-        for mask in [0x01, 0x04, 0x80] {
-            let mut log = crashed.log.clone();
-            log[position] ^= mask;
-            let image = crashed.with_log(&log);
-            match open(&image) {
-                Ok(engine) => {
-                    assert_eq!(numbers(&engine), all, "byte {position} mask {mask:#x}");
-                    unharmed += 1;
-                }
-                Err(error) => {
-                    assert!(error.is_corruption(), "byte {position}: {error}");
-                    let text = error.to_string();
-                    assert!(
-                        text.contains(".log at byte "),
-                        "byte {position} mask {mask:#x}: {text}"
-                    );
-                    refused += 1;
-                }
+        let mut log = crashed.log.clone();
+        log[position] ^= 1 << (position % 8);
+        let image = crashed.with_log(&log);
+        match open(&image) {
+            Ok(engine) => {
+                assert_eq!(numbers(&engine), all, "byte {position}");
+                unharmed += 1;
+            }
+            Err(error) => {
+                assert!(error.is_corruption(), "byte {position}: {error}");
+                let text = error.to_string();
+                assert!(text.contains(".log at byte "), "byte {position}: {text}");
+                refused += 1;
             }
         }
     }
     println!("flipped bytes: {refused} refused, {unharmed} without effect");
-    assert!(refused > 1_000);
+    assert!(refused > 500);
 }
 
 #[test]

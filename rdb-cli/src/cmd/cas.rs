@@ -12,8 +12,7 @@ use rdb_client::Change;
 use serde_json::json;
 use std::process::ExitCode;
 
-/// Needs a strong namespace. A lost one changes nothing, prints the version that is there, and ends
-/// with exit code 5.
+/// Arguments of `cas`.
 #[derive(Args, Debug)]
 pub(crate) struct Cas {
     #[command(flatten)]
@@ -33,12 +32,27 @@ impl Cas {
     pub(crate) async fn run(&self, shared: &Shared) -> Result<ExitCode, Error> {
         let client = shared.client()?;
         let key = self.key.bytes()?;
-        let change = if self.delete { Change::Delete } else { Change::Put(self.value.read().await?) };
+        let change = if self.delete {
+            Change::Delete
+        } else {
+            Change::Put(self.value.read().await?)
+        };
         let options = self.write.options();
-        let answer =
-            client.compare_and_swap(&shared.namespace, key.clone(), self.expected_version, change, options).await?;
+        let answer = client
+            .compare_and_swap(
+                &shared.namespace,
+                key.clone(),
+                self.expected_version,
+                change,
+                options,
+            )
+            .await?;
         // Of use to whoever goes on: the version that is there now.
-        let version = if answer.success { answer.new_version } else { answer.current_version };
+        let version = if answer.success {
+            answer.new_version
+        } else {
+            answer.current_version
+        };
         let mut out = Output::one(shared.output, &["SUCCESS", "VERSION"]);
         out.add(Item {
             row: vec![answer.success.to_string(), version.to_string()],

@@ -6,7 +6,7 @@ use crate::output;
 use clap::{Args, CommandFactory, ValueEnum};
 use std::process::ExitCode;
 
-/// Prints the script; for bash: source <(flaredb completion bash)
+/// Arguments of `completion`.
 #[derive(Args, Debug)]
 pub(crate) struct Completion {
     shell: Shell,

@@ -11,7 +11,7 @@ use rdb_client::WriteOptions;
 use serde_json::json;
 use std::process::ExitCode;
 
-/// Prints whether the key existed. That it did not is no failure: it is gone either way.
+/// Arguments of `del`.
 #[derive(Args, Debug)]
 pub(crate) struct Del {
     #[command(flatten)]
@@ -23,9 +23,18 @@ pub(crate) struct Del {
 
 impl Del {
     pub(crate) async fn run(&self, shared: &Shared) -> Result<ExitCode, Error> {
-        let request_id = self.request_id.as_deref().map(|id| Bytes::copy_from_slice(id.as_bytes()));
-        let options = WriteOptions { request_id, ..WriteOptions::default() };
-        let answer = shared.client()?.delete(&shared.namespace, self.key.bytes()?, options).await?;
+        let request_id = self
+            .request_id
+            .as_deref()
+            .map(|id| Bytes::copy_from_slice(id.as_bytes()));
+        let options = WriteOptions {
+            request_id,
+            ..WriteOptions::default()
+        };
+        let answer = shared
+            .client()?
+            .delete(&shared.namespace, self.key.bytes()?, options)
+            .await?;
         let version = answer.version.to_string();
         let mut out = Output::one(shared.output, &["EXISTED", "VERSION"]);
         out.add(Item {

@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::Map;
 use std::process::ExitCode;
 
-/// Prints the value, and nothing else, unless another format is chosen. An absent key: exit code 3.
+/// Arguments of `get`.
 #[derive(Args, Debug)]
 pub(crate) struct Get {
     #[command(flatten)]
@@ -21,9 +21,16 @@ pub(crate) struct Get {
 impl Get {
     pub(crate) async fn run(&self, shared: &Shared) -> Result<ExitCode, Error> {
         let key = self.key.bytes()?;
-        let answer = shared.client()?.get(&shared.namespace, key.clone(), self.consistency.options()).await?;
+        let answer = shared
+            .client()?
+            .get(&shared.namespace, key.clone(), self.consistency.options())
+            .await?;
         if !answer.found {
-            exit::note(&format!("flaredb: {} does not exist in namespace {}", text::cell(&key), shared.namespace));
+            exit::note(&format!(
+                "flaredb: {} does not exist in namespace {}",
+                text::cell(&key),
+                shared.namespace
+            ));
             return Ok(ExitCode::from(exit::NOT_FOUND));
         }
         if matches!(shared.output, None | Some(Format::Raw)) {
@@ -35,11 +42,18 @@ impl Get {
         text::insert(&mut json, "key", &key);
         text::insert(&mut json, "value", &answer.value);
         json.insert("version".into(), answer.version.to_string().into());
-        json.insert("expires_at_ms".into(), answer.expires_at_ms.to_string().into());
+        json.insert(
+            "expires_at_ms".into(),
+            answer.expires_at_ms.to_string().into(),
+        );
         json.insert("receipt".into(), receipt::json(answer.receipt.as_ref()));
         let mut out = Output::one(shared.output, &["KEY", "VALUE", "VERSION"]);
         out.add(Item {
-            row: vec![text::cell(&key), text::cell(&answer.value), answer.version.to_string()],
+            row: vec![
+                text::cell(&key),
+                text::cell(&answer.value),
+                answer.version.to_string(),
+            ],
             json: json.into(),
             raw: answer.value.to_vec(),
         })?;

@@ -27,6 +27,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Error> {
         Command::Scan(scan) => scan.run(&shared).await,
         Command::Ns(ns) => ns.run(&shared).await,
         Command::Status => status::run(&shared).await,
+        Command::Demo(demo) => demo.run().await,
         Command::Completion(completion) => completion.run(),
     }
 }

@@ -89,7 +89,9 @@ pub(crate) struct SetMode {
 impl PolicyArgs {
     fn policies(&self) -> Policies {
         let ms = |duration: Option<Duration>| {
-            duration.map_or(0, |duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+            duration.map_or(0, |duration| {
+                u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+            })
         };
         Policies {
             durability: self.durability.unwrap_or_default(),
@@ -106,13 +108,20 @@ impl Ns {
         match self {
             Ns::List => show_namespaces(shared, client.list_namespaces().await?)?,
             Ns::Create(create) => {
-                let made = client.create_namespace(&create.name, create.mode, Some(create.policies.policies())).await?;
+                let made = client
+                    .create_namespace(&create.name, create.mode, Some(create.policies.policies()))
+                    .await?;
                 show_namespace(shared, &made)?;
             }
-            Ns::Describe { name } => show_namespace(shared, &client.describe_namespace(&name).await?)?,
+            Ns::Describe { name } => {
+                show_namespace(shared, &client.describe_namespace(&name).await?)?
+            }
             Ns::Modes => show_modes(shared, client.list_modes().await?)?,
             Ns::Update { name, policies } => {
-                show_namespace(shared, &client.update_namespace(&name, policies.policies()).await?)?;
+                show_namespace(
+                    shared,
+                    &client.update_namespace(&name, policies.policies()).await?,
+                )?;
             }
             Ns::Delete { name, .. } => {
                 client.delete_namespace(&name).await?;
@@ -124,7 +133,16 @@ impl Ns {
     }
 }
 
-const NAMESPACE: &[&str] = &["NAME", "MODE", "STATE", "KEYS", "BYTES", "REGIONS", "TTL", "DURABILITY"];
+const NAMESPACE: &[&str] = &[
+    "NAME",
+    "MODE",
+    "STATE",
+    "KEYS",
+    "BYTES",
+    "REGIONS",
+    "TTL",
+    "DURABILITY",
+];
 
 fn show_namespaces(shared: &Shared, namespaces: Vec<raft::Namespace>) -> Result<(), Error> {
     let mut out = Output::list(shared.output, NAMESPACE);
@@ -142,7 +160,11 @@ fn show_namespace(shared: &Shared, namespace: &raft::Namespace) -> Result<(), Er
 
 fn namespace_item(namespace: &raft::Namespace) -> Item {
     let policies = namespace.policies.clone().unwrap_or_default();
-    let ttl = if policies.ttl_ms == 0 { "never expires".to_owned() } else { format!("{}ms", policies.ttl_ms) };
+    let ttl = if policies.ttl_ms == 0 {
+        "never expires".to_owned()
+    } else {
+        format!("{}ms", policies.ttl_ms)
+    };
     Item {
         row: vec![
             namespace.name.clone(),
@@ -174,7 +196,10 @@ fn namespace_item(namespace: &raft::Namespace) -> Item {
 }
 
 fn show_modes(shared: &Shared, namespaces: Vec<raft::NamespaceMode>) -> Result<(), Error> {
-    let mut out = Output::list(shared.output, &["NAME", "MODE", "TARGET", "EPOCH", "STATE", "MISMATCH"]);
+    let mut out = Output::list(
+        shared.output,
+        &["NAME", "MODE", "TARGET", "EPOCH", "STATE", "MISMATCH"],
+    );
     for namespace in &namespaces {
         let stores: Vec<Value> = namespace.stores.iter().map(store_mode).collect();
         out.add(Item {
@@ -184,7 +209,11 @@ fn show_modes(shared: &Shared, namespaces: Vec<raft::NamespaceMode>) -> Result<(
                 mode(namespace.target).to_owned(),
                 namespace.epoch.to_string(),
                 state(namespace.state).to_owned(),
-                if namespace.mismatched { namespace.mismatch.clone() } else { "none".to_owned() },
+                if namespace.mismatched {
+                    namespace.mismatch.clone()
+                } else {
+                    "none".to_owned()
+                },
             ],
             json: json!({
                 "namespace": namespace.namespace,
@@ -224,7 +253,10 @@ async fn set_mode(shared: &Shared, client: &rdb_client::Client, set: SetMode) ->
         cancel: set.cancel,
     };
     let mut changes = client.update_mode(request).await?;
-    let mut out = Output::list(shared.output, &["STATE", "MODE", "EPOCH", "STEP", "REGIONS", "WRITE PAUSE"]);
+    let mut out = Output::list(
+        shared.output,
+        &["STATE", "MODE", "EPOCH", "STEP", "REGIONS", "WRITE PAUSE"],
+    );
     loop {
         let change = match changes.message().await {
             Ok(Some(change)) => change,

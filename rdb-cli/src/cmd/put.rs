@@ -13,7 +13,7 @@ use serde_json::json;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Prints the version that the key has now.
+/// Arguments of `put`.
 #[derive(Args, Debug)]
 pub(crate) struct Put {
     #[command(flatten)]
@@ -37,8 +37,15 @@ pub(crate) struct WriteArgs {
 
 impl WriteArgs {
     pub(super) fn options(&self) -> PutOptions {
-        let request_id = self.request_id.as_deref().map(|id| Bytes::copy_from_slice(id.as_bytes()));
-        PutOptions { ttl: self.ttl, request_id, ..PutOptions::default() }
+        let request_id = self
+            .request_id
+            .as_deref()
+            .map(|id| Bytes::copy_from_slice(id.as_bytes()));
+        PutOptions {
+            ttl: self.ttl,
+            request_id,
+            ..PutOptions::default()
+        }
     }
 }
 
@@ -46,7 +53,9 @@ impl Put {
     pub(crate) async fn run(&self, shared: &Shared) -> Result<ExitCode, Error> {
         let client = shared.client()?;
         let (key, value) = (self.key.bytes()?, self.value.read().await?);
-        let answer = client.put(&shared.namespace, key, value, self.write.options()).await?;
+        let answer = client
+            .put(&shared.namespace, key, value, self.write.options())
+            .await?;
         let version = answer.version.to_string();
         let mut out = Output::one(shared.output, &["VERSION"]);
         out.add(Item {

@@ -11,7 +11,7 @@ use rdb_client::{KeyValue, ScanOptions};
 use serde_json::Map;
 use std::process::ExitCode;
 
-/// Prints entries as they come. --timeout bounds the wait for each page of them.
+/// Arguments of `scan`.
 #[derive(Args, Debug)]
 pub(crate) struct Scan {
     /// Keys that begin with this
@@ -54,7 +54,11 @@ impl Scan {
             keys_only: self.keys_only,
             read: self.consistency.options(),
         };
-        let header: &[&str] = if self.keys_only { &["KEY", "VERSION"] } else { &["KEY", "VERSION", "VALUE"] };
+        let header: &[&str] = if self.keys_only {
+            &["KEY", "VERSION"]
+        } else {
+            &["KEY", "VERSION", "VALUE"]
+        };
         let mut entries = shared.client()?.scan(&shared.namespace, options);
         let mut out = Output::list(shared.output, header);
         while let Some(entry) = entries.next().await {
@@ -79,8 +83,14 @@ impl Scan {
         }
         json.insert("version".into(), entry.version.to_string().into());
         json.insert("revision".into(), entry.revision.to_string().into());
-        json.insert("create_revision".into(), entry.create_revision.to_string().into());
-        json.insert("expires_at_ms".into(), entry.expires_at_ms.to_string().into());
+        json.insert(
+            "create_revision".into(),
+            entry.create_revision.to_string().into(),
+        );
+        json.insert(
+            "expires_at_ms".into(),
+            entry.expires_at_ms.to_string().into(),
+        );
         let mut row = vec![text::cell(&entry.key), entry.version.to_string()];
         let mut raw = entry.key.to_vec();
         if !self.keys_only {
@@ -88,6 +98,10 @@ impl Scan {
             raw.push(b'\t');
             raw.extend_from_slice(&entry.value);
         }
-        Item { row, json: json.into(), raw }
+        Item {
+            row,
+            json: json.into(),
+            raw,
+        }
     }
 }

@@ -25,15 +25,22 @@ impl ValueArg {
     pub(crate) async fn read(&self) -> Result<Bytes, Error> {
         match (&self.file, self.value.as_deref()) {
             (Some(path), _) => {
-                let file = tokio::fs::File::open(path).await.map_err(|error| unreadable(path, &error))?;
-                bounded(file).await.map_err(|error| unreadable(path, &error))?.ok_or_else(|| too_large(&path.display()))
+                let file = tokio::fs::File::open(path)
+                    .await
+                    .map_err(|error| unreadable(path, &error))?;
+                bounded(file)
+                    .await
+                    .map_err(|error| unreadable(path, &error))?
+                    .ok_or_else(|| too_large(&path.display()))
             }
             (None, Some("-")) => bounded(tokio::io::stdin())
                 .await
                 .map_err(|error| Error::io("cannot read standard input", &error))?
                 .ok_or_else(|| too_large(&"standard input")),
             (None, Some(text)) => Ok(Bytes::copy_from_slice(text.as_bytes())),
-            (None, None) => Err(Error::Usage("no value was given: name it, - for standard input, or --file PATH".into())),
+            (None, None) => Err(Error::Usage(
+                "no value was given: name it, - for standard input, or --file PATH".into(),
+            )),
         }
     }
 }
@@ -41,7 +48,9 @@ impl ValueArg {
 /// `None`: there is more than is read.
 async fn bounded(from: impl AsyncRead + Unpin) -> std::io::Result<Option<Bytes>> {
     let mut bytes = Vec::new();
-    from.take(MAX_READ_BYTES + 1).read_to_end(&mut bytes).await?;
+    from.take(MAX_READ_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .await?;
     Ok((bytes.len() as u64 <= MAX_READ_BYTES).then(|| bytes.into()))
 }
 
@@ -50,5 +59,8 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Error {
 }
 
 fn too_large(what: &dyn std::fmt::Display) -> Error {
-    Error::Usage(format!("{what} holds more than {} MiB; no store takes such a value", MAX_READ_BYTES >> 20))
+    Error::Usage(format!(
+        "{what} holds more than {} MiB; no store takes such a value",
+        MAX_READ_BYTES >> 20
+    ))
 }

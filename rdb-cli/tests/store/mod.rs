@@ -2,7 +2,10 @@
 //!
 //! Two keys are special: reading `hang` never answers, and `no-quorum` is refused.
 
-#![allow(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test may stop at what it did not expect"
+)]
 
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
@@ -41,15 +44,25 @@ impl Store {
     pub(crate) fn start() -> Running {
         let store = Store::default();
         store.set_quorum(true);
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let listener = runtime
+            .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+            .unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let server = tonic::transport::Server::builder()
             .add_service(kv::kv_server::KvServer::new(store.clone()))
             .add_service(admin::admin_server::AdminServer::new(store.clone()))
             .serve_with_incoming(TcpListenerStream::new(listener));
         runtime.spawn(server);
-        Running { address, store, _runtime: runtime }
+        Running {
+            address,
+            store,
+            _runtime: runtime,
+        }
     }
 
     pub(crate) fn set_quorum(&self, quorum: bool) {
@@ -62,7 +75,12 @@ impl Store {
     }
 
     pub(crate) fn value(&self, key: &[u8]) -> Option<Bytes> {
-        self.state.lock().unwrap().entries.get(key).map(|(value, _)| value.clone())
+        self.state
+            .lock()
+            .unwrap()
+            .entries
+            .get(key)
+            .map(|(value, _)| value.clone())
     }
 
     pub(crate) fn writes(&self) -> Vec<(i64, Bytes)> {
@@ -81,15 +99,25 @@ impl State {
 
 fn no_quorum() -> Status {
     let mut details = ErrorDetails::new();
-    let metadata = HashMap::from([("region".to_owned(), "2".to_owned()), ("outcome".to_owned(), "not_applied".to_owned())]);
+    let metadata = HashMap::from([
+        ("region".to_owned(), "2".to_owned()),
+        ("outcome".to_owned(), "not_applied".to_owned()),
+    ]);
     details.set_error_info("NO_QUORUM", "flaredb", metadata);
     details.set_retry_info(Some(Duration::from_millis(10)));
-    Status::with_error_details(Code::Unavailable, "region 2 reaches 1 of 3 stores and needs 2", details)
+    Status::with_error_details(
+        Code::Unavailable,
+        "region 2 reaches 1 of 3 stores and needs 2",
+        details,
+    )
 }
 
 #[tonic::async_trait]
 impl Kv for Store {
-    async fn get(&self, request: Request<kv::GetRequest>) -> Result<Response<kv::GetResponse>, Status> {
+    async fn get(
+        &self,
+        request: Request<kv::GetRequest>,
+    ) -> Result<Response<kv::GetResponse>, Status> {
         let key = request.into_inner().key;
         match &key[..] {
             b"hang" => futures::future::pending().await,
@@ -97,24 +125,57 @@ impl Kv for Store {
             _ => {}
         }
         let found = self.state.lock().unwrap().entries.get(&key).cloned();
-        let receipt = Some(kv::Receipt { mode: 1, store_id: 1, region_id: 2, revision: 9, ..Default::default() });
+        let receipt = Some(kv::Receipt {
+            mode: 1,
+            store_id: 1,
+            region_id: 2,
+            revision: 9,
+            ..Default::default()
+        });
         Ok(Response::new(match found {
-            Some((value, version)) => kv::GetResponse { found: true, value, version, receipt, ..Default::default() },
-            None => kv::GetResponse { receipt, ..Default::default() },
+            Some((value, version)) => kv::GetResponse {
+                found: true,
+                value,
+                version,
+                receipt,
+                ..Default::default()
+            },
+            None => kv::GetResponse {
+                receipt,
+                ..Default::default()
+            },
         }))
     }
 
-    async fn put(&self, request: Request<kv::PutRequest>) -> Result<Response<kv::PutResponse>, Status> {
+    async fn put(
+        &self,
+        request: Request<kv::PutRequest>,
+    ) -> Result<Response<kv::PutResponse>, Status> {
         let put = request.into_inner();
         let mut state = self.state.lock().unwrap();
         state.writes.push((put.ttl_ms, put.request_id));
         let version = state.put(put.key, put.value);
-        Ok(Response::new(kv::PutResponse { version, receipt: None }))
+        Ok(Response::new(kv::PutResponse {
+            version,
+            receipt: None,
+        }))
     }
 
-    async fn delete(&self, request: Request<kv::DeleteRequest>) -> Result<Response<kv::DeleteResponse>, Status> {
-        let existed = self.state.lock().unwrap().entries.remove(&request.into_inner().key).is_some();
-        Ok(Response::new(kv::DeleteResponse { existed, ..Default::default() }))
+    async fn delete(
+        &self,
+        request: Request<kv::DeleteRequest>,
+    ) -> Result<Response<kv::DeleteResponse>, Status> {
+        let existed = self
+            .state
+            .lock()
+            .unwrap()
+            .entries
+            .remove(&request.into_inner().key)
+            .is_some();
+        Ok(Response::new(kv::DeleteResponse {
+            existed,
+            ..Default::default()
+        }))
     }
 
     async fn compare_and_swap(
@@ -123,9 +184,15 @@ impl Kv for Store {
     ) -> Result<Response<kv::CompareAndSwapResponse>, Status> {
         let swap = request.into_inner();
         let mut state = self.state.lock().unwrap();
-        let current_version = state.entries.get(&swap.key).map_or(0, |(_, version)| *version);
+        let current_version = state
+            .entries
+            .get(&swap.key)
+            .map_or(0, |(_, version)| *version);
         if current_version != swap.expected_version {
-            return Ok(Response::new(kv::CompareAndSwapResponse { current_version, ..Default::default() }));
+            return Ok(Response::new(kv::CompareAndSwapResponse {
+                current_version,
+                ..Default::default()
+            }));
         }
         let new_version = match swap.change.unwrap() {
             kv::compare_and_swap_request::Change::Value(value) => state.put(swap.key, value),
@@ -134,11 +201,18 @@ impl Kv for Store {
                 0
             }
         };
-        Ok(Response::new(kv::CompareAndSwapResponse { success: true, new_version, ..Default::default() }))
+        Ok(Response::new(kv::CompareAndSwapResponse {
+            success: true,
+            new_version,
+            ..Default::default()
+        }))
     }
 
     type ScanStream = BoxStream<'static, Result<kv::ScanResponse, Status>>;
-    async fn scan(&self, request: Request<kv::ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
+    async fn scan(
+        &self,
+        request: Request<kv::ScanRequest>,
+    ) -> Result<Response<Self::ScanStream>, Status> {
         let scan = request.into_inner();
         let within = |key: &Bytes| scan.start <= *key && (scan.end.is_empty() || *key < scan.end);
         let state = self.state.lock().unwrap();
@@ -159,18 +233,31 @@ impl Kv for Store {
         if scan.limit > 0 {
             entries.truncate(scan.limit as usize);
         }
-        let pages: Vec<_> =
-            entries.chunks(100).map(|page| Ok(kv::ScanResponse { entries: page.to_vec(), receipt: None })).collect();
+        let pages: Vec<_> = entries
+            .chunks(100)
+            .map(|page| {
+                Ok(kv::ScanResponse {
+                    entries: page.to_vec(),
+                    receipt: None,
+                })
+            })
+            .collect();
         Ok(Response::new(futures::stream::iter(pages).boxed()))
     }
 
     type BatchStream = BoxStream<'static, Result<kv::BatchResponse, Status>>;
-    async fn batch(&self, _: Request<Streaming<kv::BatchRequest>>) -> Result<Response<Self::BatchStream>, Status> {
+    async fn batch(
+        &self,
+        _: Request<Streaming<kv::BatchRequest>>,
+    ) -> Result<Response<Self::BatchStream>, Status> {
         Err(Status::unimplemented("the command makes plain calls"))
     }
 
     type WatchStream = BoxStream<'static, Result<kv::WatchResponse, Status>>;
-    async fn watch(&self, _: Request<kv::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        _: Request<kv::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         Err(Status::unimplemented("watch"))
     }
 }
@@ -182,18 +269,40 @@ impl Admin for Store {
         _: Request<admin::ClusterStatusRequest>,
     ) -> Result<Response<admin::ClusterStatusResponse>, Status> {
         let quorum = self.state.lock().unwrap().quorum;
-        let report = raft::RegionReport { region_id: 2, leader: 1, term: 3, quorum, ..Default::default() };
-        let member = raft::Member { store_id: 1, address: "127.0.0.1:1".into(), ..Default::default() };
+        let report = raft::RegionReport {
+            region_id: 2,
+            leader: 1,
+            term: 3,
+            quorum,
+            ..Default::default()
+        };
+        let member = raft::Member {
+            store_id: 1,
+            address: "127.0.0.1:1".into(),
+            ..Default::default()
+        };
         Ok(Response::new(admin::ClusterStatusResponse {
             cluster_id: "c1".into(),
             stores: vec![admin::StoreSummary {
                 member: Some(member),
                 reachable: true,
-                status: Some(raft::StoreStatus { regions: vec![report], version: "0.1.0".into(), ..Default::default() }),
+                status: Some(raft::StoreStatus {
+                    regions: vec![report],
+                    version: "0.1.0".into(),
+                    ..Default::default()
+                }),
                 ..Default::default()
             }],
-            regions: vec![raft::RegionDescriptor { id: 2, ..Default::default() }],
-            namespaces: vec![raft::NamespaceRow { id: 1, name: "default".into(), mode: 1, ..Default::default() }],
+            regions: vec![raft::RegionDescriptor {
+                id: 2,
+                ..Default::default()
+            }],
+            namespaces: vec![raft::NamespaceRow {
+                id: 1,
+                name: "default".into(),
+                mode: 1,
+                ..Default::default()
+            }],
             answered_by: 1,
         }))
     }

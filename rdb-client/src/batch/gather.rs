@@ -75,7 +75,13 @@ impl Gather {
             return None;
         }
         for submission in self.taken.drain(..fitting) {
-            let Submission { id, op, deadline, reply, .. } = submission;
+            let Submission {
+                id,
+                op,
+                deadline,
+                reply,
+                ..
+            } = submission;
             let left = deadline.saturating_duration_since(now);
             // Too late to be answered: dropped unsent, which is what its caller will find.
             if left.is_zero() || !table.enter(id, reply) {
@@ -83,7 +89,12 @@ impl Gather {
             }
             // 0 would mean the store's own timeout.
             let timeout_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
-            let request = kv::BatchRequest { id, op: Some(op), also: Vec::new(), timeout_ms };
+            let request = kv::BatchRequest {
+                id,
+                op: Some(op),
+                also: Vec::new(),
+                timeout_ms,
+            };
             match &mut message {
                 None => message = Some(request),
                 Some(first) => first.also.push(request),

@@ -29,18 +29,30 @@ pub(crate) struct Session {
 impl Session {
     /// Opens a stream on `connection`; its end takes the connection away from `node` if that is what
     /// broke.
-    pub(crate) fn open(node: Weak<Node>, address: &str, connection: Connection, options: &ClientOptions) -> Session {
+    pub(crate) fn open(
+        node: Weak<Node>,
+        address: &str,
+        connection: Connection,
+        options: &ClientOptions,
+    ) -> Session {
         let (session, gather, end) = Session::parts(address, options);
         // Whatever ends the task, also its runtime, nobody is left waiting.
-        let closer =
-            Closer { outstanding: session.outstanding.clone(), address: session.address.clone(), _end: end };
+        let closer = Closer {
+            outstanding: session.outstanding.clone(),
+            address: session.address.clone(),
+            _end: end,
+        };
         tokio::spawn(async move {
             let status = read(&closer.address, &connection, gather, &closer.outstanding).await;
             let failure = match &status {
                 Ok(()) => Failure::stream_ended(&closer.address),
                 Err(status) => Failure::from_status(&closer.address, status),
             };
-            tracing::debug!(endpoint = &*closer.address, error = failure.message, "batch stream ended");
+            tracing::debug!(
+                endpoint = &*closer.address,
+                error = failure.message,
+                "batch stream ended"
+            );
             if failure.is_network()
                 && let Some(node) = node.upgrade()
             {
@@ -66,7 +78,16 @@ impl Session {
             taken: Vec::new(),
             paused: false,
         };
-        (Session { address, queue, outstanding, next_id: AtomicU64::new(1) }, gather, end)
+        (
+            Session {
+                address,
+                queue,
+                outstanding,
+                next_id: AtomicU64::new(1),
+            },
+            gather,
+            end,
+        )
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -79,7 +100,9 @@ impl Session {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let room = match self.queue.try_reserve() {
             Ok(room) => room,
-            Err(mpsc::error::TrySendError::Closed(())) => return Err(Failure::not_sent(&self.address)),
+            Err(mpsc::error::TrySendError::Closed(())) => {
+                return Err(Failure::not_sent(&self.address));
+            }
             Err(mpsc::error::TrySendError::Full(())) => {
                 match timeout_at(deadline, self.queue.reserve()).await {
                     Ok(Ok(room)) => room,
@@ -88,8 +111,18 @@ impl Session {
                 }
             }
         };
-        room.send(Submission { id, encoded_bytes: encoded_bytes(&op), op, deadline, reply });
-        let mut ticket = Ticket { outstanding: &self.outstanding, id, answer };
+        room.send(Submission {
+            id,
+            encoded_bytes: encoded_bytes(&op),
+            op,
+            deadline,
+            reply,
+        });
+        let mut ticket = Ticket {
+            outstanding: &self.outstanding,
+            id,
+            answer,
+        };
         match timeout_at(deadline, &mut ticket.answer).await {
             Ok(Ok(answer)) => answer,
             // Dropped unsent: what was sent is answered, at the latest when the table is closed.
@@ -112,14 +145,22 @@ pub(crate) fn encoded_bytes(op: &kv::batch_request::Op) -> usize {
 }
 
 /// Hands answers out until there are no more; `Ok`: the store ended the stream in order.
-async fn read(address: &str, connection: &Connection, gather: Gather, outstanding: &Outstanding) -> Result<(), tonic::Status> {
-    let mut client = KvClient::new(connection.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES);
+async fn read(
+    address: &str,
+    connection: &Connection,
+    gather: Gather,
+    outstanding: &Outstanding,
+) -> Result<(), tonic::Status> {
+    let mut client =
+        KvClient::new(connection.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES);
     let mut answers = client.batch(gather).await?.into_inner();
     while let Some(mut message) = answers.message().await? {
         let also = std::mem::take(&mut message.also);
         outstanding.answer(std::iter::once(message).chain(also).map(|answer| {
             let result = match answer.result {
-                Some(kv::batch_response::Result::Failure(failure)) => Err(Failure::from_wire(failure)),
+                Some(kv::batch_response::Result::Failure(failure)) => {
+                    Err(Failure::from_wire(failure))
+                }
                 Some(result) => Ok(result),
                 None => Err(Failure::nonsense(address, "without a result")),
             };
@@ -137,7 +178,8 @@ struct Closer {
 
 impl Drop for Closer {
     fn drop(&mut self) {
-        self.outstanding.close(&Failure::stream_ended(&self.address));
+        self.outstanding
+            .close(&Failure::stream_ended(&self.address));
     }
 }
 
@@ -178,7 +220,10 @@ mod tests {
     use std::time::Duration;
 
     fn put(value: &'static [u8]) -> kv::batch_request::Op {
-        kv::batch_request::Op::Put(kv::PutRequest { value: value.into(), ..Default::default() })
+        kv::batch_request::Op::Put(kv::PutRequest {
+            value: value.into(),
+            ..Default::default()
+        })
     }
 
     fn soon() -> Instant {
@@ -213,7 +258,13 @@ mod tests {
             assert!(sent.unwrap_err().may_be_applied);
         }
         assert!(!third.await.unwrap_err().may_be_applied);
-        assert!(!session.call(put(b"4"), soon()).await.unwrap_err().may_be_applied);
+        assert!(
+            !session
+                .call(put(b"4"), soon())
+                .await
+                .unwrap_err()
+                .may_be_applied
+        );
         assert!(!session.is_open());
     }
 
@@ -227,8 +278,14 @@ mod tests {
         let mut unsent = pin!(session.call(put(b"2"), soon()));
         assert!(poll!(&mut unsent).is_pending());
         let (sent, unsent) = (sent.await.unwrap_err(), unsent.await.unwrap_err());
-        assert_eq!((sent.kind, sent.may_be_applied), (ErrorKind::Deadline, true));
-        assert_eq!((unsent.kind, unsent.may_be_applied), (ErrorKind::Deadline, false));
+        assert_eq!(
+            (sent.kind, sent.may_be_applied),
+            (ErrorKind::Deadline, true)
+        );
+        assert_eq!(
+            (unsent.kind, unsent.may_be_applied),
+            (ErrorKind::Deadline, false)
+        );
         assert_eq!(session.outstanding.len(), 0);
         // The late one is not sent to be answered to nobody.
         let mut last = pin!(session.call(put(b"3"), soon()));
@@ -239,8 +296,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_caller_that_goes_away_leaves_nothing_behind() {
         let (session, mut gather, _end) = Session::parts("a:1", &ClientOptions::default());
-        let (mut sent, mut stays) =
-            (Box::pin(session.call(put(b"1"), soon())), Box::pin(session.call(put(b"2"), soon())));
+        let (mut sent, mut stays) = (
+            Box::pin(session.call(put(b"1"), soon())),
+            Box::pin(session.call(put(b"2"), soon())),
+        );
         assert!(poll!(&mut sent).is_pending() && poll!(&mut stays).is_pending());
         let message = gather.next().await.unwrap();
         assert_eq!(session.outstanding.len(), 2);
@@ -248,7 +307,9 @@ mod tests {
         assert_eq!(session.outstanding.len(), 1, "forgotten though it was sent");
         // Its answer, when it comes, disturbs nobody.
         let answer = || Ok(kv::batch_response::Result::Put(kv::PutResponse::default()));
-        session.outstanding.answer([(message.id, answer()), (message.also[0].id, answer())].into_iter());
+        session
+            .outstanding
+            .answer([(message.id, answer()), (message.also[0].id, answer())].into_iter());
         assert!(stays.await.is_ok());
 
         let mut unsent = Box::pin(session.call(put(b"3"), soon()));
@@ -261,10 +322,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn messages_close_before_they_grow_too_large() {
-        let options = ClientOptions { max_batch_bytes: 250, max_batch_ops: 3, ..ClientOptions::default() };
+        let options = ClientOptions {
+            max_batch_bytes: 250,
+            max_batch_ops: 3,
+            ..ClientOptions::default()
+        };
         let (session, mut gather, _end) = Session::parts("a:1", &options);
         let large: &'static [u8] = &[7; 100];
-        let calls = [large, large, b"3", b"4", b"5", b"6", b"7"].map(|value| Box::pin(session.call(put(value), soon())));
+        let calls = [large, large, b"3", b"4", b"5", b"6", b"7"]
+            .map(|value| Box::pin(session.call(put(value), soon())));
         let mut calls = calls;
         for call in &mut calls {
             assert!(poll!(call).is_pending());

@@ -13,7 +13,9 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, StreamExt};
 use rdb_client::proto::admin::{self, admin_server::Admin};
-use rdb_client::proto::kv::{self, batch_request::Op, batch_response::Result as Answer, kv_server::Kv};
+use rdb_client::proto::kv::{
+    self, batch_request::Op, batch_response::Result as Answer, kv_server::Kv,
+};
 use rdb_client::{Client, ClientOptions, Dial, Io};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -34,7 +36,12 @@ pub(crate) enum Act {
     Ok,
     Hang,
     /// Refuses, with this reason and metadata.
-    Refuse { code: Code, reason: &'static str, metadata: Vec<(&'static str, String)>, retry_after_ms: u64 },
+    Refuse {
+        code: Code,
+        reason: &'static str,
+        metadata: Vec<(&'static str, String)>,
+        retry_after_ms: u64,
+    },
     /// The connection is cut while the answer is waited for.
     Cut,
     /// A Batch stream is ended with this; a plain call fails with it.
@@ -42,7 +49,12 @@ pub(crate) enum Act {
 }
 
 pub(crate) fn refuse(code: Code, reason: &'static str, outcome: &str, retry_after_ms: u64) -> Act {
-    Act::Refuse { code, reason, metadata: vec![("outcome", outcome.to_owned())], retry_after_ms }
+    Act::Refuse {
+        code,
+        reason,
+        metadata: vec![("outcome", outcome.to_owned())],
+        retry_after_ms,
+    }
 }
 
 pub(crate) fn no_quorum() -> Act {
@@ -94,7 +106,10 @@ pub(crate) struct Net {
 }
 
 enum Listener {
-    Up { accept: mpsc::Sender<io::Result<DuplexStream>>, cut: CancellationToken },
+    Up {
+        accept: mpsc::Sender<io::Result<DuplexStream>>,
+        cut: CancellationToken,
+    },
     /// Takes connections and says nothing, ever.
     Silent,
 }
@@ -112,30 +127,55 @@ impl Net {
 
     pub(crate) fn client(&self, names: &[&str], options: ClientOptions) -> Client {
         let endpoints = names.iter().map(|name| format!("{name}:1")).collect();
-        Client::with_dial(ClientOptions { endpoints, ..options }, Arc::new(self.clone())).unwrap()
+        Client::with_dial(
+            ClientOptions {
+                endpoints,
+                ..options
+            },
+            Arc::new(self.clone()),
+        )
+        .unwrap()
     }
 
     /// Starts a store, at `name:1`.
     pub(crate) fn start(&self, name: &str) {
         let (accept, accepted) = mpsc::channel(16);
         let cut = CancellationToken::new();
-        let store = Store { name: name.to_owned(), world: self.world.clone(), cut: cut.clone() };
+        let store = Store {
+            name: name.to_owned(),
+            world: self.world.clone(),
+            cut: cut.clone(),
+        };
         let server = tonic::transport::Server::builder()
-            .add_service(kv::kv_server::KvServer::new(store.clone()).max_decoding_message_size(1 << 30))
+            .add_service(
+                kv::kv_server::KvServer::new(store.clone()).max_decoding_message_size(1 << 30),
+            )
             .add_service(admin::admin_server::AdminServer::new(store))
             .serve_with_incoming(ReceiverStream::new(accepted));
         tokio::spawn(server);
-        self.listeners.lock().unwrap().insert(format!("{name}:1"), Listener::Up { accept, cut });
+        self.listeners
+            .lock()
+            .unwrap()
+            .insert(format!("{name}:1"), Listener::Up { accept, cut });
     }
 
     /// From now on connections to it are taken and never answered.
     pub(crate) fn silence(&self, name: &str) {
-        self.listeners.lock().unwrap().insert(format!("{name}:1"), Listener::Silent);
+        self.listeners
+            .lock()
+            .unwrap()
+            .insert(format!("{name}:1"), Listener::Silent);
     }
 
     /// What this store does with the operations to come.
     pub(crate) fn script(&self, name: &str, acts: impl IntoIterator<Item = Act>) {
-        self.world.lock().unwrap().scripts.entry(name.to_owned()).or_default().extend(acts);
+        self.world
+            .lock()
+            .unwrap()
+            .scripts
+            .entry(name.to_owned())
+            .or_default()
+            .extend(acts);
     }
 
     pub(crate) fn seen(&self) -> Vec<Seen> {
@@ -157,7 +197,10 @@ impl Net {
     }
 
     pub(crate) fn fill(&self, keys: &[&str]) {
-        let entry = |key: &&str| kv::KeyValue { key: key.as_bytes().to_vec().into(), ..Default::default() };
+        let entry = |key: &&str| kv::KeyValue {
+            key: key.as_bytes().to_vec().into(),
+            ..Default::default()
+        };
         self.world.lock().unwrap().entries = keys.iter().map(entry).collect();
     }
 
@@ -185,13 +228,20 @@ impl Dial for Net {
         };
         Box::pin(async move {
             match found {
-                None => Err(io::Error::new(io::ErrorKind::ConnectionRefused, "connection refused")),
+                None => Err(io::Error::new(
+                    io::ErrorKind::ConnectionRefused,
+                    "connection refused",
+                )),
                 Some(None) => futures::future::pending().await,
                 Some(Some((accept, cut))) => {
                     let (ours, theirs) = tokio::io::duplex(1 << 20);
                     accept.send(Ok(theirs)).await.map_err(io::Error::other)?;
                     let ended = Box::pin(cut.clone().cancelled_owned());
-                    Ok(Box::new(Cuttable { io: ours, cut, ended }) as Box<dyn Io>)
+                    Ok(Box::new(Cuttable {
+                        io: ours,
+                        cut,
+                        ended,
+                    }) as Box<dyn Io>)
                 }
             }
         })
@@ -215,14 +265,22 @@ impl Cuttable {
 }
 
 impl AsyncRead for Cuttable {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.is_cut(cx)?;
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Cuttable {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         if self.cut.is_cancelled() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
@@ -245,10 +303,23 @@ struct Store {
 
 fn success(op: &Op) -> Answer {
     match op {
-        Op::Get(get) => Answer::Get(kv::GetResponse { found: true, value: get.key.clone(), ..Default::default() }),
-        Op::Put(_) => Answer::Put(kv::PutResponse { version: 7, receipt: None }),
-        Op::Delete(_) => Answer::Delete(kv::DeleteResponse { existed: true, ..Default::default() }),
-        Op::CompareAndSwap(_) => Answer::CompareAndSwap(kv::CompareAndSwapResponse { success: true, ..Default::default() }),
+        Op::Get(get) => Answer::Get(kv::GetResponse {
+            found: true,
+            value: get.key.clone(),
+            ..Default::default()
+        }),
+        Op::Put(_) => Answer::Put(kv::PutResponse {
+            version: 7,
+            receipt: None,
+        }),
+        Op::Delete(_) => Answer::Delete(kv::DeleteResponse {
+            existed: true,
+            ..Default::default()
+        }),
+        Op::CompareAndSwap(_) => Answer::CompareAndSwap(kv::CompareAndSwapResponse {
+            success: true,
+            ..Default::default()
+        }),
     }
 }
 
@@ -257,9 +328,18 @@ impl Store {
     async fn act(&self, op: Op, timeout_ms: u64, batched: bool) -> Result<Answer, Status> {
         let act = {
             let mut world = self.world.lock().unwrap();
-            let seen = Seen { store: self.name.clone(), op: op.clone(), timeout_ms, batched };
+            let seen = Seen {
+                store: self.name.clone(),
+                op: op.clone(),
+                timeout_ms,
+                batched,
+            };
             world.seen.push(seen);
-            world.scripts.get_mut(&self.name).and_then(VecDeque::pop_front).unwrap_or(Act::Ok)
+            world
+                .scripts
+                .get_mut(&self.name)
+                .and_then(VecDeque::pop_front)
+                .unwrap_or(Act::Ok)
         };
         match act {
             Act::Ok => Ok(success(&op)),
@@ -269,27 +349,53 @@ impl Store {
                 futures::future::pending().await
             }
             Act::EndStream(code) => Err(Status::new(code, "the script says so")),
-            Act::Refuse { code, reason, metadata, retry_after_ms } if batched => Ok(Answer::Failure(kv::Failure {
+            Act::Refuse {
+                code,
+                reason,
+                metadata,
+                retry_after_ms,
+            } if batched => Ok(Answer::Failure(kv::Failure {
                 code: code as i32,
                 reason: reason.to_owned(),
                 message: "the script says so".to_owned(),
-                metadata: metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+                metadata: metadata
+                    .into_iter()
+                    .map(|(key, value)| (key.to_owned(), value))
+                    .collect(),
                 retry_after_ms,
             })),
-            Act::Refuse { code, reason, metadata, retry_after_ms } => {
+            Act::Refuse {
+                code,
+                reason,
+                metadata,
+                retry_after_ms,
+            } => {
                 let mut details = ErrorDetails::new();
-                let metadata: HashMap<_, _> = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+                let metadata: HashMap<_, _> = metadata
+                    .into_iter()
+                    .map(|(key, value)| (key.to_owned(), value))
+                    .collect();
                 details.set_error_info(reason, "flaredb", metadata);
                 if retry_after_ms > 0 {
                     details.set_retry_info(Some(Duration::from_millis(retry_after_ms)));
                 }
-                Err(Status::with_error_details(code, "the script says so", details))
+                Err(Status::with_error_details(
+                    code,
+                    "the script says so",
+                    details,
+                ))
             }
         }
     }
 
     async fn unary<T>(&self, request: Request<T>, op: fn(T) -> Op) -> Result<Answer, Status> {
-        let timeout = request.metadata().get("grpc-timeout").unwrap().to_str().unwrap().to_owned();
+        let timeout = request
+            .metadata()
+            .get("grpc-timeout")
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned();
         let (number, unit) = timeout.split_at(timeout.len() - 1);
         let per_ms = HashMap::from([("n", 1_000_000), ("u", 1_000), ("m", 1)]);
         let timeout_ms = match unit {
@@ -304,19 +410,28 @@ type Answers<T> = BoxStream<'static, Result<T, Status>>;
 
 #[tonic::async_trait]
 impl Kv for Store {
-    async fn get(&self, request: Request<kv::GetRequest>) -> Result<Response<kv::GetResponse>, Status> {
+    async fn get(
+        &self,
+        request: Request<kv::GetRequest>,
+    ) -> Result<Response<kv::GetResponse>, Status> {
         match self.unary(request, Op::Get).await? {
             Answer::Get(answer) => Ok(Response::new(answer)),
             other => panic!("{other:?}"),
         }
     }
-    async fn put(&self, request: Request<kv::PutRequest>) -> Result<Response<kv::PutResponse>, Status> {
+    async fn put(
+        &self,
+        request: Request<kv::PutRequest>,
+    ) -> Result<Response<kv::PutResponse>, Status> {
         match self.unary(request, Op::Put).await? {
             Answer::Put(answer) => Ok(Response::new(answer)),
             other => panic!("{other:?}"),
         }
     }
-    async fn delete(&self, request: Request<kv::DeleteRequest>) -> Result<Response<kv::DeleteResponse>, Status> {
+    async fn delete(
+        &self,
+        request: Request<kv::DeleteRequest>,
+    ) -> Result<Response<kv::DeleteResponse>, Status> {
         match self.unary(request, Op::Delete).await? {
             Answer::Delete(answer) => Ok(Response::new(answer)),
             other => panic!("{other:?}"),
@@ -333,7 +448,10 @@ impl Kv for Store {
     }
 
     type ScanStream = Answers<kv::ScanResponse>;
-    async fn scan(&self, request: Request<kv::ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
+    async fn scan(
+        &self,
+        request: Request<kv::ScanRequest>,
+    ) -> Result<Response<Self::ScanStream>, Status> {
         let request = request.into_inner();
         let mut world = self.world.lock().unwrap();
         world.scans.push(request.clone());
@@ -349,16 +467,29 @@ impl Kv for Store {
         }
         let pages: Vec<_> = entries
             .chunks(2)
-            .map(|page| Ok(kv::ScanResponse { entries: page.to_vec(), receipt: None }))
+            .map(|page| {
+                Ok(kv::ScanResponse {
+                    entries: page.to_vec(),
+                    receipt: None,
+                })
+            })
             .collect();
         let broken_after = world.scan_breaks.pop_front();
         let end = broken_after.map(|_| Err(Status::deadline_exceeded("the scan took too long")));
-        let pages = pages.into_iter().take(broken_after.unwrap_or(usize::MAX)).chain(end);
-        Ok(Response::new(futures::stream::iter(pages.collect::<Vec<_>>()).boxed()))
+        let pages = pages
+            .into_iter()
+            .take(broken_after.unwrap_or(usize::MAX))
+            .chain(end);
+        Ok(Response::new(
+            futures::stream::iter(pages.collect::<Vec<_>>()).boxed(),
+        ))
     }
 
     type BatchStream = Answers<kv::BatchResponse>;
-    async fn batch(&self, request: Request<Streaming<kv::BatchRequest>>) -> Result<Response<Self::BatchStream>, Status> {
+    async fn batch(
+        &self,
+        request: Request<Streaming<kv::BatchRequest>>,
+    ) -> Result<Response<Self::BatchStream>, Status> {
         let mut incoming = request.into_inner();
         let store = self.clone();
         let (answers, outgoing) = mpsc::channel(1024);
@@ -369,7 +500,9 @@ impl Kv for Store {
                 for request in std::iter::once(message).chain(also) {
                     let (store, answers) = (store.clone(), answers.clone());
                     tokio::spawn(async move {
-                        let answer = store.act(request.op.unwrap(), request.timeout_ms, true).await;
+                        let answer = store
+                            .act(request.op.unwrap(), request.timeout_ms, true)
+                            .await;
                         let answer = answer.map(|result| kv::BatchResponse {
                             id: request.id,
                             result: Some(result),
@@ -389,7 +522,10 @@ impl Kv for Store {
     }
 
     type WatchStream = Answers<kv::WatchResponse>;
-    async fn watch(&self, _: Request<kv::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        _: Request<kv::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         Err(Status::unimplemented("watch"))
     }
 }
@@ -401,7 +537,9 @@ impl Admin for Store {
         _: Request<admin::ClusterStatusRequest>,
     ) -> Result<Response<admin::ClusterStatusResponse>, Status> {
         let status = self.world.lock().unwrap().status.clone();
-        status.map(Response::new).ok_or_else(|| Status::unimplemented("cluster_status"))
+        status
+            .map(Response::new)
+            .ok_or_else(|| Status::unimplemented("cluster_status"))
     }
     async fn transfer_leader(
         &self,

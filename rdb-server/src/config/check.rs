@@ -43,6 +43,16 @@ fn timing(assembly: &mut Assembly) {
         min,
         "a follower would campaign against a live leader",
     );
+    if heartbeat.1 < min.1 && min.1 < heartbeat.1 * 2 && sound(assembly, &[heartbeat.0, min.0]) {
+        let (place, other) = blame(assembly, min.0, heartbeat.0);
+        let (beat, election) = (show_duration(heartbeat.1), show_duration(min.1));
+        let text = if place == min.0 {
+            format!("{election} must be at least twice {other} ({beat}): one late heartbeat must not call an election")
+        } else {
+            format!("{beat} must be at most half of {other} ({election}): one late heartbeat must not call an election")
+        };
+        add(assembly, place, text);
+    }
     less(
         assembly,
         min,

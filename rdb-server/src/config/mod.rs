@@ -48,6 +48,10 @@ pub use units::{ByteSize, parse_duration, show_duration};
 
 use layer::Assembly;
 
+/// The configuration in force, shared by whoever reads live keys; a reload puts another one in its
+/// place.
+pub type LiveConfig = std::sync::Arc<arc_swap::ArcSwap<Config>>;
+
 /// A configuration, and what is to be said about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {

@@ -5,6 +5,7 @@
 //! learns of it, too. The consensus library never makes an isolated leader step down: it is this that
 //! keeps its callers from hanging.
 
+use crate::config::LiveConfig;
 use crate::contacts::Contacts;
 use crate::error::{Error, Outcome};
 use crate::raft::{Metrics, QuorumView, TypeConfig};
@@ -36,7 +37,7 @@ pub type MetricsReceiver = openraft::alias::WatchReceiverOf<TypeConfig, Metrics>
 pub struct QuorumWatch {
     me: StoreId,
     region: RegionId,
-    timeout: Duration,
+    config: LiveConfig,
     metrics: MetricsReceiver,
     contacts: Arc<Contacts>,
     view: Arc<QuorumView>,
@@ -49,12 +50,12 @@ impl QuorumWatch {
     pub fn new(
         me: StoreId,
         region: RegionId,
-        timeout: Duration,
+        config: LiveConfig,
         metrics: MetricsReceiver,
         contacts: Arc<Contacts>,
         view: Arc<QuorumView>,
     ) -> QuorumWatch {
-        QuorumWatch { me, region, timeout, metrics, contacts, view, last_good: Mutex::new(Instant::now()) }
+        QuorumWatch { me, region, config, metrics, contacts, view, last_good: Mutex::new(Instant::now()) }
     }
 
     /// A leader's request came, sent when its last acknowledgement by a quorum was this old.
@@ -69,7 +70,13 @@ impl QuorumWatch {
     pub fn age(&self) -> Duration {
         let acked = {
             let metrics = self.metrics.borrow_watched();
-            if metrics.state == ServerState::Leader { metrics.last_quorum_acked.map(|at| at.elapsed()) } else { None }
+            let alone = metrics.membership_config.membership().voter_ids().all(|voter| voter == metrics.id);
+            match metrics.state {
+                // A group of one is its own quorum; nobody acknowledges anything to it.
+                ServerState::Leader if alone => Some(Duration::ZERO),
+                ServerState::Leader => metrics.last_quorum_acked.map(|at| at.elapsed()),
+                _ => None,
+            }
         };
         let mut good = self.last_good.lock();
         if let Some(at) = acked.and_then(|age| Instant::now().checked_sub(age)) {
@@ -78,9 +85,13 @@ impl QuorumWatch {
         good.elapsed()
     }
 
+    fn timeout(&self) -> Duration {
+        self.config.load().consistency.quorum_timeout
+    }
+
     /// Whether there is a leader with a quorum, or was within `quorum_timeout`.
     pub fn available(&self) -> bool {
-        self.age() < self.timeout
+        self.age() < self.timeout()
     }
 
     /// Where a request has to go now.
@@ -112,10 +123,10 @@ impl QuorumWatch {
 
     /// Replicas that were heard of within `quorum_timeout` (this one counts), and how many are needed.
     pub fn reached_and_needed(&self) -> (u32, u32) {
-        let voters = self.voters();
+        let (voters, timeout) = (self.voters(), self.timeout());
         let reached = voters
             .iter()
-            .filter(|store| **store == self.me || self.contacts.age(**store).is_some_and(|age| age < self.timeout))
+            .filter(|store| **store == self.me || self.contacts.age(**store).is_some_and(|age| age < timeout))
             .count();
         (reached as u32, (voters.len() / 2 + 1) as u32)
     }

@@ -9,7 +9,7 @@
 //! - a write that may be in a log is proposed again only if it carries a request id;
 //! - nothing waits longer than its deadline, or than `quorum_timeout` without a leader that has a
 //!   quorum;
-//! - operations in the queue are bounded; one more is refused with `OVERLOADED`.
+//! - operations and bytes in the queue are bounded; one more is refused with `OVERLOADED`.
 
 use super::quorum::{QuorumWatch, Route};
 use crate::clock::StoreClock;
@@ -36,6 +36,8 @@ use tokio::time::Instant;
 const IN_FLIGHT: usize = 2;
 /// Bytes of operations in one log entry at most (one operation may be larger).
 const ENTRY_BYTES: usize = 1 << 20;
+/// Bytes of operations that may wait in one region.
+const QUEUE_BYTES: usize = 64 << 20;
 /// How soon a request looks again when nobody leads.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
@@ -66,15 +68,33 @@ struct Waiting {
     _slots: Slots,
 }
 
-/// The operations that a piece of work counts for, given back when it is gone.
+/// What waits in a queue.
+#[derive(Default)]
+struct Load {
+    ops: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+/// The operations and bytes that a piece of work counts for, given back when it is gone.
 struct Slots {
-    count: usize,
-    waiting: Arc<AtomicUsize>,
+    ops: usize,
+    bytes: usize,
+    load: Arc<Load>,
 }
 
 impl Drop for Slots {
     fn drop(&mut self) {
-        self.waiting.fetch_sub(self.count, Ordering::AcqRel);
+        self.load.ops.fetch_sub(self.ops, Ordering::AcqRel);
+        self.load.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
+}
+
+impl Work {
+    fn size(&self) -> (usize, usize) {
+        match self {
+            Work::Writes { ops, .. } => (ops.len(), ops.iter().map(|op| op.key.len() + op.value.len() + 64).sum()),
+            Work::Command { command, .. } => (1, command.len()),
+        }
     }
 }
 
@@ -99,13 +119,6 @@ impl Waiting {
         }
     }
 
-    fn size(&self) -> (usize, usize) {
-        match &self.work {
-            Work::Writes { ops, .. } => (ops.len(), ops.iter().map(|op| op.key.len() + op.value.len() + 64).sum()),
-            Work::Command { command, .. } => (1, command.len()),
-        }
-    }
-
     fn refuse(self, error: Error) {
         match self.work {
             Work::Writes { reply, .. } => drop(reply.send(Err(error))),
@@ -124,29 +137,31 @@ struct Attempt {
 /// The handle to a region's queue.
 #[derive(Clone)]
 pub struct StrongQueue {
-    sender: mpsc::UnboundedSender<Waiting>,
-    waiting: Arc<AtomicUsize>,
+    sender: mpsc::Sender<Waiting>,
+    load: Arc<Load>,
     max_inflight: usize,
 }
 
 impl StrongQueue {
     /// Starts the region's loop. It ends when the last handle is dropped.
     pub fn start(core: StrongCore) -> StrongQueue {
-        // Bounded by `waiting`: every operation in it holds a slot.
-        let (sender, receiver) = mpsc::unbounded_channel();
-        let queue = StrongQueue { sender, waiting: Arc::default(), max_inflight: core.settings.max_inflight };
+        // Every piece of work in it holds a slot, so there is always room for one that got its slots.
+        let (sender, receiver) = mpsc::channel(core.settings.max_inflight + 1);
+        let queue = StrongQueue { sender, load: Arc::default(), max_inflight: core.settings.max_inflight };
         tokio::spawn(Arc::new(core).run(receiver));
         queue
     }
 
-    fn slots(&self, count: usize) -> Result<Slots, Error> {
-        let before = self.waiting.fetch_add(count, Ordering::AcqRel);
-        let slots = Slots { count, waiting: self.waiting.clone() };
+    fn slots(&self, work: &Work) -> Result<Slots, Error> {
+        let (ops, bytes) = work.size();
+        let before = self.load.ops.fetch_add(ops, Ordering::AcqRel);
+        let bytes_before = self.load.bytes.fetch_add(bytes, Ordering::AcqRel);
+        let slots = Slots { ops, bytes, load: self.load.clone() };
         // One large request is let in when nothing else waits.
-        if before > 0 && before + count > self.max_inflight {
+        if before > 0 && (before + ops > self.max_inflight || bytes_before + bytes > QUEUE_BYTES) {
             return Err(Error::new(
                 Reason::Overloaded,
-                format!("{before} writes wait in this region already; slow down, or raise limits.max_inflight ({})", self.max_inflight),
+                format!("{before} writes of {bytes_before} bytes wait in this region already; slow down, or raise limits.max_inflight ({})", self.max_inflight),
             )
             .with("limit", self.max_inflight)
             .outcome(Outcome::NotApplied));
@@ -156,29 +171,28 @@ impl StrongQueue {
 
     /// Operations that wait now.
     pub fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Acquire)
+        self.load.ops.load(Ordering::Acquire)
     }
 
     /// Writes, and answers each operation. `Err` is for all of them.
     pub async fn write(&self, ops: Vec<WriteOp>, forwarded: bool, deadline: Instant) -> Result<Vec<WriteResult>, Error> {
-        let slots = self.slots(ops.len())?;
         let (reply, answer) = oneshot::channel();
-        self.submit(Waiting { work: Work::Writes { ops, reply }, deadline, forwarded, maybe_applied: false, _slots: slots }, answer).await
+        self.submit(Work::Writes { ops, reply }, forwarded, deadline, answer).await
     }
 
     /// Proposes an encoded command and brings back what apply answered.
     pub async fn command(&self, command: Bytes, forwarded: bool, deadline: Instant) -> Result<command_outcome::Outcome, Error> {
-        let slots = self.slots(1)?;
         let (reply, answer) = oneshot::channel();
-        self.submit(Waiting { work: Work::Command { command, reply }, deadline, forwarded, maybe_applied: false, _slots: slots }, answer).await
+        self.submit(Work::Command { command, reply }, forwarded, deadline, answer).await
     }
 
-    async fn submit<T>(&self, waiting: Waiting, answer: oneshot::Receiver<Result<T, Error>>) -> Result<T, Error> {
-        let deadline = waiting.deadline;
-        let leaving = || Error::new(Reason::NotReady, "this store is shutting down").outcome(Outcome::Unknown);
-        self.sender.send(waiting).map_err(|_| leaving())?;
+    async fn submit<T>(&self, work: Work, forwarded: bool, deadline: Instant, answer: oneshot::Receiver<Result<T, Error>>) -> Result<T, Error> {
+        let slots = self.slots(&work)?;
+        let leaving = || Error::new(Reason::NotReady, "this store is shutting down");
+        let waiting = Waiting { work, deadline, forwarded, maybe_applied: false, _slots: slots };
+        self.sender.try_send(waiting).map_err(|_| leaving().outcome(Outcome::NotApplied))?;
         match tokio::time::timeout_at(deadline, answer).await {
-            Ok(answered) => answered.unwrap_or_else(|_| Err(leaving())),
+            Ok(answered) => answered.unwrap_or_else(|_| Err(leaving().outcome(Outcome::Unknown))),
             Err(_) => Err(Error::new(
                 Reason::DeadlineExceeded,
                 "the deadline passed while the write was under way; whether it was applied is not known",
@@ -207,7 +221,7 @@ pub struct StrongCore {
 }
 
 impl StrongCore {
-    async fn run(self: Arc<Self>, mut receiver: mpsc::UnboundedReceiver<Waiting>) {
+    async fn run(self: Arc<Self>, mut receiver: mpsc::Receiver<Waiting>) {
         let mut queue: VecDeque<Waiting> = VecDeque::new();
         let mut attempts: JoinSet<Attempt> = JoinSet::new();
         let mut pause_until: Option<Instant> = None;
@@ -275,7 +289,7 @@ impl StrongCore {
         let mut batch = Vec::new();
         let (mut ops, mut bytes) = (0, 0);
         while let Some(next) = queue.front() {
-            let (next_ops, next_bytes) = next.size();
+            let (next_ops, next_bytes) = next.work.size();
             let alone = matches!(next.work, Work::Command { .. });
             let full = ops + next_ops > self.settings.max_batch || bytes + next_bytes > ENTRY_BYTES;
             if !batch.is_empty() && (alone || full) {
@@ -412,13 +426,16 @@ impl StrongCore {
             Err(TransportError::NoAnswer { why, .. }) => {
                 return self.after_unknown(batch, &format!("the leader did not answer ({why})"));
             }
-            Err(TransportError::Refused(error)) if error.reason == Reason::NotLeader && !error.is_unknown() => {
+            // Refused before it was handed to a region, or by one that does not lead: in no log.
+            Err(TransportError::Refused(error)) if matches!(error.reason, Reason::NotLeader | Reason::NotReady) && !error.is_unknown() => {
                 return Attempt { again: batch, pause: true };
             }
             Err(TransportError::Refused(error)) if error.is_unknown() && error.reason != Reason::NoQuorum => {
                 return self.after_unknown(batch, &error.message);
             }
-            Err(TransportError::Refused(error)) => refuse_all(batch, &error),
+            Err(TransportError::Refused(error)) if error.metadata.contains_key("outcome") => refuse_all(batch, &error),
+            // Too large for the wire, or not understood: it was not handed on.
+            Err(TransportError::Refused(error)) => refuse_all(batch, &error.outcome(Outcome::NotApplied)),
         }
         Attempt { again: Vec::new(), pause: false }
     }

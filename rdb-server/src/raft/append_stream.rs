@@ -41,7 +41,13 @@ where
     /// `send` hands a request over before it returns.
     pub(super) fn new(requests: S, window: usize, send: F) -> AppendStream<S, F> {
         let window = window.max(1);
-        AppendStream { requests: Some(requests), send, window, under_way: FuturesOrdered::new(), failed: false }
+        AppendStream {
+            requests: Some(requests),
+            send,
+            window,
+            under_way: FuturesOrdered::new(),
+            failed: false,
+        }
     }
 
     /// Sends what is ready to be sent and has room.
@@ -100,17 +106,26 @@ mod tests {
 
     fn request(index: u64) -> AppendEntriesRequest<TypeConfig> {
         let vote = Vote::new_committed(1, 1);
-        AppendEntriesRequest { vote, prev_log_id: Some(log_id(1, index)), entries: vec![], leader_commit: None }
+        AppendEntriesRequest {
+            vote,
+            prev_log_id: Some(log_id(1, index)),
+            entries: vec![],
+            leader_commit: None,
+        }
     }
 
     /// What was sent, each with the way to answer it.
     type Sent = Arc<Mutex<Vec<(u64, Option<oneshot::Sender<Answer>>)>>>;
 
-    fn sender(sent: &Sent) -> impl Fn(AppendEntriesRequest<TypeConfig>) -> BoxFuture<'static, Answer> + Unpin + use<> {
+    fn sender(
+        sent: &Sent,
+    ) -> impl Fn(AppendEntriesRequest<TypeConfig>) -> BoxFuture<'static, Answer> + Unpin + use<>
+    {
         let sent = sent.clone();
         move |request| {
             let (answer, answered) = oneshot::channel();
-            sent.lock().push((request.prev_log_id.unwrap().index, Some(answer)));
+            sent.lock()
+                .push((request.prev_log_id.unwrap().index, Some(answer)));
             answered.map(Result::unwrap).boxed()
         }
     }
@@ -135,7 +150,9 @@ mod tests {
         answer(&sent, 1, Ok(Some(log_id(1, 1))));
         assert!(stream.next().now_or_never().is_none());
         answer(&sent, 0, Ok(Some(log_id(1, 0))));
-        let next = |stream: &mut AppendStream<_, _>| stream.next().now_or_never().unwrap().unwrap().unwrap();
+        let next = |stream: &mut AppendStream<_, _>| {
+            stream.next().now_or_never().unwrap().unwrap().unwrap()
+        };
         assert_eq!(next(&mut stream), Ok(Some(log_id(1, 0))));
         assert_eq!(next(&mut stream), Ok(Some(log_id(1, 1))));
         assert!(stream.next().now_or_never().is_none());
@@ -166,13 +183,19 @@ mod tests {
 
     #[test]
     fn a_refusal_ends_the_stream_and_takes_nothing_more() {
-        for refusal in [StreamAppendError::Conflict(log_id(1, 0)), StreamAppendError::HigherVote(Vote::new(9, 2))] {
+        for refusal in [
+            StreamAppendError::Conflict(log_id(1, 0)),
+            StreamAppendError::HigherVote(Vote::new(9, 2)),
+        ] {
             let sent = Sent::default();
             let requests = futures::stream::iter((0..9).map(request));
             let mut stream = AppendStream::new(requests, 2, sender(&sent));
             assert!(stream.next().now_or_never().is_none());
             answer(&sent, 0, Err(refusal.clone()));
-            assert_eq!(stream.next().now_or_never().unwrap().unwrap().unwrap(), Err(refusal));
+            assert_eq!(
+                stream.next().now_or_never().unwrap().unwrap().unwrap(),
+                Err(refusal)
+            );
             assert!(stream.next().now_or_never().unwrap().is_none());
             assert_eq!(sent_indexes(&sent), [0, 1]);
         }

@@ -52,9 +52,12 @@ where
     snapshots: Arc<tokio::sync::Mutex<SnapshotReceiver>>,
 }
 
+/// Where the answer to an append goes.
+type AppendAnswer = oneshot::Sender<Result<raft::AppendReply, Error>>;
+
 struct Append {
     request: AppendEntriesRequest<TypeConfig>,
-    reply: oneshot::Sender<Result<raft::AppendReply, Error>>,
+    reply: AppendAnswer,
 }
 
 impl<SM> Inbound<SM>
@@ -63,13 +66,23 @@ where
 {
     /// Serves `raft`, the replica of `region`. Holds on to it, and so keeps it running.
     pub fn new(raft: RaftOf<SM>, region: RegionId, spool: Arc<dyn SnapshotSpool>) -> Inbound<SM> {
-        let snapshots = Arc::new(tokio::sync::Mutex::new(SnapshotReceiver::new(region, spool)));
-        Inbound { region, raft, senders: Mutex::new(BTreeMap::new()), snapshots }
+        let snapshots = Arc::new(tokio::sync::Mutex::new(SnapshotReceiver::new(
+            region, spool,
+        )));
+        Inbound {
+            region,
+            raft,
+            senders: Mutex::new(BTreeMap::new()),
+            snapshots,
+        }
     }
 
     /// Serves a request that is Raft's own; any other comes back. It is queued when this returns, so
     /// that requests of one sender keep their order.
-    #[allow(clippy::result_large_err, reason = "the request that comes back is the caller's own")]
+    #[allow(
+        clippy::result_large_err,
+        reason = "the request that comes back is the caller's own"
+    )]
     pub fn handle(
         &self,
         from: StoreId,
@@ -80,8 +93,14 @@ where
             Request::Append(request) => self.append(from, request).map_ok(Response::Append).boxed(),
             Request::Vote(request) => self.vote(request).map_ok(Response::Vote).boxed(),
             Request::PreVote(request) => self.pre_vote(request).map_ok(Response::Vote).boxed(),
-            Request::TransferLeader(request) => self.transfer_leader(request).map_ok(Response::TransferLeader).boxed(),
-            Request::SnapshotChunk(chunk) => self.snapshot_chunk(chunk).map_ok(Response::SnapshotChunk).boxed(),
+            Request::TransferLeader(request) => self
+                .transfer_leader(request)
+                .map_ok(Response::TransferLeader)
+                .boxed(),
+            Request::SnapshotChunk(chunk) => self
+                .snapshot_chunk(chunk)
+                .map_ok(Response::SnapshotChunk)
+                .boxed(),
             other => return Err(other),
         })
     }
@@ -104,13 +123,24 @@ where
         match queue.try_send(append) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(_)) => {
-                let message = format!("store {from} has {QUEUED_APPENDS} appends to region {region} waiting; send fewer at once");
-                return ready(Err(Error::new(Reason::Overloaded, message).with("region", region)));
+                let message = format!(
+                    "store {from} has {QUEUED_APPENDS} appends to region {region} waiting; send fewer at once"
+                );
+                return ready(Err(
+                    Error::new(Reason::Overloaded, message).with("region", region)
+                ));
             }
             // The task of a replica that stopped is gone.
-            Err(mpsc::error::TrySendError::Closed(_)) => return ready(Err(stopped(region, "it was shut down"))),
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                return ready(Err(stopped(region, "it was shut down")));
+            }
         }
-        async move { answer.await.unwrap_or_else(|_| Err(stopped(region, "it was shut down"))) }.boxed()
+        async move {
+            answer
+                .await
+                .unwrap_or_else(|_| Err(stopped(region, "it was shut down")))
+        }
+        .boxed()
     }
 
     /// A candidate asks for a vote.
@@ -118,7 +148,10 @@ where
         let (raft, region) = (self.raft.clone(), self.region);
         async move {
             let request = wire::vote_request(&request).map_err(|error| invalid("vote", &error))?;
-            let reply = raft.vote(request).await.map_err(|error| stopped(region, error))?;
+            let reply = raft
+                .vote(request)
+                .await
+                .map_err(|error| stopped(region, error))?;
             Ok(wire::vote_reply_to_wire(&reply))
         }
         .boxed()
@@ -128,20 +161,33 @@ where
     pub fn pre_vote(&self, request: raft::VoteRequest) -> Reply<raft::VoteReply> {
         let (raft, region) = (self.raft.clone(), self.region);
         async move {
-            let request = wire::vote_request(&request).map_err(|error| invalid("pre_vote", &error))?;
-            let reply = raft.pre_vote(request).await.map_err(|error| stopped(region, error))?;
+            let request =
+                wire::vote_request(&request).map_err(|error| invalid("pre_vote", &error))?;
+            let reply = raft
+                .pre_vote(request)
+                .await
+                .map_err(|error| stopped(region, error))?;
             Ok(wire::vote_reply_to_wire(&reply))
         }
         .boxed()
     }
 
     /// The leader hands over, to this replica or to another.
-    pub fn transfer_leader(&self, request: raft::TransferLeaderRequest) -> Reply<raft::TransferLeaderReply> {
+    pub fn transfer_leader(
+        &self,
+        request: raft::TransferLeaderRequest,
+    ) -> Reply<raft::TransferLeaderReply> {
         let (raft, region) = (self.raft.clone(), self.region);
         async move {
-            let request = wire::transfer(&request).map_err(|error| invalid("transfer_leader", &error))?;
-            let answer = raft.handle_transfer_leader(request).await.map_err(|error| stopped(region, error))?;
-            Ok(raft::TransferLeaderReply { accepted: answer.is_ok() })
+            let request =
+                wire::transfer(&request).map_err(|error| invalid("transfer_leader", &error))?;
+            let answer = raft
+                .handle_transfer_leader(request)
+                .await
+                .map_err(|error| stopped(region, error))?;
+            Ok(raft::TransferLeaderReply {
+                accepted: answer.is_ok(),
+            })
         }
         .boxed()
     }
@@ -152,7 +198,12 @@ where
         // In a task of its own: when the connection breaks during a long installation, the caller
         // drops its future, and the installation is to be finished and remembered all the same.
         let taken = TypeConfig::spawn(take_chunk(raft, region, snapshots, chunk));
-        async move { taken.await.unwrap_or_else(|error| Err(stopped(region, error))) }.boxed()
+        async move {
+            taken
+                .await
+                .unwrap_or_else(|error| Err(stopped(region, error)))
+        }
+        .boxed()
     }
 }
 
@@ -162,7 +213,10 @@ where
     SM: RaftStateMachine<TypeConfig, SnapshotData = SnapshotData>,
 {
     while let Some(first) = appends.recv().await {
-        if serve_stream(&raft, region, first, &mut appends).await.is_none() {
+        if serve_stream(&raft, region, first, &mut appends)
+            .await
+            .is_none()
+        {
             return;
         }
     }
@@ -216,7 +270,7 @@ where
 }
 
 /// Requests that openraft has, in order.
-struct OpenAppends(VecDeque<(Option<super::LogId>, oneshot::Sender<Result<raft::AppendReply, Error>>)>);
+struct OpenAppends(VecDeque<(Option<super::LogId>, AppendAnswer)>);
 
 impl OpenAppends {
     fn add(&mut self, append: Append, requests: &mpsc::Sender<AppendEntriesRequest<TypeConfig>>) {
@@ -252,27 +306,41 @@ where
     SM: RaftStateMachine<TypeConfig, SnapshotData = SnapshotData>,
 {
     let reply = |received, vote: super::Vote, installed| {
-        Ok(raft::SnapshotChunkReply { received, vote: Some(wire::vote_to_wire(&vote)), installed })
+        Ok(raft::SnapshotChunkReply {
+            received,
+            vote: Some(wire::vote_to_wire(&vote)),
+            installed,
+        })
     };
-    let sender = wire::leaders_vote(chunk.vote.as_ref(), "SnapshotChunk").map_err(|error| invalid("vote", &error))?;
+    let sender = wire::leaders_vote(chunk.vote.as_ref(), "SnapshotChunk")
+        .map_err(|error| invalid("vote", &error))?;
     let own = raft.metrics().borrow_watched().vote;
     if own > sender {
         return reply(0, own, false);
     }
-    let id = chunk.meta.as_ref().map(|meta| meta.snapshot_id.clone()).unwrap_or_default();
+    let id = chunk
+        .meta
+        .as_ref()
+        .map(|meta| meta.snapshot_id.clone())
+        .unwrap_or_default();
     let mut receiver = snapshots.lock_owned().await;
     let write = move || {
         let received = receiver.take(chunk);
         (receiver, received)
     };
-    let (mut receiver, received) = runtime::blocking(write).await.map_err(|error| stopped(region, error))?;
+    let (mut receiver, received) = runtime::blocking(write)
+        .await
+        .map_err(|error| stopped(region, error))?;
     match received? {
         Received::Next(offset) => reply(offset, sender, false),
         Received::Installed => reply(0, sender, true),
         Received::HigherVote(vote) => reply(0, vote, false),
         Received::Complete { vote, snapshot } => {
             tracing::info!(region = region.0, snapshot = %id, "all of a snapshot was received; installing it");
-            let answer = raft.install_full_snapshot(vote, snapshot).await.map_err(|error| stopped(region, error))?;
+            let answer = raft
+                .install_full_snapshot(vote, snapshot)
+                .await
+                .map_err(|error| stopped(region, error))?;
             if answer.vote > vote {
                 return reply(0, answer.vote, false);
             }

@@ -27,7 +27,9 @@ use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
 use parking_lot::Mutex;
 use prost::Message;
 use rdb_proto::raft;
-use rdb_storage::{Committer, Durability, Engine, Family, KeyRange, StorageError, View, WriteBatch};
+use rdb_storage::{
+    Committer, Durability, Engine, Family, KeyRange, StorageError, View, WriteBatch,
+};
 use rdb_types::RegionId;
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -47,7 +49,10 @@ pub struct LogStoreOptions {
 
 impl Default for LogStoreOptions {
     fn default() -> Self {
-        LogStoreOptions { cache_bytes: 8 << 20, read_bytes: 1 << 20 }
+        LogStoreOptions {
+            cache_bytes: 8 << 20,
+            read_bytes: 1 << 20,
+        }
     }
 }
 
@@ -127,8 +132,11 @@ impl RaftLogStore {
         options: LogStoreOptions,
     ) -> Result<RaftLogStore, StorageError> {
         let view: &dyn View = &*engine;
-        let vote = read_state::<raft::Vote>(view, region, keys::VOTE)?.map(|wire| wire::vote(&wire));
-        let log_id = |name| Ok(read_state::<raft::LogId>(view, region, name)?.map(|wire| wire::log_id(&wire)));
+        let vote =
+            read_state::<raft::Vote>(view, region, keys::VOTE)?.map(|wire| wire::vote(&wire));
+        let log_id = |name| {
+            Ok(read_state::<raft::LogId>(view, region, name)?.map(|wire| wire::log_id(&wire)))
+        };
         let purged = log_id(keys::PURGED)?;
         let mut committed = log_id(keys::COMMITTED)?;
 
@@ -137,7 +145,10 @@ impl RaftLogStore {
         if let Some(found) = view.scan(Family::RaftLog, &stored, false).next() {
             let first = index_of_key(region, &found?.0)?;
             if first != next_index(purged) {
-                let detail = format!("its first entry is {first}, but {} was expected", next_index(purged));
+                let detail = format!(
+                    "its first entry is {first}, but {} was expected",
+                    next_index(purged)
+                );
                 return Err(damage(region, None, detail));
             }
         }
@@ -154,9 +165,27 @@ impl RaftLogStore {
 
         let tail = LogTail::new(options.cache_bytes);
         let first = next_index(purged);
-        let state = State { vote, committed, purged, first, last, tail, writes: 0, cuts: 0, failed: None };
-        let shared = Shared { region, engine, committer, options, state: Mutex::new(state) };
-        Ok(RaftLogStore { shared: Arc::new(shared) })
+        let state = State {
+            vote,
+            committed,
+            purged,
+            first,
+            last,
+            tail,
+            writes: 0,
+            cuts: 0,
+            failed: None,
+        };
+        let shared = Shared {
+            region,
+            engine,
+            committer,
+            options,
+            state: Mutex::new(state),
+        };
+        Ok(RaftLogStore {
+            shared: Arc::new(shared),
+        })
     }
 
     /// Bytes of entries that are held in memory.
@@ -184,7 +213,8 @@ impl RaftLogStore {
             // Only old entries come from the disk, and only for those who fell behind: not on a
             // thread that has other requests to answer.
             let shared = self.shared.clone();
-            let from_disk = runtime::blocking(move || shared.read_disk(start, split, limit_bytes)).await?;
+            let from_disk =
+                runtime::blocking(move || shared.read_disk(start, split, limit_bytes)).await?;
             if self.shared.state.lock().cuts != cuts {
                 continue; // the log was cut meanwhile; what was read may be of before or after
             }
@@ -201,10 +231,11 @@ impl RaftLogStore {
     async fn write_synced(&self, batch: WriteBatch) -> io::Result<()> {
         let (sender, receiver) = futures::channel::oneshot::channel();
         self.shared.state.lock().begin_write()?;
-        self.shared.submit(batch, Durability::Synced, None, move |_, result| {
-            // Whoever waited may be gone, together with the whole replica.
-            let _ = sender.send(result);
-        });
+        self.shared
+            .submit(batch, Durability::Synced, None, move |_, result| {
+                // Whoever waited may be gone, together with the whole replica.
+                let _ = sender.send(result);
+            });
         match receiver.await {
             Ok(result) => result.map_err(io::Error::other),
             Err(_) => Err(io::Error::other(StorageError::Closed)),
@@ -229,7 +260,8 @@ impl Shared {
             }
             done(&shared, result);
         };
-        self.committer.submit(batch, durability, Box::new(called_back));
+        self.committer
+            .submit(batch, durability, Box::new(called_back));
         // A failure that was noticed between this call's first look and its submit has already been
         // cleaned up behind, so this batch needs a clean-up of its own.
         if self.state.lock().failed.is_some() {
@@ -266,15 +298,25 @@ impl Shared {
                 tracing::error!(region = region.0, index, %error, "what follows a failed write could not be removed");
             }
         };
-        self.committer.submit(batch, Durability::Written, Box::new(done));
+        self.committer
+            .submit(batch, Durability::Written, Box::new(done));
     }
 
     /// Entries from `start` up to `end`, all of which the log holds, and the room that is left.
-    fn read_disk(&self, start: u64, end: u64, limit_bytes: usize) -> Result<(Vec<Entry>, Room), StorageError> {
+    fn read_disk(
+        &self,
+        start: u64,
+        end: u64,
+        limit_bytes: usize,
+    ) -> Result<(Vec<Entry>, Room), StorageError> {
         let mut entries = Vec::new();
         let mut room = Room::new(limit_bytes);
         let mut expected = start;
-        for found in self.engine.scan(Family::RaftLog, &keys::entries(self.region, start, end), false) {
+        for found in self.engine.scan(
+            Family::RaftLog,
+            &keys::entries(self.region, start, end),
+            false,
+        ) {
             let (key, value) = found?;
             if index_of_key(self.region, &key)? != expected {
                 break;
@@ -287,7 +329,11 @@ impl Shared {
         }
         match expected == end {
             true => Ok((entries, room)),
-            false => Err(damage(self.region, Some(expected), "it is missing".to_owned())),
+            false => Err(damage(
+                self.region,
+                Some(expected),
+                "it is missing".to_owned(),
+            )),
         }
     }
 }
@@ -305,17 +351,29 @@ impl RaftLogReader<TypeConfig> for RaftLogStore {
         Ok(self.shared.state.lock().vote)
     }
 
-    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, io::Error> {
         self.read(start, end, self.shared.options.read_bytes).await
     }
 
     /// Piece by piece: what a replica has to apply after it was away can be all that the log holds.
-    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = Result<Entry, io::Error>> + Send
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = Result<Entry, io::Error>> + Send
     where
         RB: RangeBounds<u64> + Clone + Debug + Send,
     {
         let (start, end) = bounds(&range);
-        let reader = Pieces { log: self.clone(), next: start, end, piece: VecDeque::new() };
+        let reader = Pieces {
+            log: self.clone(),
+            next: start,
+            end,
+            piece: VecDeque::new(),
+        };
         futures::stream::try_unfold(reader, Pieces::next)
     }
 }
@@ -332,9 +390,15 @@ impl Pieces {
     async fn next(mut self) -> io::Result<Option<(Entry, Pieces)>> {
         if self.piece.is_empty() {
             let limit_bytes = self.log.shared.options.read_bytes;
-            self.piece = self.log.read(self.next, self.end, limit_bytes).await?.into();
+            self.piece = self
+                .log
+                .read(self.next, self.end, limit_bytes)
+                .await?
+                .into();
         }
-        let Some(entry) = self.piece.pop_front() else { return Ok(None) };
+        let Some(entry) = self.piece.pop_front() else {
+            return Ok(None);
+        };
         self.next = entry.log_id.index + 1;
         Ok(Some((entry, self)))
     }
@@ -345,7 +409,10 @@ impl RaftLogStorage<TypeConfig> for RaftLogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState, io::Error> {
         let state = self.shared.state.lock();
-        Ok(LogState { last_purged_log_id: state.purged, last_log_id: state.last })
+        Ok(LogState {
+            last_purged_log_id: state.purged,
+            last_log_id: state.last,
+        })
     }
 
     async fn get_log_reader(&mut self) -> RaftLogStore {
@@ -355,7 +422,11 @@ impl RaftLogStorage<TypeConfig> for RaftLogStore {
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let mut batch = WriteBatch::new();
         let key = keys::state(self.shared.region, keys::VOTE);
-        batch.put(Family::RaftState, key, wire::vote_to_wire(vote).encode_to_vec());
+        batch.put(
+            Family::RaftState,
+            key,
+            wire::vote_to_wire(vote).encode_to_vec(),
+        );
         self.write_synced(batch).await?;
         self.shared.state.lock().vote = Some(*vote);
         Ok(())
@@ -367,7 +438,11 @@ impl RaftLogStorage<TypeConfig> for RaftLogStore {
         let mut batch = WriteBatch::new();
         let key = keys::state(self.shared.region, keys::COMMITTED);
         match &committed {
-            Some(id) => batch.put(Family::RaftState, key, wire::log_id_to_wire(id).encode_to_vec()),
+            Some(id) => batch.put(
+                Family::RaftState,
+                key,
+                wire::log_id_to_wire(id).encode_to_vec(),
+            ),
             None => batch.delete(Family::RaftState, key),
         }
         {
@@ -375,7 +450,8 @@ impl RaftLogStorage<TypeConfig> for RaftLogStore {
             state.begin_write()?;
             state.committed = committed;
         }
-        self.shared.submit(batch, Durability::Written, None, |_, _| ());
+        self.shared
+            .submit(batch, Durability::Written, None, |_, _| ());
         Ok(())
     }
 
@@ -383,7 +459,11 @@ impl RaftLogStorage<TypeConfig> for RaftLogStore {
         Ok(self.shared.state.lock().committed)
     }
 
-    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: IOFlushed<TypeConfig>,
+    ) -> Result<(), io::Error>
     where
         I: IntoIterator<Item = Entry> + Send,
         I::IntoIter: Send,
@@ -407,18 +487,27 @@ impl RaftLogStorage<TypeConfig> for RaftLogStore {
                 }
                 let value = wire::entry_to_wire(&entry).encode_to_vec();
                 let size_bytes = value.len();
-                batch.put(Family::RaftLog, keys::entry(self.shared.region, entry.log_id.index), value);
+                batch.put(
+                    Family::RaftLog,
+                    keys::entry(self.shared.region, entry.log_id.index),
+                    value,
+                );
                 state.last = Some(entry.log_id);
                 state.tail.push(entry, size_bytes, write);
             }
             (write, damaged_from)
         };
-        self.shared.submit(batch, Durability::Synced, Some(damaged_from), move |shared, result| {
-            if result.is_ok() {
-                shared.state.lock().tail.synced(write);
-            }
-            callback.io_completed(result.map_err(io::Error::other));
-        });
+        self.shared.submit(
+            batch,
+            Durability::Synced,
+            Some(damaged_from),
+            move |shared, result| {
+                if result.is_ok() {
+                    shared.state.lock().tail.synced(write);
+                }
+                callback.io_completed(result.map_err(io::Error::other));
+            },
+        );
         Ok(())
     }
 
@@ -437,7 +526,8 @@ impl RaftLogStorage<TypeConfig> for RaftLogStore {
         let mut batch = WriteBatch::new();
         let KeyRange { start, end } = keys::entries(self.shared.region, from, u64::MAX);
         batch.delete_range(Family::RaftLog, start, end.unwrap_or_default());
-        self.shared.submit(batch, Durability::Written, Some(from), |_, _| ());
+        self.shared
+            .submit(batch, Durability::Written, Some(from), |_, _| ());
         Ok(())
     }
 
@@ -462,10 +552,15 @@ impl RaftLogStorage<TypeConfig> for RaftLogStore {
         };
         let region = self.shared.region;
         let mut batch = WriteBatch::new();
-        batch.delete_range(Family::RaftLog, keys::entry(region, 0), keys::entry(region, through.index + 1));
+        batch.delete_range(
+            Family::RaftLog,
+            keys::entry(region, 0),
+            keys::entry(region, through.index + 1),
+        );
         let value = wire::log_id_to_wire(&through).encode_to_vec();
         batch.put(Family::RaftState, keys::state(region, keys::PURGED), value);
-        self.shared.submit(batch, Durability::Written, damaged_from, |_, _| ());
+        self.shared
+            .submit(batch, Durability::Written, damaged_from, |_, _| ());
         Ok(())
     }
 }
@@ -489,11 +584,15 @@ fn damage(region: RegionId, index: Option<u64>, detail: String) -> StorageError 
         Some(index) => format!("entry {index} in the log of region {region}"),
         None => format!("the log of region {region}"),
     };
-    StorageError::Corruption { at: at.into(), detail: detail.into() }
+    StorageError::Corruption {
+        at: at.into(),
+        detail: detail.into(),
+    }
 }
 
 fn index_of_key(region: RegionId, key: &[u8]) -> Result<u64, StorageError> {
-    keys::index_of(region, key).ok_or_else(|| damage(region, None, format!("{key:?} is no key of an entry")))
+    keys::index_of(region, key)
+        .ok_or_else(|| damage(region, None, format!("{key:?} is no key of an entry")))
 }
 
 fn decode_entry(region: RegionId, index: u64, value: Bytes) -> Result<Entry, StorageError> {
@@ -502,7 +601,11 @@ fn decode_entry(region: RegionId, index: u64, value: Bytes) -> Result<Entry, Sto
         .and_then(wire::entry)
         .map_err(|error| damage(region, Some(index), error.to_string()))?;
     if decoded.log_id.index != index {
-        return Err(damage(region, Some(index), format!("it says that it is entry {}", decoded.log_id)));
+        return Err(damage(
+            region,
+            Some(index),
+            format!("it says that it is entry {}", decoded.log_id),
+        ));
     }
     Ok(decoded)
 }
@@ -512,7 +615,10 @@ fn read_state<M: Message + Default>(
     region: RegionId,
     name: &'static str,
 ) -> Result<Option<M>, StorageError> {
-    let Some(value) = view.get(Family::RaftState, &keys::state(region, name))? else { return Ok(None) };
-    let decoded = M::decode(value).map_err(|error| damage(region, None, format!("its {name} is unreadable: {error}")))?;
+    let Some(value) = view.get(Family::RaftState, &keys::state(region, name))? else {
+        return Ok(None);
+    };
+    let decoded = M::decode(value)
+        .map_err(|error| damage(region, None, format!("its {name} is unreadable: {error}")))?;
     Ok(Some(decoded))
 }

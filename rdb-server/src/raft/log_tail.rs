@@ -36,7 +36,12 @@ pub struct LogTail {
 impl LogTail {
     /// Holds about `limit_bytes` of entries that are on the disk.
     pub fn new(limit_bytes: usize) -> LogTail {
-        LogTail { held: VecDeque::new(), size_bytes: 0, limit_bytes, synced: 0 }
+        LogTail {
+            held: VecDeque::new(),
+            size_bytes: 0,
+            limit_bytes,
+            synced: 0,
+        }
     }
 
     /// The index of the first entry held.
@@ -51,9 +56,17 @@ impl LogTail {
 
     /// Adds the next entry, which the write numbered `write` brings to the disk. Numbers grow.
     pub fn push(&mut self, entry: Entry, size_bytes: usize, write: u64) {
-        debug_assert!(self.held.back().is_none_or(|last| last.entry.log_id.index + 1 == entry.log_id.index));
+        debug_assert!(
+            self.held
+                .back()
+                .is_none_or(|last| last.entry.log_id.index + 1 == entry.log_id.index)
+        );
         self.size_bytes += size_bytes + ENTRY_OVERHEAD_BYTES;
-        self.held.push_back(Held { entry, size_bytes, write });
+        self.held.push_back(Held {
+            entry,
+            size_bytes,
+            write,
+        });
         self.shrink();
     }
 
@@ -65,7 +78,11 @@ impl LogTail {
 
     /// Removes the entries from `index` on.
     pub fn truncate_from(&mut self, index: u64) {
-        while self.held.back().is_some_and(|last| last.entry.log_id.index >= index) {
+        while self
+            .held
+            .back()
+            .is_some_and(|last| last.entry.log_id.index >= index)
+        {
             self.drop_one(VecDeque::pop_back);
         }
     }
@@ -80,7 +97,9 @@ impl LogTail {
     /// Entries from `start` up to `end`, exclusive, as far as they are held; no more once
     /// `limit_bytes` of them are read, but at least one.
     pub fn read(&self, start: u64, end: u64, limit_bytes: usize) -> Vec<Entry> {
-        let Some(first) = self.first() else { return Vec::new() };
+        let Some(first) = self.first() else {
+            return Vec::new();
+        };
         let skip = usize::try_from(start.saturating_sub(first)).unwrap_or(usize::MAX);
         let mut room = Room::new(limit_bytes);
         self.held
@@ -92,7 +111,12 @@ impl LogTail {
     }
 
     fn shrink(&mut self) {
-        while self.size_bytes > self.limit_bytes && self.held.front().is_some_and(|held| held.write <= self.synced) {
+        while self.size_bytes > self.limit_bytes
+            && self
+                .held
+                .front()
+                .is_some_and(|held| held.write <= self.synced)
+        {
             self.drop_one(VecDeque::pop_front);
         }
     }
@@ -113,7 +137,10 @@ pub(super) struct Room {
 impl Room {
     /// Room for `limit_bytes`, and for the first entry whatever its size.
     pub(super) fn new(limit_bytes: usize) -> Room {
-        Room { left_bytes: limit_bytes, first: true }
+        Room {
+            left_bytes: limit_bytes,
+            first: true,
+        }
     }
 
     /// Whether the next entry still fits.
@@ -138,13 +165,23 @@ mod tests {
         let mut tail = LogTail::new(limit_entries * COST);
         for index in entries {
             // One write per entry, numbered as the entry.
-            tail.push(Entry { log_id: log_id(1, index), payload: EntryPayload::Blank }, SIZE, index);
+            tail.push(
+                Entry {
+                    log_id: log_id(1, index),
+                    payload: EntryPayload::Blank,
+                },
+                SIZE,
+                index,
+            );
         }
         tail
     }
 
     fn read(tail: &LogTail, start: u64, end: u64, limit_bytes: usize) -> Vec<u64> {
-        tail.read(start, end, limit_bytes).iter().map(|entry| entry.log_id.index).collect()
+        tail.read(start, end, limit_bytes)
+            .iter()
+            .map(|entry| entry.log_id.index)
+            .collect()
     }
 
     #[test]
@@ -165,7 +202,14 @@ mod tests {
         let mut tail = tail(0, 10..13);
         tail.truncate_from(11);
         assert_eq!(tail.size_bytes(), COST);
-        tail.push(Entry { log_id: log_id(2, 11), payload: EntryPayload::Blank }, SIZE, 13);
+        tail.push(
+            Entry {
+                log_id: log_id(2, 11),
+                payload: EntryPayload::Blank,
+            },
+            SIZE,
+            13,
+        );
         tail.synced(12);
         assert_eq!(tail.first(), Some(11));
         tail.synced(13);

@@ -76,7 +76,8 @@ impl Command {
     /// # Errors
     /// The bytes are no command.
     pub fn decode(&self) -> Result<rdb_proto::raft::Command, WireError> {
-        rdb_proto::raft::Command::decode(self.0.clone()).map_err(|error| WireError::undecodable("command", &error))
+        rdb_proto::raft::Command::decode(self.0.clone())
+            .map_err(|error| WireError::undecodable("command", &error))
     }
 }
 

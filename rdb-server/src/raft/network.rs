@@ -20,8 +20,9 @@ use futures::{FutureExt, StreamExt};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
-    TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError,
+    StreamAppendResult, TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
 };
 use rdb_proto::raft::{peer_request, peer_response};
 use rdb_types::{RegionId, StoreId};
@@ -105,7 +106,9 @@ impl NetworkSettings {
     /// Pauses between tries: doubling, up to the longest.
     pub(super) fn backoff(&self) -> impl Iterator<Item = Duration> + Send + 'static {
         let max = self.backoff_max;
-        std::iter::successors(Some(self.backoff_min.min(max)), move |pause| Some((*pause * 2).min(max)))
+        std::iter::successors(Some(self.backoff_min.min(max)), move |pause| {
+            Some((*pause * 2).min(max))
+        })
     }
 }
 
@@ -131,11 +134,22 @@ impl RegionNetwork {
         quorum: Arc<QuorumView>,
         settings: NetworkSettings,
     ) -> RegionNetwork {
-        RegionNetwork { outbound: Arc::new(Outbound { region, transport, quorum, settings }) }
+        RegionNetwork {
+            outbound: Arc::new(Outbound {
+                region,
+                transport,
+                quorum,
+                settings,
+            }),
+        }
     }
 
     fn client(&self, target: u64, heartbeats: bool) -> PeerClient {
-        PeerClient { outbound: self.outbound.clone(), target, heartbeats }
+        PeerClient {
+            outbound: self.outbound.clone(),
+            target,
+            heartbeats,
+        }
     }
 }
 
@@ -165,14 +179,24 @@ impl PeerClient {
     fn store(&self) -> Result<StoreId, RpcError> {
         StoreId::new(self.target).ok_or_else(|| {
             let region = self.outbound.region;
-            unreachable_error(format!("region {region} has a member {}, which is no store's id", self.target))
+            unreachable_error(format!(
+                "region {region} has a member {}, which is no store's id",
+                self.target
+            ))
         })
     }
 
     /// One request on the lane for small messages, within openraft's deadline.
-    async fn ask(&self, request: peer_request::Body, option: &RPCOption) -> Result<peer_response::Body, RpcError> {
+    async fn ask(
+        &self,
+        request: peer_request::Body,
+        option: &RPCOption,
+    ) -> Result<peer_response::Body, RpcError> {
         let to = self.store()?;
-        self.outbound.call(to, Lane::Control, request, option.hard_ttl()).await.map_err(rpc_error)
+        self.outbound
+            .call(to, Lane::Control, request, option.hard_ttl())
+            .await
+            .map_err(rpc_error)
     }
 }
 
@@ -196,10 +220,13 @@ impl Outbound {
         timeout: Duration,
     ) -> BoxFuture<'static, Result<StreamAppendResult<TypeConfig>, RpcError>> {
         let (prev, last) = (request.prev_log_id, wire::last_of(request));
-        let message = wire::append_to_wire(request, self.quorum.quorum_age_ms(), self.quorum.reached());
+        let message =
+            wire::append_to_wire(request, self.quorum.quorum_age_ms(), self.quorum.reached());
         let answer = self.call(to, lane, peer_request::Body::Append(message), timeout);
         let read = move |answer| match answer {
-            Ok(peer_response::Body::Append(reply)) => wire::append_reply(&reply, prev, last).map_err(wire_error),
+            Ok(peer_response::Body::Append(reply)) => {
+                wire::append_reply(&reply, prev, last).map_err(wire_error)
+            }
             Ok(other) => Err(unexpected("append", &other)),
             Err(error) => Err(rpc_error(error)),
         };
@@ -219,19 +246,28 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         let to = self.store()?;
         let last = wire::last_of(&request);
         let timeout = self.outbound.settings.append_timeout;
-        Ok(match self.outbound.append(to, Lane::Append, &request, timeout).await? {
-            Ok(matching) if matching == last => AppendEntriesResponse::Success,
-            Ok(matching) => AppendEntriesResponse::PartialSuccess(matching),
-            Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
-            Err(StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
-        })
+        Ok(
+            match self
+                .outbound
+                .append(to, Lane::Append, &request, timeout)
+                .await?
+            {
+                Ok(matching) if matching == last => AppendEntriesResponse::Success,
+                Ok(matching) => AppendEntriesResponse::PartialSuccess(matching),
+                Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
+                Err(StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
+            },
+        )
     }
 
     fn stream_append<'s, S>(
         &'s mut self,
         input: S,
         option: RPCOption,
-    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RpcError>>, RpcError>>
+    ) -> BoxFuture<
+        's,
+        Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RpcError>>, RpcError>,
+    >
     where
         S: futures::Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
@@ -278,8 +314,18 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let to = self.store().map_err(|error| StreamingError::Unreachable(Unreachable::new(&error)))?;
-        snapshot_sender::send(&self.outbound, to, vote, snapshot, cancel, option.hard_ttl()).await
+        let to = self
+            .store()
+            .map_err(|error| StreamingError::Unreachable(Unreachable::new(&error)))?;
+        snapshot_sender::send(
+            &self.outbound,
+            to,
+            vote,
+            snapshot,
+            cancel,
+            option.hard_ttl(),
+        )
+        .await
     }
 
     async fn transfer_leader(
@@ -293,7 +339,10 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             peer_response::Body::TransferLeader(_) => {
                 // Why it was not accepted does not travel: the leader goes on either way.
                 let expected = request.last_log_id().copied();
-                Ok(Err(TransferLeaderError::LogNotFlushed { expected, actual: None }))
+                Ok(Err(TransferLeaderError::LogNotFlushed {
+                    expected,
+                    actual: None,
+                }))
             }
             other => Err(unexpected("transfer of leadership", &other)),
         }
@@ -344,9 +393,16 @@ mod tests {
     #[test]
     fn pauses_double_up_to_the_longest() {
         let settings = NetworkSettings::default();
-        let pauses: Vec<u128> = settings.backoff().take(6).map(|pause| pause.as_millis()).collect();
+        let pauses: Vec<u128> = settings
+            .backoff()
+            .take(6)
+            .map(|pause| pause.as_millis())
+            .collect();
         assert_eq!(pauses, [50, 100, 200, 400, 500, 500]);
-        let settings = NetworkSettings { backoff_min: Duration::from_secs(9), ..settings };
+        let settings = NetworkSettings {
+            backoff_min: Duration::from_secs(9),
+            ..settings
+        };
         assert_eq!(settings.backoff().next(), Some(settings.backoff_max));
     }
 }

@@ -8,7 +8,10 @@
 use std::io;
 
 /// The runtime of [`super::TypeConfig`].
-#[allow(deprecated, reason = "openraft deprecates only this path to the type; the other one would need one more dependency")]
+#[allow(
+    deprecated,
+    reason = "openraft deprecates only this path to the type; the other one would need one more dependency"
+)]
 pub type Runtime = openraft::impls::TokioRuntime;
 
 /// Runs work that waits for the disk where nothing else waits for it. Not openraft's
@@ -16,6 +19,10 @@ pub type Runtime = openraft::impls::TokioRuntime;
 ///
 /// # Errors
 /// The work panicked, or the runtime is shutting down.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)
 }

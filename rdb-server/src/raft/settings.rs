@@ -62,14 +62,29 @@ const PURGE_BATCH_ENTRIES: u64 = 256;
 /// # Errors
 /// The times do not fit together; the message says which and how.
 pub fn raft_config(name: &str, settings: &RaftSettings) -> Result<Arc<Config>, SettingsError> {
-    let RaftSettings { heartbeat, election_min, election_max, snapshot_after, keep_after_snapshot, max_batch_entries } =
-        settings;
-    for (what, duration) in [("heartbeat", heartbeat), ("election_min", election_min), ("election_max", election_max)] {
+    let RaftSettings {
+        heartbeat,
+        election_min,
+        election_max,
+        snapshot_after,
+        keep_after_snapshot,
+        max_batch_entries,
+    } = settings;
+    for (what, duration) in [
+        ("heartbeat", heartbeat),
+        ("election_min", election_min),
+        ("election_max", election_max),
+    ] {
         if duration.as_millis() == 0 || duration.subsec_nanos() % 1_000_000 != 0 {
-            return Err(SettingsError(format!("{what} is {duration:?}; it must be whole milliseconds and more than none")));
+            return Err(SettingsError(format!(
+                "{what} is {duration:?}; it must be whole milliseconds and more than none"
+            )));
         }
     }
-    for (what, number) in [("snapshot_after", snapshot_after), ("max_batch", max_batch_entries)] {
+    for (what, number) in [
+        ("snapshot_after", snapshot_after),
+        ("max_batch", max_batch_entries),
+    ] {
         if *number == 0 {
             return Err(SettingsError(format!("{what} is 0; it must be at least 1")));
         }
@@ -117,7 +132,9 @@ pub fn raft_config(name: &str, settings: &RaftSettings) -> Result<Arc<Config>, S
         backoff: "50ms, 100ms, 200ms ..500ms".to_owned(),
         ..Config::default()
     };
-    let config = config.validate().map_err(|error| SettingsError(error.to_string()))?;
+    let config = config
+        .validate()
+        .map_err(|error| SettingsError(error.to_string()))?;
     Ok(Arc::new(config))
 }
 
@@ -133,7 +150,14 @@ mod tests {
         assert_eq!(config.allow_log_reversion, Some(false));
         assert!(config.install_snapshot_timeout >= 60_000);
         assert_eq!(config.quorum_loss_probe_interval, Some(600));
-        assert_eq!((config.heartbeat_interval, config.election_timeout_min, config.election_timeout_max), (50, 150, 300));
+        assert_eq!(
+            (
+                config.heartbeat_interval,
+                config.election_timeout_min,
+                config.election_timeout_max
+            ),
+            (50, 150, 300)
+        );
     }
 
     #[test]
@@ -144,7 +168,9 @@ mod tests {
             raft_config("x", &settings).unwrap_err().to_string()
         };
         assert!(refused(|s| s.heartbeat = Duration::ZERO).contains("heartbeat"));
-        assert!(refused(|s| s.heartbeat = Duration::from_micros(1500)).contains("whole milliseconds"));
+        assert!(
+            refused(|s| s.heartbeat = Duration::from_micros(1500)).contains("whole milliseconds")
+        );
         assert!(refused(|s| s.election_min = Duration::from_millis(60)).contains("twice"));
         assert!(refused(|s| s.election_max = s.election_min).contains("election"));
         assert!(refused(|s| s.snapshot_after = 0).contains("snapshot_after"));

@@ -49,7 +49,9 @@ pub enum SnapshotData {
 
 impl SnapshotData {
     /// Its records, in order. Reads from the disk while it is iterated. After an error it ends.
-    pub fn into_records(self) -> Box<dyn Iterator<Item = Result<SnapshotItem, StorageError>> + Send> {
+    pub fn into_records(
+        self,
+    ) -> Box<dyn Iterator<Item = Result<SnapshotItem, StorageError>> + Send> {
         match self {
             SnapshotData::Frozen(frozen) => Box::new(frozen.into_records()),
             SnapshotData::Received(received) => Box::new(received.into_records()),
@@ -68,15 +70,26 @@ pub struct FrozenSnapshot {
 
 impl fmt::Debug for FrozenSnapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FrozenSnapshot").field("id", &self.id).field("ranges", &self.ranges).finish_non_exhaustive()
+        f.debug_struct("FrozenSnapshot")
+            .field("id", &self.id)
+            .field("ranges", &self.ranges)
+            .finish_non_exhaustive()
     }
 }
 
 impl FrozenSnapshot {
     /// A snapshot of `ranges` as `view` shows them. `id` names these bytes, also to the store that
     /// receives them: no two snapshots that could differ may share it, not even across a restart.
-    pub fn new(id: impl Into<Arc<str>>, view: Arc<dyn View>, ranges: Vec<(Family, KeyRange)>) -> FrozenSnapshot {
-        FrozenSnapshot { id: id.into(), view, ranges: ranges.into() }
+    pub fn new(
+        id: impl Into<Arc<str>>,
+        view: Arc<dyn View>,
+        ranges: Vec<(Family, KeyRange)>,
+    ) -> FrozenSnapshot {
+        FrozenSnapshot {
+            id: id.into(),
+            view,
+            ranges: ranges.into(),
+        }
     }
 
     /// Its id.
@@ -86,7 +99,11 @@ impl FrozenSnapshot {
 
     /// A reader of its stream, at the beginning.
     pub fn reader(&self) -> SnapshotReader {
-        SnapshotReader { snapshot: self.clone(), at: Position::start(&self.ranges), before: None }
+        SnapshotReader {
+            snapshot: self.clone(),
+            at: Position::start(&self.ranges),
+            before: None,
+        }
     }
 
     fn into_records(self) -> impl Iterator<Item = Result<SnapshotItem, StorageError>> + Send {
@@ -121,10 +138,17 @@ impl FrozenSnapshot {
         mut visit: impl FnMut(SnapshotItem, u64) -> bool,
     ) -> Result<Option<Position>, StorageError> {
         while let Some((family, range)) = self.ranges.get(at.range) {
-            let rest = KeyRange { start: at.key.clone(), end: range.end.clone() };
+            let rest = KeyRange {
+                start: at.key.clone(),
+                end: range.end.clone(),
+            };
             for found in self.view.scan(*family, &rest, false) {
                 let (key, value) = found?;
-                let item = SnapshotItem { family: *family, key, value };
+                let item = SnapshotItem {
+                    family: *family,
+                    key,
+                    value,
+                };
                 at.offset += encoded_len(&item) as u64;
                 at.key = behind(&item.key);
                 if !visit(item, at.offset) {
@@ -132,7 +156,11 @@ impl FrozenSnapshot {
                 }
             }
             at.range += 1;
-            at.key = self.ranges.get(at.range).map(|(_, range)| range.start.clone()).unwrap_or_default();
+            at.key = self
+                .ranges
+                .get(at.range)
+                .map(|(_, range)| range.start.clone())
+                .unwrap_or_default();
         }
         Ok(None)
     }
@@ -151,8 +179,15 @@ struct Position {
 
 impl Position {
     fn start(ranges: &[(Family, KeyRange)]) -> Position {
-        let key = ranges.first().map(|(_, range)| range.start.clone()).unwrap_or_default();
-        Position { offset: 0, range: 0, key }
+        let key = ranges
+            .first()
+            .map(|(_, range)| range.start.clone())
+            .unwrap_or_default();
+        Position {
+            offset: 0,
+            range: 0,
+            key,
+        }
     }
 }
 
@@ -184,22 +219,35 @@ impl SnapshotReader {
     /// # Errors
     /// The disk fails. `Ok(None)`: no piece ever began at this offset.
     pub fn read(&mut self, offset: u64, max_bytes: usize) -> Result<Option<Piece>, StorageError> {
-        let Some(start) = self.seek(offset)? else { return Ok(None) };
+        let Some(start) = self.seek(offset)? else {
+            return Ok(None);
+        };
         let mut data = BytesMut::new();
         let next = self.snapshot.walk(start.clone(), |item, _| {
             encode(&item, &mut data);
             data.len() < max_bytes
         })?;
         let done = next.is_none();
-        let end = Position { offset: start.offset + data.len() as u64, ..start.clone() };
+        let end = Position {
+            offset: start.offset + data.len() as u64,
+            ..start.clone()
+        };
         self.at = next.unwrap_or(end);
         self.before = Some(start);
-        Ok(Some(Piece { offset, data: data.freeze(), done }))
+        Ok(Some(Piece {
+            offset,
+            data: data.freeze(),
+            done,
+        }))
     }
 
     fn seek(&self, offset: u64) -> Result<Option<Position>, StorageError> {
         let known = [Some(&self.at), self.before.as_ref()];
-        if let Some(position) = known.into_iter().flatten().find(|position| position.offset == offset) {
+        if let Some(position) = known
+            .into_iter()
+            .flatten()
+            .find(|position| position.offset == offset)
+        {
             return Ok(Some(position.clone()));
         }
         let start = Position::start(&self.snapshot.ranges);
@@ -239,7 +287,9 @@ pub struct ReceivedSnapshot {
 
 impl fmt::Debug for ReceivedSnapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReceivedSnapshot").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("ReceivedSnapshot")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -261,7 +311,9 @@ impl ReceivedSnapshot {
             if ended {
                 return None;
             }
-            let item = read_record(&mut stream).map_err(|why| damage(&id, why)).transpose();
+            let item = read_record(&mut stream)
+                .map_err(|why| damage(&id, why))
+                .transpose();
             ended = !matches!(item, Some(Ok(_)));
             item
         })
@@ -270,7 +322,11 @@ impl ReceivedSnapshot {
 
 fn wire(item: &SnapshotItem) -> SnapshotRecord {
     // Bytes are shared: this copies nothing.
-    SnapshotRecord { family: family_to_wire(item.family), key: item.key.clone(), value: item.value.clone() }
+    SnapshotRecord {
+        family: family_to_wire(item.family),
+        key: item.key.clone(),
+        value: item.value.clone(),
+    }
 }
 
 fn encoded_len(item: &SnapshotItem) -> usize {
@@ -284,18 +340,28 @@ fn encode(item: &SnapshotItem, into: &mut BytesMut) {
 
 /// The next record, or nothing at the end of the stream.
 fn read_record(stream: &mut impl Read) -> Result<Option<SnapshotItem>, String> {
-    let Some(len) = read_length(stream)? else { return Ok(None) };
+    let Some(len) = read_length(stream)? else {
+        return Ok(None);
+    };
     if len > MAX_RECORD_BYTES {
         return Err(format!("a record claims to have {len} bytes"));
     }
     let mut bytes = Vec::new();
-    let read = stream.take(len).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    let read = stream
+        .take(len)
+        .read_to_end(&mut bytes)
+        .map_err(|error| error.to_string())?;
     if (read as u64) < len {
         return Err("it ends in the middle of a record".to_owned());
     }
     let record = SnapshotRecord::decode(Bytes::from(bytes)).map_err(|error| error.to_string())?;
-    let family = family(record.family).ok_or_else(|| format!("there is no family {}", record.family))?;
-    Ok(Some(SnapshotItem { family, key: record.key, value: record.value }))
+    let family =
+        family(record.family).ok_or_else(|| format!("there is no family {}", record.family))?;
+    Ok(Some(SnapshotItem {
+        family,
+        key: record.key,
+        value: record.value,
+    }))
 }
 
 fn read_length(stream: &mut impl Read) -> Result<Option<u64>, String> {
@@ -305,7 +371,9 @@ fn read_length(stream: &mut impl Read) -> Result<Option<u64>, String> {
         let read = stream.read_exact(&mut byte);
         match read {
             Ok(()) => {}
-            Err(error) if shift == 0 && error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(error) if shift == 0 && error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                return Ok(None);
+            }
             Err(error) => return Err(format!("the length of a record: {error}")),
         }
         length |= u64::from(byte[0] & 0x7f).checked_shl(shift).unwrap_or(0);
@@ -331,7 +399,9 @@ fn family_to_wire(family: Family) -> u32 {
 }
 
 fn family(wire: u32) -> Option<Family> {
-    Family::ALL.into_iter().find(|family| family_to_wire(*family) == wire)
+    Family::ALL
+        .into_iter()
+        .find(|family| family_to_wire(*family) == wire)
 }
 
 /// The first key behind `key`.
@@ -343,13 +413,18 @@ fn behind(key: &Bytes) -> Bytes {
 }
 
 fn damage(id: &str, why: String) -> StorageError {
-    StorageError::Corruption { at: format!("snapshot {id}").into(), detail: why.into() }
+    StorageError::Corruption {
+        at: format!("snapshot {id}").into(),
+        detail: why.into(),
+    }
 }
 
 pub(super) fn io_error(doing: &'static str, error: &std::io::Error) -> StorageError {
     let detail = error.to_string().into();
     match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => StorageError::NoSpace { doing, detail },
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            StorageError::NoSpace { doing, detail }
+        }
         _ => StorageError::Io { doing, detail },
     }
 }
@@ -399,16 +474,26 @@ mod tests {
     }
 
     fn received(stream: Vec<u8>) -> Vec<Result<SnapshotItem, StorageError>> {
-        let received = ReceivedSnapshot::new("s".to_owned(), Box::new(std::io::Cursor::new(stream)));
+        let received =
+            ReceivedSnapshot::new("s".to_owned(), Box::new(std::io::Cursor::new(stream)));
         SnapshotData::Received(received).into_records().collect()
     }
 
     #[test]
     fn what_is_sent_in_pieces_is_what_was_frozen() {
-        let own: Vec<_> = SnapshotData::Frozen(frozen()).into_records().map(Result::unwrap).collect();
+        let own: Vec<_> = SnapshotData::Frozen(frozen())
+            .into_records()
+            .map(Result::unwrap)
+            .collect();
         assert_eq!(own.len(), 110);
-        assert_eq!(own.first().map(|item| (item.family, item.key.to_vec())), Some((Family::Data, vec![5, 0])));
-        assert_eq!(own.last().map(|item| (item.family, item.key.to_vec())), Some((Family::Region, vec![9])));
+        assert_eq!(
+            own.first().map(|item| (item.family, item.key.to_vec())),
+            Some((Family::Data, vec![5, 0]))
+        );
+        assert_eq!(
+            own.last().map(|item| (item.family, item.key.to_vec())),
+            Some((Family::Region, vec![9]))
+        );
         for max_bytes in [1, 100, 1000, 1 << 20] {
             let sent = pieces(&mut frozen().reader(), 0, max_bytes);
             assert!(sent.iter().all(|piece| piece.data.len() < max_bytes + 120));
@@ -425,8 +510,14 @@ mod tests {
         for (nth, piece) in whole.iter().enumerate() {
             // Another reader, as after a restart of the sender; then a lost piece; then onwards.
             let mut reader = frozen().reader();
-            assert_eq!(reader.read(piece.offset, 300).unwrap().as_ref(), Some(piece));
-            assert_eq!(reader.read(piece.offset, 300).unwrap().as_ref(), Some(piece));
+            assert_eq!(
+                reader.read(piece.offset, 300).unwrap().as_ref(),
+                Some(piece)
+            );
+            assert_eq!(
+                reader.read(piece.offset, 300).unwrap().as_ref(),
+                Some(piece)
+            );
             let next = piece.offset + piece.data.len() as u64;
             if !piece.done {
                 assert_eq!(pieces(&mut reader, next, 300), whole[nth + 1..]);
@@ -443,14 +534,24 @@ mod tests {
         for ranges in [vec![], vec![(Family::Data, KeyRange::all())]] {
             let snapshot = FrozenSnapshot::new("s", engine.snapshot(), ranges);
             let sent = pieces(&mut snapshot.reader(), 0, 100);
-            assert_eq!(sent, [Piece { offset: 0, data: Bytes::new(), done: true }]);
+            assert_eq!(
+                sent,
+                [Piece {
+                    offset: 0,
+                    data: Bytes::new(),
+                    done: true
+                }]
+            );
         }
         assert_eq!(received(vec![]).len(), 0);
     }
 
     #[test]
     fn a_damaged_stream_is_an_error_and_then_the_end() {
-        let whole: Vec<u8> = pieces(&mut frozen().reader(), 0, 1 << 20).remove(0).data.to_vec();
+        let whole: Vec<u8> = pieces(&mut frozen().reader(), 0, 1 << 20)
+            .remove(0)
+            .data
+            .to_vec();
         let cut = received(whole[..whole.len() - 1].to_vec());
         assert_eq!(cut.len(), 110);
         assert!(cut.last().unwrap().as_ref().unwrap_err().is_corruption());
@@ -458,8 +559,18 @@ mod tests {
 
         let huge = received(vec![0xff; 30]);
         assert!(huge[0].as_ref().unwrap_err().is_corruption());
-        let no_family = SnapshotRecord { family: 99, ..Default::default() }.encode_length_delimited_to_vec();
-        assert!(received(no_family)[0].as_ref().unwrap_err().to_string().contains("99"));
+        let no_family = SnapshotRecord {
+            family: 99,
+            ..Default::default()
+        }
+        .encode_length_delimited_to_vec();
+        assert!(
+            received(no_family)[0]
+                .as_ref()
+                .unwrap_err()
+                .to_string()
+                .contains("99")
+        );
     }
 
     #[test]

@@ -21,8 +21,8 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Where the pieces of snapshots wait. One for a store.
 pub trait SnapshotSpool: Send + Sync + 'static {
@@ -69,11 +69,18 @@ impl FileSpool {
         std::fs::create_dir_all(&dir)?;
         for entry in std::fs::read_dir(&dir)? {
             let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with(SPOOL_PREFIX) {
+            if entry
+                .file_name()
+                .to_string_lossy()
+                .starts_with(SPOOL_PREFIX)
+            {
                 std::fs::remove_file(entry.path())?;
             }
         }
-        Ok(FileSpool { dir, created: AtomicU64::new(0) })
+        Ok(FileSpool {
+            dir,
+            created: AtomicU64::new(0),
+        })
     }
 }
 
@@ -82,7 +89,10 @@ impl SnapshotSpool for FileSpool {
         let number = self.created.fetch_add(1, Ordering::Relaxed);
         let path = self.dir.join(format!("{SPOOL_PREFIX}{region}-{number}"));
         let file = File::create_new(&path)?;
-        Ok(Box::new(SpoolFile { file, path: RemovedOnDrop(path) }))
+        Ok(Box::new(SpoolFile {
+            file,
+            path: RemovedOnDrop(path),
+        }))
     }
 }
 
@@ -114,7 +124,10 @@ impl Spooled for SpoolFile {
 
     fn into_reader(self: Box<Self>) -> io::Result<Box<dyn Read + Send + Sync>> {
         let reader = BufReader::with_capacity(64 << 10, File::open(&self.path)?);
-        Ok(Box::new(SpoolReader { reader, _path: self.path }))
+        Ok(Box::new(SpoolReader {
+            reader,
+            _path: self.path,
+        }))
     }
 }
 
@@ -157,7 +170,9 @@ impl Read for SpoolMemory {
         while self.0.front().is_some_and(Bytes::is_empty) {
             self.0.pop_front();
         }
-        let Some(piece) = self.0.front_mut() else { return Ok(0) };
+        let Some(piece) = self.0.front_mut() else {
+            return Ok(0);
+        };
         let taken = piece.split_to(piece.len().min(buffer.len()));
         buffer[..taken.len()].copy_from_slice(&taken);
         Ok(taken.len())
@@ -202,7 +217,12 @@ struct Transfer {
 impl SnapshotReceiver {
     /// Nothing received yet.
     pub fn new(region: RegionId, spool: Arc<dyn SnapshotSpool>) -> SnapshotReceiver {
-        SnapshotReceiver { region, spool, transfer: None, installed: None }
+        SnapshotReceiver {
+            region,
+            spool,
+            transfer: None,
+            installed: None,
+        }
     }
 
     /// Takes a piece. Writes to the disk. Does not know the replica's own vote: whoever calls
@@ -214,7 +234,9 @@ impl SnapshotReceiver {
         const FIELD: &str = "snapshot_chunk";
         let invalid = |error: wire::WireError| Error::invalid(FIELD, error.to_string());
         let vote = wire::leaders_vote(chunk.vote.as_ref(), "SnapshotChunk").map_err(invalid)?;
-        let Some(meta) = &chunk.meta else { return Err(Error::invalid(FIELD, "SnapshotChunk has no meta")) };
+        let Some(meta) = &chunk.meta else {
+            return Err(Error::invalid(FIELD, "SnapshotChunk has no meta"));
+        };
         let id = &meta.snapshot_id;
         if self.installed.as_ref() == Some(id) {
             return Ok(Received::Installed);
@@ -231,8 +253,17 @@ impl SnapshotReceiver {
             None => {
                 self.transfer = None; // frees the place of the old one first
                 let meta = wire::snapshot_meta(meta).map_err(invalid)?;
-                let spooled = self.spool.create(self.region).map_err(|error| spool_error(&error))?;
-                Transfer { id: id.clone(), vote, meta, received: 0, spooled }
+                let spooled = self
+                    .spool
+                    .create(self.region)
+                    .map_err(|error| spool_error(&error))?;
+                Transfer {
+                    id: id.clone(),
+                    vote,
+                    meta,
+                    received: 0,
+                    spooled,
+                }
             }
         };
         transfer.vote = vote;
@@ -241,17 +272,29 @@ impl SnapshotReceiver {
             self.transfer = Some(transfer);
             return Ok(Received::Next(wanted));
         }
-        transfer.spooled.append(&chunk.data).map_err(|error| spool_error(&error))?;
+        transfer
+            .spooled
+            .append(&chunk.data)
+            .map_err(|error| spool_error(&error))?;
         transfer.received += chunk.data.len() as u64;
         if !chunk.done {
             let wanted = transfer.received;
             self.transfer = Some(transfer);
             return Ok(Received::Next(wanted));
         }
-        let Transfer { id, vote, meta, spooled, .. } = transfer;
+        let Transfer {
+            id,
+            vote,
+            meta,
+            spooled,
+            ..
+        } = transfer;
         let stream = spooled.into_reader().map_err(|error| spool_error(&error))?;
         let snapshot = SnapshotData::Received(ReceivedSnapshot::new(id, stream));
-        Ok(Received::Complete { vote, snapshot: Snapshot { meta, snapshot } })
+        Ok(Received::Complete {
+            vote,
+            snapshot: Snapshot { meta, snapshot },
+        })
     }
 
     /// The snapshot with this id is in place.
@@ -270,8 +313,17 @@ mod tests {
     use crate::raft::log_id;
     use rdb_types::Reason;
 
-    fn chunk(id: &str, term: u64, offset: u64, data: &'static str, done: bool) -> raft::SnapshotChunk {
-        let meta = SnapshotMeta { last_log_id: Some(log_id(term, 10)), last_membership: Default::default() };
+    fn chunk(
+        id: &str,
+        term: u64,
+        offset: u64,
+        data: &'static str,
+        done: bool,
+    ) -> raft::SnapshotChunk {
+        let meta = SnapshotMeta {
+            last_log_id: Some(log_id(term, 10)),
+            last_membership: Default::default(),
+        };
         raft::SnapshotChunk {
             vote: Some(wire::vote_to_wire(&Vote::new_committed(term, 1))),
             meta: Some(wire::snapshot_meta_to_wire(&meta, id)),
@@ -289,8 +341,12 @@ mod tests {
     }
 
     fn complete(received: Result<Received, Error>) -> (Vote, SnapshotMeta, String) {
-        let Ok(Received::Complete { vote, snapshot }) = received else { panic!("{received:?}") };
-        let SnapshotData::Received(data) = snapshot.snapshot else { panic!("it was received") };
+        let Ok(Received::Complete { vote, snapshot }) = received else {
+            panic!("{received:?}")
+        };
+        let SnapshotData::Received(data) = snapshot.snapshot else {
+            panic!("it was received")
+        };
         let mut text = String::new();
         data.into_stream().read_to_string(&mut text).unwrap();
         (vote, snapshot.meta, text)
@@ -300,7 +356,10 @@ mod tests {
     fn each_spool(test: impl Fn(SnapshotReceiver)) {
         test(SnapshotReceiver::new(RegionId(2), Arc::new(MemorySpool)));
         let dir = tempfile::tempdir().unwrap();
-        test(SnapshotReceiver::new(RegionId(2), Arc::new(FileSpool::new(dir.path()).unwrap())));
+        test(SnapshotReceiver::new(
+            RegionId(2),
+            Arc::new(FileSpool::new(dir.path()).unwrap()),
+        ));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
@@ -313,11 +372,17 @@ mod tests {
             assert_eq!(next(receiver.take(chunk("a", 1, 99, "late", true))), 4);
             assert_eq!(next(receiver.take(chunk("a", 1, 4, "two ", false))), 8);
             let (vote, meta, text) = complete(receiver.take(chunk("a", 1, 8, "three", true)));
-            assert_eq!((vote, text.as_str()), (Vote::new_committed(1, 1), "one two three"));
+            assert_eq!(
+                (vote, text.as_str()),
+                (Vote::new_committed(1, 1), "one two three")
+            );
             assert_eq!(meta.last_log_id, Some(log_id(1, 10)));
 
             receiver.installed("a".to_owned());
-            assert!(matches!(receiver.take(chunk("a", 1, 8, "three", true)), Ok(Received::Installed)));
+            assert!(matches!(
+                receiver.take(chunk("a", 1, 8, "three", true)),
+                Ok(Received::Installed)
+            ));
             assert_eq!(next(receiver.take(chunk("b", 1, 0, "x", false))), 1);
         });
     }
@@ -327,10 +392,15 @@ mod tests {
         each_spool(|mut receiver| {
             assert_eq!(next(receiver.take(chunk("a", 5, 0, "aaaa", false))), 4);
             let lower = receiver.take(chunk("b", 4, 0, "b", true));
-            assert!(matches!(lower, Ok(Received::HigherVote(vote)) if vote == Vote::new_committed(5, 1)));
+            assert!(
+                matches!(lower, Ok(Received::HigherVote(vote)) if vote == Vote::new_committed(5, 1))
+            );
             // Another snapshot begins at its beginning, whatever it is asked to go on with.
             assert_eq!(next(receiver.take(chunk("c", 6, 4, "c", false))), 0);
-            assert_eq!(complete(receiver.take(chunk("c", 6, 0, "ccc", true))).2, "ccc");
+            assert_eq!(
+                complete(receiver.take(chunk("c", 6, 0, "ccc", true))).2,
+                "ccc"
+            );
         });
     }
 
@@ -338,14 +408,23 @@ mod tests {
     fn what_is_not_valid_is_refused() {
         each_spool(|mut receiver| {
             for broken in [
-                raft::SnapshotChunk { vote: None, ..chunk("a", 1, 0, "", true) },
-                raft::SnapshotChunk { meta: None, ..chunk("a", 1, 0, "", true) },
+                raft::SnapshotChunk {
+                    vote: None,
+                    ..chunk("a", 1, 0, "", true)
+                },
+                raft::SnapshotChunk {
+                    meta: None,
+                    ..chunk("a", 1, 0, "", true)
+                },
                 raft::SnapshotChunk {
                     vote: Some(wire::vote_to_wire(&Vote::new(1, 1))),
                     ..chunk("a", 1, 0, "", true)
                 },
             ] {
-                assert_eq!(receiver.take(broken).unwrap_err().reason, Reason::InvalidArgument);
+                assert_eq!(
+                    receiver.take(broken).unwrap_err().reason,
+                    Reason::InvalidArgument
+                );
             }
         });
     }
@@ -371,9 +450,18 @@ mod tests {
             }
         }
         let mut receiver = SnapshotReceiver::new(RegionId(2), Arc::new(Full(true.into())));
-        assert_eq!(receiver.take(chunk("a", 1, 0, "aa", false)).unwrap_err().reason, Reason::NoSpace);
+        assert_eq!(
+            receiver
+                .take(chunk("a", 1, 0, "aa", false))
+                .unwrap_err()
+                .reason,
+            Reason::NoSpace
+        );
         assert_eq!(next(receiver.take(chunk("a", 1, 2, "aa", false))), 0);
-        assert_eq!(complete(receiver.take(chunk("a", 1, 0, "aa", true))).2, "aa");
+        assert_eq!(
+            complete(receiver.take(chunk("a", 1, 0, "aa", true))).2,
+            "aa"
+        );
     }
 
     #[test]

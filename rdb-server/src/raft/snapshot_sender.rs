@@ -40,7 +40,13 @@ pub(super) async fn send(
     cancel: impl Future<Output = ReplicationClosed>,
     install_timeout: Duration,
 ) -> Result<SnapshotResponse<TypeConfig>, Failure> {
-    let transfer = Transfer { outbound, to, vote, meta: snapshot.meta, install_timeout };
+    let transfer = Transfer {
+        outbound,
+        to,
+        vote,
+        meta: snapshot.meta,
+        install_timeout,
+    };
     // In this order: a leader that is none any more should not send another piece.
     match select(pin!(cancel), pin!(transfer.run(snapshot.snapshot))).await {
         Either::Left((closed, _)) => Err(StreamingError::Closed(closed)),
@@ -59,7 +65,9 @@ struct Transfer<'a> {
 impl Transfer<'_> {
     async fn run(&self, data: SnapshotData) -> Result<SnapshotResponse<TypeConfig>, Failure> {
         let SnapshotData::Frozen(frozen) = data else {
-            return Err(unreadable("the state machine offered one that it received, not one of its own"));
+            return Err(unreadable(
+                "the state machine offered one that it received, not one of its own",
+            ));
         };
         let settings = &self.outbound.settings;
         let mut reader = frozen.reader();
@@ -69,7 +77,9 @@ impl Transfer<'_> {
         let mut pauses = settings.backoff();
         let mut last_progress = now();
         loop {
-            let (back, piece) = reader.read_async(offset, settings.snapshot_chunk_bytes).await;
+            let (back, piece) = reader
+                .read_async(offset, settings.snapshot_chunk_bytes)
+                .await;
             let piece = piece.map_err(unreadable)?;
             reader = back.unwrap_or_else(|| frozen.reader());
             let Some(piece) = piece else {
@@ -97,7 +107,10 @@ impl Transfer<'_> {
                         continue;
                     }
                     // It began anew, or did not take the piece.
-                    let why = format!("store {} wants offset {offset} after it was sent {end}", self.to);
+                    let why = format!(
+                        "store {} wants offset {offset} after it was sent {end}",
+                        self.to
+                    );
                     StreamingError::Network(NetworkError::from_string(why))
                 }
                 Err(error) => streaming_error(rpc_error(error)),
@@ -111,7 +124,11 @@ impl Transfer<'_> {
         }
     }
 
-    async fn send_piece(&self, id: &str, piece: Piece) -> Result<raft::SnapshotChunkReply, TransportError> {
+    async fn send_piece(
+        &self,
+        id: &str,
+        piece: Piece,
+    ) -> Result<raft::SnapshotChunkReply, TransportError> {
         // The answer to the last piece comes when the snapshot is in place.
         let timeout = match piece.done {
             true => self.install_timeout,
@@ -124,9 +141,21 @@ impl Transfer<'_> {
             data: piece.data,
             done: piece.done,
         };
-        match self.outbound.call(self.to, Lane::Bulk, peer_request::Body::SnapshotChunk(chunk), timeout).await? {
+        match self
+            .outbound
+            .call(
+                self.to,
+                Lane::Bulk,
+                peer_request::Body::SnapshotChunk(chunk),
+                timeout,
+            )
+            .await?
+        {
             peer_response::Body::SnapshotChunk(reply) => Ok(reply),
-            _ => Err(TransportError::NoAnswer { to: self.to, why: "it answered something else".to_owned() }),
+            _ => Err(TransportError::NoAnswer {
+                to: self.to,
+                why: "it answered something else".to_owned(),
+            }),
         }
     }
 }
@@ -137,7 +166,10 @@ fn now() -> InstantOf<TypeConfig> {
 
 /// Our own snapshot cannot be read: openraft stops this replica, whose data cannot be trusted.
 fn unreadable(why: impl ToString) -> Failure {
-    StreamingError::StorageError(StorageError::read_snapshot(None, TypeConfig::err_from_string(why)))
+    StreamingError::StorageError(StorageError::read_snapshot(
+        None,
+        TypeConfig::err_from_string(why),
+    ))
 }
 
 fn streaming_error(error: RPCError<TypeConfig>) -> Failure {

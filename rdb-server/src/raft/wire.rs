@@ -7,9 +7,12 @@
 //!
 //! A log id on the wire has room for a node. It stays 0: with one leader per term, the term says it.
 
-use super::{Command, Entry, EntryPayload, LogId, Membership, StoreNode, StoredMembership, TypeConfig, Vote};
+use super::{
+    Command, Entry, EntryPayload, LogId, Membership, StoreNode, StoredMembership, TypeConfig, Vote,
+};
 use openraft::raft::{
-    AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest, VoteRequest, VoteResponse,
+    AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest,
+    VoteRequest, VoteResponse,
 };
 use rdb_proto::raft;
 use rdb_proto::raft::append_reply::Result as AppendResult;
@@ -43,7 +46,10 @@ impl WireError {
     }
 
     fn invalid(message: &'static str, why: impl ToString) -> WireError {
-        WireError::Invalid { message, why: why.to_string() }
+        WireError::Invalid {
+            message,
+            why: why.to_string(),
+        }
     }
 
     /// The bytes are not the protobuf message that they should be.
@@ -54,7 +60,11 @@ impl WireError {
 
 /// Writes a log id.
 pub fn log_id_to_wire(id: &LogId) -> raft::LogId {
-    raft::LogId { term: id.leader_id.term, node: 0, index: id.index }
+    raft::LogId {
+        term: id.leader_id.term,
+        node: 0,
+        index: id.index,
+    }
 }
 
 /// Reads a log id.
@@ -64,7 +74,11 @@ pub fn log_id(wire: &raft::LogId) -> LogId {
 
 /// Writes a vote.
 pub fn vote_to_wire(vote: &Vote) -> raft::Vote {
-    raft::Vote { term: vote.leader_id.term, node: vote.leader_id.voted_for, committed: vote.committed }
+    raft::Vote {
+        term: vote.leader_id.term,
+        node: vote.leader_id.voted_for,
+        committed: vote.committed,
+    }
 }
 
 /// Reads a vote.
@@ -87,13 +101,18 @@ pub fn leaders_vote(wire: Option<&raft::Vote>, message: &'static str) -> Result<
     let vote = required_vote(wire, message)?;
     match vote.committed {
         true => Ok(vote),
-        false => Err(WireError::invalid(message, format!("its sender was not elected ({vote})"))),
+        false => Err(WireError::invalid(
+            message,
+            format!("its sender was not elected ({vote})"),
+        )),
     }
 }
 
 /// Writes a membership.
 pub fn membership_to_wire(membership: &Membership) -> raft::Membership {
-    let voters = |config: &BTreeSet<u64>| raft::Voters { store_ids: config.iter().copied().collect() };
+    let voters = |config: &BTreeSet<u64>| raft::Voters {
+        store_ids: config.iter().copied().collect(),
+    };
     let member = |(id, node): (&u64, &StoreNode)| raft::Member {
         // Ids of stores have ten bits; what has more was never accepted anywhere.
         store_id: u32::try_from(*id).unwrap_or(u32::MAX),
@@ -111,13 +130,19 @@ pub fn membership_to_wire(membership: &Membership) -> raft::Membership {
 /// # Errors
 /// A voter is no member, or a configuration has no voters.
 pub fn membership(wire: &raft::Membership) -> Result<Membership, WireError> {
-    let configs: Vec<BTreeSet<u64>> =
-        wire.configs.iter().map(|config| config.store_ids.iter().copied().collect()).collect();
+    let configs: Vec<BTreeSet<u64>> = wire
+        .configs
+        .iter()
+        .map(|config| config.store_ids.iter().copied().collect())
+        .collect();
     let nodes: BTreeMap<u64, StoreNode> = wire
         .members
         .iter()
         .map(|member| {
-            let node = StoreNode { store_uuid: member.store_uuid.clone(), address: member.address.clone() };
+            let node = StoreNode {
+                store_uuid: member.store_uuid.clone(),
+                address: member.address.clone(),
+            };
             (u64::from(member.store_id), node)
         })
         .collect();
@@ -137,8 +162,16 @@ pub fn stored_membership_to_wire(stored: &StoredMembership) -> raft::StoredMembe
 /// # Errors
 /// As [`membership`].
 pub fn stored_membership(wire: &raft::StoredMembership) -> Result<StoredMembership, WireError> {
-    let membership = wire.membership.as_ref().map(membership).transpose()?.unwrap_or_default();
-    Ok(StoredMembership::new(wire.log_id.as_ref().map(log_id), membership))
+    let membership = wire
+        .membership
+        .as_ref()
+        .map(membership)
+        .transpose()?
+        .unwrap_or_default();
+    Ok(StoredMembership::new(
+        wire.log_id.as_ref().map(log_id),
+        membership,
+    ))
 }
 
 /// Writes an entry. The command's bytes are shared, not copied.
@@ -146,9 +179,14 @@ pub fn entry_to_wire(entry: &Entry) -> raft::Entry {
     let payload = match &entry.payload {
         EntryPayload::Blank => None,
         EntryPayload::Normal(command) => Some(Payload::Command(command.0.clone())),
-        EntryPayload::Membership(membership) => Some(Payload::Membership(membership_to_wire(membership))),
+        EntryPayload::Membership(membership) => {
+            Some(Payload::Membership(membership_to_wire(membership)))
+        }
     };
-    raft::Entry { log_id: Some(log_id_to_wire(&entry.log_id)), payload }
+    raft::Entry {
+        log_id: Some(log_id_to_wire(&entry.log_id)),
+        payload,
+    }
 }
 
 /// Reads an entry.
@@ -156,7 +194,11 @@ pub fn entry_to_wire(entry: &Entry) -> raft::Entry {
 /// # Errors
 /// It has no log id, or its membership is not valid.
 pub fn entry(wire: raft::Entry) -> Result<Entry, WireError> {
-    let log_id = wire.log_id.as_ref().map(log_id).ok_or(WireError::missing("Entry", "log_id"))?;
+    let log_id = wire
+        .log_id
+        .as_ref()
+        .map(log_id)
+        .ok_or(WireError::missing("Entry", "log_id"))?;
     let payload = match wire.payload {
         None => EntryPayload::Blank,
         Some(Payload::Command(bytes)) => EntryPayload::Normal(Command(bytes)),
@@ -191,7 +233,11 @@ pub fn append(wire: raft::AppendRequest) -> Result<AppendEntriesRequest<TypeConf
     const MESSAGE: &str = "AppendRequest";
     let vote = leaders_vote(wire.vote.as_ref(), MESSAGE)?;
     let prev_log_id = wire.prev.as_ref().map(log_id);
-    let entries = wire.entries.into_iter().map(entry).collect::<Result<Vec<_>, _>>()?;
+    let entries = wire
+        .entries
+        .into_iter()
+        .map(entry)
+        .collect::<Result<Vec<_>, _>>()?;
     let mut expected = prev_log_id.map_or(Some(0), |prev| prev.index.checked_add(1));
     for entry in &entries {
         if Some(entry.log_id.index) != expected {
@@ -200,26 +246,44 @@ pub fn append(wire: raft::AppendRequest) -> Result<AppendEntriesRequest<TypeConf
         }
         expected = entry.log_id.index.checked_add(1);
     }
-    Ok(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit: wire.committed.as_ref().map(log_id) })
+    Ok(AppendEntriesRequest {
+        vote,
+        prev_log_id,
+        entries,
+        leader_commit: wire.committed.as_ref().map(log_id),
+    })
 }
 
 /// The last log id that a request to append covers: what its success means.
 pub fn last_of(request: &AppendEntriesRequest<TypeConfig>) -> Option<LogId> {
-    request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id)
+    request
+        .entries
+        .last()
+        .map(|entry| entry.log_id)
+        .or(request.prev_log_id)
 }
 
 /// Writes the answer to a request whose last log id was `last`.
-pub fn append_reply_to_wire(result: &StreamAppendResult<TypeConfig>, last: Option<LogId>) -> raft::AppendReply {
-    let reply = |result: AppendResult| raft::AppendReply { result: result as i32, matching: None, vote: None };
+pub fn append_reply_to_wire(
+    result: &StreamAppendResult<TypeConfig>,
+    last: Option<LogId>,
+) -> raft::AppendReply {
+    let reply = |result: AppendResult| raft::AppendReply {
+        result: result as i32,
+        matching: None,
+        vote: None,
+    };
     match result {
         Ok(matching) if *matching == last => reply(AppendResult::Success),
-        Ok(matching) => {
-            raft::AppendReply { matching: matching.as_ref().map(log_id_to_wire), ..reply(AppendResult::Partial) }
-        }
+        Ok(matching) => raft::AppendReply {
+            matching: matching.as_ref().map(log_id_to_wire),
+            ..reply(AppendResult::Partial)
+        },
         Err(StreamAppendError::Conflict(_)) => reply(AppendResult::Conflict),
-        Err(StreamAppendError::HigherVote(vote)) => {
-            raft::AppendReply { vote: Some(vote_to_wire(vote)), ..reply(AppendResult::HigherVote) }
-        }
+        Err(StreamAppendError::HigherVote(vote)) => raft::AppendReply {
+            vote: Some(vote_to_wire(vote)),
+            ..reply(AppendResult::HigherVote)
+        },
     }
 }
 
@@ -234,23 +298,31 @@ pub fn append_reply(
     last: Option<LogId>,
 ) -> Result<StreamAppendResult<TypeConfig>, WireError> {
     const MESSAGE: &str = "AppendReply";
-    let result = AppendResult::try_from(wire.result).map_err(|error| WireError::invalid(MESSAGE, error))?;
+    let result =
+        AppendResult::try_from(wire.result).map_err(|error| WireError::invalid(MESSAGE, error))?;
     match result {
         AppendResult::Success => Ok(Ok(last)),
         AppendResult::Partial => {
             let matching = wire.matching.as_ref().map(log_id);
             if matching < prev || matching > last {
-                return Err(WireError::invalid(MESSAGE, "a partial success outside of what was sent"));
+                return Err(WireError::invalid(
+                    MESSAGE,
+                    "a partial success outside of what was sent",
+                ));
             }
             Ok(Ok(matching))
         }
         AppendResult::Conflict => {
-            let prev = prev.ok_or(WireError::invalid(MESSAGE, "a conflict with the beginning of the log"))?;
+            let prev = prev.ok_or(WireError::invalid(
+                MESSAGE,
+                "a conflict with the beginning of the log",
+            ))?;
             Ok(Err(StreamAppendError::Conflict(prev)))
         }
-        AppendResult::HigherVote => {
-            Ok(Err(StreamAppendError::HigherVote(required_vote(wire.vote.as_ref(), MESSAGE)?)))
-        }
+        AppendResult::HigherVote => Ok(Err(StreamAppendError::HigherVote(required_vote(
+            wire.vote.as_ref(),
+            MESSAGE,
+        )?))),
     }
 }
 
@@ -270,7 +342,11 @@ pub fn vote_request_to_wire(request: &VoteRequest<TypeConfig>) -> raft::VoteRequ
 pub fn vote_request(wire: &raft::VoteRequest) -> Result<VoteRequest<TypeConfig>, WireError> {
     let vote = required_vote(wire.vote.as_ref(), "VoteRequest")?;
     let last_log_id = wire.last_log_id.as_ref().map(log_id);
-    Ok(VoteRequest { vote, last_log_id, leadership_transfer: wire.leadership_transfer })
+    Ok(VoteRequest {
+        vote,
+        last_log_id,
+        leadership_transfer: wire.leadership_transfer,
+    })
 }
 
 /// Writes the answer to a request for a vote.
@@ -288,11 +364,17 @@ pub fn vote_reply_to_wire(reply: &VoteResponse<TypeConfig>) -> raft::VoteReply {
 /// There is no vote.
 pub fn vote_reply(wire: &raft::VoteReply) -> Result<VoteResponse<TypeConfig>, WireError> {
     let vote = required_vote(wire.vote.as_ref(), "VoteReply")?;
-    Ok(VoteResponse { vote, vote_granted: wire.granted, last_log_id: wire.last_log_id.as_ref().map(log_id) })
+    Ok(VoteResponse {
+        vote,
+        vote_granted: wire.granted,
+        last_log_id: wire.last_log_id.as_ref().map(log_id),
+    })
 }
 
 /// Writes a leader's request to take over.
-pub fn transfer_to_wire(request: &TransferLeaderRequest<TypeConfig>) -> raft::TransferLeaderRequest {
+pub fn transfer_to_wire(
+    request: &TransferLeaderRequest<TypeConfig>,
+) -> raft::TransferLeaderRequest {
     raft::TransferLeaderRequest {
         from: Some(vote_to_wire(request.from_leader())),
         to: *request.to_node_id(),
@@ -304,9 +386,15 @@ pub fn transfer_to_wire(request: &TransferLeaderRequest<TypeConfig>) -> raft::Tr
 ///
 /// # Errors
 /// There is no vote.
-pub fn transfer(wire: &raft::TransferLeaderRequest) -> Result<TransferLeaderRequest<TypeConfig>, WireError> {
+pub fn transfer(
+    wire: &raft::TransferLeaderRequest,
+) -> Result<TransferLeaderRequest<TypeConfig>, WireError> {
     let from = required_vote(wire.from.as_ref(), "TransferLeaderRequest")?;
-    Ok(TransferLeaderRequest::new(from, wire.to, wire.last_log_id.as_ref().map(log_id)))
+    Ok(TransferLeaderRequest::new(
+        from,
+        wire.to,
+        wire.last_log_id.as_ref().map(log_id),
+    ))
 }
 
 /// Writes what a snapshot covers. `snapshot_id` names the bytes: two with the same id are equal.
@@ -323,8 +411,16 @@ pub fn snapshot_meta_to_wire(meta: &super::SnapshotMeta, snapshot_id: &str) -> r
 /// # Errors
 /// Its membership is not valid.
 pub fn snapshot_meta(wire: &raft::SnapshotMeta) -> Result<super::SnapshotMeta, WireError> {
-    let last_membership = wire.membership.as_ref().map(stored_membership).transpose()?.unwrap_or_default();
-    Ok(super::SnapshotMeta { last_log_id: wire.last_log_id.as_ref().map(log_id), last_membership })
+    let last_membership = wire
+        .membership
+        .as_ref()
+        .map(stored_membership)
+        .transpose()?
+        .unwrap_or_default();
+    Ok(super::SnapshotMeta {
+        last_log_id: wire.last_log_id.as_ref().map(log_id),
+        last_membership,
+    })
 }
 
 #[cfg(test)]
@@ -339,17 +435,36 @@ mod tests {
     }
 
     fn some_membership() -> Membership {
-        let node = |n: u64| StoreNode { store_uuid: format!("uuid {n}"), address: format!("host-{n}:1") };
+        let node = |n: u64| StoreNode {
+            store_uuid: format!("uuid {n}"),
+            address: format!("host-{n}:1"),
+        };
         let nodes: BTreeMap<u64, StoreNode> = (1..=4).map(|n| (n, node(n))).collect();
-        Membership::new(vec![BTreeSet::from([1, 2, 3]), BTreeSet::from([2, 3, 4])], nodes).unwrap()
+        Membership::new(
+            vec![BTreeSet::from([1, 2, 3]), BTreeSet::from([2, 3, 4])],
+            nodes,
+        )
+        .unwrap()
     }
 
     fn entries() -> Vec<Entry> {
         vec![
-            Entry { log_id: id(3, 8), payload: EntryPayload::Blank },
-            Entry { log_id: id(3, 9), payload: EntryPayload::Normal(Command("bytes".into())) },
-            Entry { log_id: id(4, 10), payload: EntryPayload::Normal(Command("".into())) },
-            Entry { log_id: id(4, 11), payload: EntryPayload::Membership(some_membership()) },
+            Entry {
+                log_id: id(3, 8),
+                payload: EntryPayload::Blank,
+            },
+            Entry {
+                log_id: id(3, 9),
+                payload: EntryPayload::Normal(Command("bytes".into())),
+            },
+            Entry {
+                log_id: id(4, 10),
+                payload: EntryPayload::Normal(Command("".into())),
+            },
+            Entry {
+                log_id: id(4, 11),
+                payload: EntryPayload::Membership(some_membership()),
+            },
         ]
     }
 
@@ -362,11 +477,23 @@ mod tests {
         for original in entries() {
             assert_eq!(entry(again(entry_to_wire(&original))).unwrap(), original);
         }
-        for original in [StoredMembership::default(), StoredMembership::new(Some(id(4, 11)), some_membership())] {
-            assert_eq!(stored_membership(&again(stored_membership_to_wire(&original))).unwrap(), original);
-            let meta = crate::raft::SnapshotMeta { last_log_id: Some(id(4, 20)), last_membership: original };
+        for original in [
+            StoredMembership::default(),
+            StoredMembership::new(Some(id(4, 11)), some_membership()),
+        ] {
+            assert_eq!(
+                stored_membership(&again(stored_membership_to_wire(&original))).unwrap(),
+                original
+            );
+            let meta = crate::raft::SnapshotMeta {
+                last_log_id: Some(id(4, 20)),
+                last_membership: original,
+            };
             let wire = again(snapshot_meta_to_wire(&meta, "s"));
-            assert_eq!((wire.snapshot_id.as_str(), snapshot_meta(&wire).unwrap()), ("s", meta));
+            assert_eq!(
+                (wire.snapshot_id.as_str(), snapshot_meta(&wire).unwrap()),
+                ("s", meta)
+            );
         }
     }
 
@@ -374,7 +501,10 @@ mod tests {
     fn requests_come_back_as_they_went() {
         for prev_log_id in [None, Some(id(2, 7))] {
             let entries = match prev_log_id {
-                None => vec![Entry { log_id: id(1, 0), payload: EntryPayload::Blank }],
+                None => vec![Entry {
+                    log_id: id(1, 0),
+                    payload: EntryPayload::Blank,
+                }],
                 Some(_) => entries(),
             };
             let request = AppendEntriesRequest {
@@ -387,20 +517,46 @@ mod tests {
             assert_eq!((wire.quorum_age_ms, wire.reached), (17, 3));
             let back = append(wire).unwrap();
             assert_eq!(
-                (back.vote, back.prev_log_id, back.leader_commit, &back.entries),
-                (request.vote, request.prev_log_id, request.leader_commit, &request.entries)
+                (
+                    back.vote,
+                    back.prev_log_id,
+                    back.leader_commit,
+                    &back.entries
+                ),
+                (
+                    request.vote,
+                    request.prev_log_id,
+                    request.leader_commit,
+                    &request.entries
+                )
             );
-            assert_eq!(last_of(&back), request.entries.last().map(|entry| entry.log_id));
+            assert_eq!(
+                last_of(&back),
+                request.entries.last().map(|entry| entry.log_id)
+            );
         }
         for leadership_transfer in [false, true] {
             let (vote, last_log_id) = (Vote::new(9, 3), Some(id(8, 80)));
-            let request = VoteRequest::<TypeConfig> { vote, last_log_id, leadership_transfer };
-            assert_eq!(vote_request(&again(vote_request_to_wire(&request))).unwrap(), request);
+            let request = VoteRequest::<TypeConfig> {
+                vote,
+                last_log_id,
+                leadership_transfer,
+            };
+            assert_eq!(
+                vote_request(&again(vote_request_to_wire(&request))).unwrap(),
+                request
+            );
         }
         let reply = VoteResponse::<TypeConfig>::new(Vote::new(9, 3), Some(id(8, 80)), true);
-        assert_eq!(vote_reply(&again(vote_reply_to_wire(&reply))).unwrap(), reply);
+        assert_eq!(
+            vote_reply(&again(vote_reply_to_wire(&reply))).unwrap(),
+            reply
+        );
         let request = TransferLeaderRequest::<TypeConfig>::new(Vote::new_committed(9, 3), 2, None);
-        assert_eq!(transfer(&again(transfer_to_wire(&request))).unwrap(), request);
+        assert_eq!(
+            transfer(&again(transfer_to_wire(&request))).unwrap(),
+            request
+        );
     }
 
     #[test]
@@ -420,33 +576,105 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused_and_does_not_panic() {
-        let wrong_reply = |wire: raft::AppendReply| append_reply(&wire, None, Some(id(2, 9))).unwrap_err().to_string();
-        assert!(wrong_reply(raft::AppendReply { result: 77, ..Default::default() }).contains("77"));
+        let wrong_reply = |wire: raft::AppendReply| {
+            append_reply(&wire, None, Some(id(2, 9)))
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(
+            wrong_reply(raft::AppendReply {
+                result: 77,
+                ..Default::default()
+            })
+            .contains("77")
+        );
         let conflict = AppendResult::Conflict as i32;
-        assert!(wrong_reply(raft::AppendReply { result: conflict, ..Default::default() }).contains("conflict"));
+        assert!(
+            wrong_reply(raft::AppendReply {
+                result: conflict,
+                ..Default::default()
+            })
+            .contains("conflict")
+        );
         let higher = AppendResult::HigherVote as i32;
-        assert!(wrong_reply(raft::AppendReply { result: higher, ..Default::default() }).contains("vote"));
+        assert!(
+            wrong_reply(raft::AppendReply {
+                result: higher,
+                ..Default::default()
+            })
+            .contains("vote")
+        );
         let matching = Some(log_id_to_wire(&id(2, 10)));
         let partial = AppendResult::Partial as i32;
-        assert!(wrong_reply(raft::AppendReply { result: partial, matching, ..Default::default() }).contains("outside"));
+        assert!(
+            wrong_reply(raft::AppendReply {
+                result: partial,
+                matching,
+                ..Default::default()
+            })
+            .contains("outside")
+        );
 
-        assert!(append(raft::AppendRequest::default()).unwrap_err().to_string().contains("vote"));
+        assert!(
+            append(raft::AppendRequest::default())
+                .unwrap_err()
+                .to_string()
+                .contains("vote")
+        );
         let vote = Some(vote_to_wire(&Vote::new(4, 1)));
-        let candidate = raft::AppendRequest { vote, ..Default::default() };
-        assert!(append(candidate).unwrap_err().to_string().contains("elected"));
+        let candidate = raft::AppendRequest {
+            vote,
+            ..Default::default()
+        };
+        assert!(
+            append(candidate)
+                .unwrap_err()
+                .to_string()
+                .contains("elected")
+        );
         let vote = Some(vote_to_wire(&Vote::new_committed(4, 1)));
         let hole = vec![entry_to_wire(&entries()[0]), entry_to_wire(&entries()[2])];
-        let wire = raft::AppendRequest { vote, prev: Some(log_id_to_wire(&id(2, 7))), entries: hole, ..Default::default() };
-        assert!(append(wire.clone()).unwrap_err().to_string().contains("4.10"));
+        let wire = raft::AppendRequest {
+            vote,
+            prev: Some(log_id_to_wire(&id(2, 7))),
+            entries: hole,
+            ..Default::default()
+        };
+        assert!(
+            append(wire.clone())
+                .unwrap_err()
+                .to_string()
+                .contains("4.10")
+        );
         assert!(append(raft::AppendRequest { prev: None, ..wire }).is_err());
-        let end = Some(raft::LogId { term: 1, node: 0, index: u64::MAX });
-        let wire = raft::AppendRequest { vote, prev: end, entries: vec![entry_to_wire(&entries()[0])], ..Default::default() };
+        let end = Some(raft::LogId {
+            term: 1,
+            node: 0,
+            index: u64::MAX,
+        });
+        let wire = raft::AppendRequest {
+            vote,
+            prev: end,
+            entries: vec![entry_to_wire(&entries()[0])],
+            ..Default::default()
+        };
         assert!(append(wire).is_err());
 
-        assert!(entry(raft::Entry::default()).unwrap_err().to_string().contains("log_id"));
-        let stranger = raft::Membership { configs: vec![raft::Voters { store_ids: vec![1] }], members: vec![] };
+        assert!(
+            entry(raft::Entry::default())
+                .unwrap_err()
+                .to_string()
+                .contains("log_id")
+        );
+        let stranger = raft::Membership {
+            configs: vec![raft::Voters { store_ids: vec![1] }],
+            members: vec![],
+        };
         assert!(membership(&stranger).is_err());
-        let nobody = raft::Membership { configs: vec![raft::Voters::default()], members: vec![] };
+        let nobody = raft::Membership {
+            configs: vec![raft::Voters::default()],
+            members: vec![],
+        };
         assert!(membership(&nobody).is_err());
         assert!(vote_request(&raft::VoteRequest::default()).is_err());
         assert!(vote_reply(&raft::VoteReply::default()).is_err());

@@ -105,10 +105,7 @@ impl<'a> Applier<'a> {
             Some(command::Kind::RegisterStore(register)) => {
                 self.meta(|meta| meta.register_store(register).map(|rows| (done(), rows)))?
             }
-            None => refuse(Error::new(
-                Reason::NotReady,
-                "this log entry is of a newer build; upgrade this store",
-            )),
+            None => return Err(newer("command")),
         };
         Ok(CommandOutcome { outcome: Some(answer) })
     }
@@ -154,7 +151,7 @@ impl<'a> Applier<'a> {
         let existed = current.is_some();
         let current_version = current.map_or(0, |record| record.stamp.0);
         let create_revision = current.map(|record| record.create_revision);
-        let kind = Kind::try_from(op.kind).unwrap_or(Kind::Put);
+        let kind = Kind::try_from(op.kind).map_err(|_| newer("write"))?;
         let compares = matches!(kind, Kind::CasPut | Kind::CasDelete);
         let mut applied = Applied { epoch, existed, ..Applied::default() };
         if compares && current_version != op.expected_version {
@@ -334,6 +331,12 @@ impl<'a> Applier<'a> {
     }
 }
 
+/// A log entry that this build cannot read. Skipping it would make this replica differ from the
+/// others, so the region stops here.
+fn newer(what: &str) -> StorageError {
+    StorageError::corruption("raft_log", format!("an entry holds a {what} that this build does not know: upgrade this store"))
+}
+
 fn done() -> Answer {
     Answer::Done(command_outcome::Done {})
 }
@@ -342,14 +345,10 @@ fn refuse(error: Error) -> Answer {
     Answer::Error(error.to_wire())
 }
 
-/// The region has not been told of the namespace yet; whoever routes writes tells it and repeats.
-pub fn not_installed(region: rdb_types::RegionId, namespace: NamespaceId) -> Error {
+/// The region has not been told of the namespace yet; whoever routes writes tells it first.
+fn not_installed(region: rdb_types::RegionId, namespace: NamespaceId) -> Error {
     Error::new(Reason::NotReady, format!("region {region} does not serve namespace {namespace} yet; try again"))
-        .with(NOT_INSTALLED, namespace)
 }
-
-/// Metadata that marks [`not_installed`].
-pub const NOT_INSTALLED: &str = "not_installed";
 
 #[cfg(test)]
 #[path = "apply_tests.rs"]

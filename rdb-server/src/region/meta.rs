@@ -156,7 +156,7 @@ impl MetaState {
         };
         match known {
             Some(row) if !row.deleted => {
-                if command.from_default || row.mode == convert::mode_to_wire(mode) && row.policies == command.policies {
+                if command.from_default || row.mode == convert::mode_to_wire(mode) && same_policies(row.policies.as_ref(), command.policies.as_ref()) {
                     return Ok((row.clone(), Rows::new()));
                 }
                 return Err(Error::new(
@@ -212,6 +212,14 @@ impl MetaState {
             self.put_store(&mut rows, id, row);
         }
         Ok(rows)
+    }
+}
+
+/// Whether two sets of policies ask for the same; none at all asks for the defaults.
+fn same_policies(a: Option<&raft::Policies>, b: Option<&raft::Policies>) -> bool {
+    match (convert::policies(a), convert::policies(b)) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => false,
     }
 }
 

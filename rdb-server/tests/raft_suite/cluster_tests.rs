@@ -9,7 +9,11 @@ use tokio::time::{Instant, sleep};
 
 /// A log that is compacted early.
 fn short_log() -> RaftSettings {
-    RaftSettings { snapshot_after: 200, keep_after_snapshot: 20, ..RaftSettings::default() }
+    RaftSettings {
+        snapshot_after: 200,
+        keep_after_snapshot: 20,
+        ..RaftSettings::default()
+    }
 }
 
 async fn cluster(settings: RaftSettings) -> Cluster {
@@ -19,7 +23,10 @@ async fn cluster(settings: RaftSettings) -> Cluster {
 fn all_present(contents: &[(bytes::Bytes, u64)], acknowledged: &[String]) {
     let present: BTreeSet<&[u8]> = contents.iter().map(|(key, _)| &key[..]).collect();
     for key in acknowledged {
-        assert!(present.contains(key.as_bytes()), "{key} was acknowledged and is lost");
+        assert!(
+            present.contains(key.as_bytes()),
+            "{key} was acknowledged and is lost"
+        );
     }
 }
 
@@ -39,8 +46,14 @@ async fn a_leader_that_is_cut_off_is_replaced_and_rejoins() {
 
     let cut = Instant::now();
     cluster.net.isolate(old);
-    let refused = cluster.write(old, keys("lost", 10), Duration::from_secs(1)).await;
-    assert_eq!(refused, Vec::<String>::new(), "a leader without a quorum acknowledged");
+    let refused = cluster
+        .write(old, keys("lost", 10), Duration::from_secs(1))
+        .await;
+    assert_eq!(
+        refused,
+        Vec::<String>::new(),
+        "a leader without a quorum acknowledged"
+    );
     let new = cluster.leader(&others).await;
     assert_ne!(new, old);
     assert!(cut.elapsed() < Duration::from_secs(3));
@@ -120,11 +133,18 @@ async fn latency_of_a_wan_is_hidden_by_many_appends_at_once() {
     let begun = Instant::now();
     cluster.write_all(&[1, 2, 3], keys("a", 400)).await;
     // One by one, 100 round trips of 120 ms would take 12 s.
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        begun.elapsed()
+    );
     // Two followers with a window each.
     let window = NetworkSettings::default().append_window;
     let most = cluster.net.most_appends_under_way();
-    assert!((window / 2..=2 * window).contains(&most), "{most} appends were under way");
+    assert!(
+        (window / 2..=2 * window).contains(&most),
+        "{most} appends were under way"
+    );
     all_present(&cluster.converged().await, &keys("a", 400));
 }
 
@@ -136,8 +156,18 @@ async fn all_killed_at_once_come_back_with_all_that_was_acknowledged() {
         let leader = cluster.leader(&[1, 2, 3]).await;
         // Some are under way when the power goes.
         let name = format!("round-{round}");
-        acknowledged.extend(cluster.write(leader, keys(&name, 150), Duration::from_secs(5)).await);
-        let _ = cluster.write(leader, keys(&format!("{name}-late"), 50), Duration::from_micros(300)).await;
+        acknowledged.extend(
+            cluster
+                .write(leader, keys(&name, 150), Duration::from_secs(5))
+                .await,
+        );
+        let _ = cluster
+            .write(
+                leader,
+                keys(&format!("{name}-late"), 50),
+                Duration::from_micros(300),
+            )
+            .await;
         for id in 1..=3 {
             cluster.kill(id).await;
         }
@@ -153,7 +183,10 @@ async fn all_killed_at_once_come_back_with_all_that_was_acknowledged() {
 #[tokio::test(start_paused = true)]
 async fn a_store_that_was_away_beyond_the_log_is_filled_by_a_snapshot() {
     let dir = tempfile::tempdir().unwrap();
-    let network = NetworkSettings { snapshot_chunk_bytes: 10_000, ..NetworkSettings::default() };
+    let network = NetworkSettings {
+        snapshot_chunk_bytes: 10_000,
+        ..NetworkSettings::default()
+    };
     let spool = Arc::new(FileSpool::new(dir.path()).unwrap());
     let mut cluster = Cluster::formed(short_log(), network, spool).await;
     let leader = cluster.leader(&[1, 2, 3]).await;
@@ -161,9 +194,14 @@ async fn a_store_that_was_away_beyond_the_log_is_filled_by_a_snapshot() {
     let others: Vec<u64> = (1..=3).filter(|id| *id != away).collect();
     cluster.kill(away).await;
     for round in 0..5 {
-        cluster.write_all(&others, keys(&format!("round-{round}"), 300)).await;
+        cluster
+            .write_all(&others, keys(&format!("round-{round}"), 300))
+            .await;
     }
-    eventually("the log to be purged", || cluster.metrics(leader).purged.filter(|id| id.index > 1000)).await;
+    eventually("the log to be purged", || {
+        cluster.metrics(leader).purged.filter(|id| id.index > 1000)
+    })
+    .await;
     assert_eq!(cluster.net.chunks(), []);
     cluster.start(away).await;
     let contents = cluster.converged().await;
@@ -172,7 +210,10 @@ async fn a_store_that_was_away_beyond_the_log_is_filled_by_a_snapshot() {
     assert!(chunks.len() > 5, "{chunks:?}");
     assert!(chunks.iter().all(|(_, len)| *len < 10_200), "{chunks:?}");
     // What came through files is gone from there.
-    eventually("the files to go", || (std::fs::read_dir(dir.path()).unwrap().count() == 0).then_some(())).await;
+    eventually("the files to go", || {
+        (std::fs::read_dir(dir.path()).unwrap().count() == 0).then_some(())
+    })
+    .await;
 
     // It is a replica like any other: it takes part in a quorum, and survives a restart.
     let other = others.iter().copied().find(|id| *id != leader).unwrap();
@@ -186,18 +227,27 @@ async fn a_store_that_was_away_beyond_the_log_is_filled_by_a_snapshot() {
 
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_goes_on_after_a_broken_connection() {
-    let network = NetworkSettings { snapshot_chunk_bytes: 10_000, ..NetworkSettings::default() };
+    let network = NetworkSettings {
+        snapshot_chunk_bytes: 10_000,
+        ..NetworkSettings::default()
+    };
     let mut cluster = Cluster::formed(short_log(), network, Arc::new(MemorySpool)).await;
     let leader = cluster.leader(&[1, 2, 3]).await;
     let away = (1..=3).find(|id| *id != leader).unwrap();
     let others: Vec<u64> = (1..=3).filter(|id| *id != away).collect();
     cluster.kill(away).await;
     cluster.write_all(&others, keys("a", 1000)).await;
-    eventually("the log to be purged", || cluster.metrics(leader).purged.filter(|id| id.index > 500)).await;
+    eventually("the log to be purged", || {
+        cluster.metrics(leader).purged.filter(|id| id.index > 500)
+    })
+    .await;
     // The answer to the fifth piece is lost, and a moment later all is.
     cluster.net.break_after_chunks(4);
     cluster.start(away).await;
-    eventually("some pieces", || (cluster.net.chunks().len() >= 6).then_some(())).await;
+    eventually("some pieces", || {
+        (cluster.net.chunks().len() >= 6).then_some(())
+    })
+    .await;
     cluster.net.isolate(away);
     sleep(Duration::from_secs(7)).await;
     cluster.net.heal();
@@ -209,7 +259,11 @@ async fn a_snapshot_goes_on_after_a_broken_connection() {
     let repeated = chunks.len() - offsets.len();
     assert!(offsets.len() > 7, "{chunks:?}");
     assert!((1..=3).contains(&repeated), "{chunks:?}");
-    assert_eq!(chunks.iter().filter(|(offset, _)| *offset == 0).count(), 1, "{chunks:?}");
+    assert_eq!(
+        chunks.iter().filter(|(offset, _)| *offset == 0).count(),
+        1,
+        "{chunks:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -218,10 +272,22 @@ async fn leadership_can_be_handed_over() {
     let old = cluster.leader(&[1, 2, 3]).await;
     let next = (1..=3).find(|id| *id != old).unwrap();
     cluster.write_all(&[1, 2, 3], keys("a", 10)).await;
-    cluster.stores[&old].raft.trigger().transfer_leader(next).await.unwrap();
+    cluster.stores[&old]
+        .raft
+        .trigger()
+        .transfer_leader(next)
+        .await
+        .unwrap();
     let asked = Instant::now();
-    eventually("the next leader", || (cluster.metrics(next).state.is_leader()).then_some(())).await;
-    assert!(asked.elapsed() < Duration::from_millis(200), "{:?}", asked.elapsed());
+    eventually("the next leader", || {
+        (cluster.metrics(next).state.is_leader()).then_some(())
+    })
+    .await;
+    assert!(
+        asked.elapsed() < Duration::from_millis(200),
+        "{:?}",
+        asked.elapsed()
+    );
     cluster.write_all(&[1, 2, 3], keys("b", 10)).await;
     assert_eq!(cluster.converged().await.len(), 20);
 }
@@ -237,15 +303,29 @@ async fn logs_that_diverged_are_made_equal() {
         cluster.net.isolate(old);
         let name = format!("round-{round}");
         // Into the old leader's log only.
-        let lost = cluster.write(old, keys(&format!("{name}-lost"), 60), Duration::from_millis(100)).await;
+        let lost = cluster
+            .write(
+                old,
+                keys(&format!("{name}-lost"), 60),
+                Duration::from_millis(100),
+            )
+            .await;
         assert_eq!(lost, Vec::<String>::new());
         let new = cluster.leader(&others).await;
-        acknowledged.extend(cluster.write(new, keys(&name, 60), Duration::from_secs(5)).await);
+        acknowledged.extend(
+            cluster
+                .write(new, keys(&name, 60), Duration::from_secs(5))
+                .await,
+        );
         cluster.net.heal();
     }
     assert_eq!(acknowledged.len(), 8 * 60);
     cluster.leader(&[1, 2, 3]).await;
     let contents = cluster.converged().await;
     all_present(&contents, &acknowledged);
-    assert_eq!(contents.len(), acknowledged.len(), "a write that was refused appeared");
+    assert_eq!(
+        contents.len(),
+        acknowledged.len(),
+        "a write that was refused appeared"
+    );
 }

@@ -7,10 +7,12 @@ use openraft::type_config::TypeConfigExt;
 use openraft::{RaftTypeConfig, StorageError};
 use prost::Message;
 use rdb_server::raft::{
-    Command, Entry, EntryPayload, LogId, LogStoreOptions, RaftLogStore, TypeConfig, Vote, log_id, wire,
+    Command, Entry, EntryPayload, LogId, LogStoreOptions, RaftLogStore, TypeConfig, Vote, log_id,
+    wire,
 };
 use rdb_storage::{
-    CommitDriver, Committer, Engine, Family, KeyRange, MemoryEngine, StorageError as EngineError, View, WriteBatch,
+    CommitDriver, Committer, Engine, Family, KeyRange, MemoryEngine, StorageError as EngineError,
+    View, WriteBatch,
 };
 use rdb_types::RegionId;
 use std::ops::Range;
@@ -46,7 +48,10 @@ impl StoreBuilder<TypeConfig, RaftLogStore, TestMachine, ()> for Uncached {
     async fn build(&self) -> Result<((), RaftLogStore, TestMachine), StorageError<TypeConfig>> {
         let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new());
         let committer = Committer::start(engine.clone(), never_fatal());
-        let options = LogStoreOptions { cache_bytes: 0, read_bytes: 1 };
+        let options = LogStoreOptions {
+            cache_bytes: 0,
+            read_bytes: 1,
+        };
         let log = RaftLogStore::open_with(engine.clone(), committer, REGION, options).unwrap();
         Ok(((), log, TestMachine::new(REGION, 1, engine).lenient()))
     }
@@ -73,7 +78,12 @@ impl Bench {
     fn over(engine: Arc<MemoryEngine>) -> Bench {
         let (committer, driver) = Committer::manual(engine.clone(), Box::new(|_| ()));
         let log = RaftLogStore::open(engine.clone(), committer.clone(), REGION).unwrap();
-        Bench { engine, committer, driver, log }
+        Bench {
+            engine,
+            committer,
+            driver,
+            log,
+        }
     }
 
     /// Power is lost; of what was written and not synced, `keep` batches survive.
@@ -120,7 +130,8 @@ impl Bench {
 
     async fn save_vote(&mut self, vote: Vote) {
         let mut log = self.log.clone();
-        self.with_disk(async move { log.save_vote(&vote).await.unwrap() }).await;
+        self.with_disk(async move { log.save_vote(&vote).await.unwrap() })
+            .await;
     }
 }
 
@@ -131,7 +142,9 @@ type Flushed = <<<TypeConfig as RaftTypeConfig>::AsyncRuntime as openraft::Async
 async fn append(log: &mut RaftLogStore, term: u64, indexes: Range<u64>) -> Flushed {
     let (sender, flushed) = TypeConfig::oneshot();
     let entries: Vec<Entry> = indexes.map(|index| entry(term, index)).collect();
-    log.append(entries, IOFlushed::signal(sender)).await.unwrap();
+    log.append(entries, IOFlushed::signal(sender))
+        .await
+        .unwrap();
     flushed
 }
 
@@ -140,11 +153,17 @@ fn entry(term: u64, index: u64) -> Entry {
         0 => EntryPayload::Blank,
         _ => EntryPayload::Normal(Command(vec![term as u8; 100].into())),
     };
-    Entry { log_id: log_id(term, index), payload }
+    Entry {
+        log_id: log_id(term, index),
+        payload,
+    }
 }
 
 fn ids(entries: &[Entry]) -> Vec<(u64, u64)> {
-    entries.iter().map(|entry| (entry.log_id.leader_id.term, entry.log_id.index)).collect()
+    entries
+        .iter()
+        .map(|entry| (entry.log_id.leader_id.term, entry.log_id.index))
+        .collect()
 }
 
 fn id(term: u64, index: u64) -> Option<LogId> {
@@ -156,26 +175,39 @@ async fn entries_are_readable_before_they_are_synced_and_acknowledged_only_after
     let mut bench = Bench::new();
     let mut flushed = bench.append(1, 0..3).await;
     assert_eq!(bench.indexes().await, [(1, 0), (1, 1), (1, 2)]);
-    assert_eq!(bench.log.get_log_state().await.unwrap().last_log_id, id(1, 2));
+    assert_eq!(
+        bench.log.get_log_state().await.unwrap().last_log_id,
+        id(1, 2)
+    );
     assert_eq!(bench.engine.stats().writes, 0);
     assert!(futures::poll!(&mut flushed).is_pending());
     bench.run_disk();
-    assert_eq!((bench.engine.stats().writes, bench.engine.stats().syncs), (1, 1));
+    assert_eq!(
+        (bench.engine.stats().writes, bench.engine.stats().syncs),
+        (1, 1)
+    );
     flushed.await.unwrap().unwrap();
 }
 
 #[tokio::test]
 async fn entries_and_votes_of_two_regions_share_one_sync() {
     let mut bench = Bench::new();
-    let mut other = RaftLogStore::open(bench.engine.clone(), bench.committer.clone(), RegionId(8)).unwrap();
-    let flushed = [bench.append(1, 0..5).await, append(&mut other, 3, 0..2).await];
+    let mut other =
+        RaftLogStore::open(bench.engine.clone(), bench.committer.clone(), RegionId(8)).unwrap();
+    let flushed = [
+        bench.append(1, 0..5).await,
+        append(&mut other, 3, 0..2).await,
+    ];
     bench.run_disk();
     assert_eq!(bench.engine.stats().syncs, 1);
     for flushed in flushed {
         flushed.await.unwrap().unwrap();
     }
     assert_eq!(bench.indexes().await.len(), 5);
-    assert_eq!(ids(&other.try_get_log_entries(..).await.unwrap()), [(3, 0), (3, 1)]);
+    assert_eq!(
+        ids(&other.try_get_log_entries(..).await.unwrap()),
+        [(3, 0), (3, 1)]
+    );
 }
 
 #[tokio::test]
@@ -200,9 +232,29 @@ async fn a_power_loss_takes_nothing_that_was_acknowledged() {
 
         let mut bench = bench.crash(keep);
         assert_eq!(bench.log.read_vote().await.unwrap(), Some(vote));
-        let survived = [&[(1, 0), (1, 1), (1, 2), (1, 3)][..], [&[][..], &[(1, 4), (1, 5)], &[(1, 4), (2, 5), (2, 6)]][keep]];
+        let survived = [
+            &[(1, 0), (1, 1), (1, 2), (1, 3)][..],
+            [&[][..], &[(1, 4), (1, 5)], &[(1, 4), (2, 5), (2, 6)]][keep],
+        ];
         assert_eq!(bench.indexes().await, survived.concat());
     }
+}
+
+/// A replica that forgets a vote gives a second one in the same term.
+#[tokio::test]
+async fn a_vote_is_on_the_disk_when_the_call_returns_and_not_known_before() {
+    let mut bench = Bench::new();
+    bench.save_vote(Vote::new(1, 1)).await;
+    bench = bench.crash(0);
+    assert_eq!(bench.log.read_vote().await.unwrap(), Some(Vote::new(1, 1)));
+
+    let mut log = bench.log.clone();
+    let next = Vote::new(2, 3);
+    let mut saving = Box::pin(log.save_vote(&next));
+    assert!(futures::poll!(&mut saving).is_pending());
+    bench.write_only();
+    assert!(!matches!(futures::poll!(&mut saving), Poll::Ready(Ok(()))));
+    assert_eq!(bench.log.read_vote().await.unwrap(), Some(Vote::new(1, 1)));
 }
 
 /// Truncation, commit index and purge wait for no sync. Whatever prefix of them survives is a log.
@@ -235,7 +287,16 @@ async fn whatever_prefix_of_the_writes_survives_is_a_log() {
             4 => (&all[2..3], id(1, 1), id(1, 2), id(1, 2)),
             _ => (&all[..0], id(3, 9), id(3, 9), id(1, 2)),
         };
-        assert_eq!((&found[..], state.last_purged_log_id, state.last_log_id, committed), expected, "{keep} writes");
+        assert_eq!(
+            (
+                &found[..],
+                state.last_purged_log_id,
+                state.last_log_id,
+                committed
+            ),
+            expected,
+            "{keep} writes"
+        );
 
         // It goes on where it ends.
         let next = state.last_log_id.map_or(0, |last| last.index + 1);
@@ -261,13 +322,24 @@ async fn a_full_disk_ends_the_log_and_leaves_no_gap_behind() {
     bench.engine.set_full(true);
     assert!(bench.driver.write(group).is_none());
     bench.engine.set_full(false);
-    assert!(refused.await.unwrap().unwrap_err().to_string().contains("full"));
+    assert!(
+        refused
+            .await
+            .unwrap()
+            .unwrap_err()
+            .to_string()
+            .contains("full")
+    );
     bench.run_disk();
     let _ = slipped_in.await;
 
     // Nothing is taken any more, and the first error is the reason.
     let (sender, after) = TypeConfig::oneshot();
-    let error = bench.log.append(vec![entry(1, 7)], IOFlushed::signal(sender)).await.unwrap_err();
+    let error = bench
+        .log
+        .append(vec![entry(1, 7)], IOFlushed::signal(sender))
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("full"));
     assert!(after.await.unwrap().is_err());
     assert!(bench.log.save_committed(id(1, 2)).await.is_err());
@@ -308,7 +380,11 @@ async fn what_is_missing_or_damaged_is_named_and_never_skipped() {
         bench.engine.write(&damage).unwrap();
         let (committer, _driver) = Committer::manual(bench.engine.clone(), Box::new(|_| ()));
         match RaftLogStore::open(bench.engine.clone(), committer, REGION) {
-            Ok(mut log) => log.try_get_log_entries(..).await.map(|_| ()).map_err(|error| error.to_string()),
+            Ok(mut log) => log
+                .try_get_log_entries(..)
+                .await
+                .map(|_| ())
+                .map_err(|error| error.to_string()),
             Err(error @ EngineError::Corruption { .. }) => Err(error.to_string()),
             Err(error) => panic!("{error}"),
         }
@@ -320,23 +396,49 @@ async fn what_is_missing_or_damaged_is_named_and_never_skipped() {
             assert!(message.contains(word), "{message}");
         }
     };
-    says(damaged(&|batch, key| batch.delete(Family::RaftLog, key(2))).await, &["entry 2", "region 7"]);
-    says(damaged(&|batch, key| batch.delete(Family::RaftLog, key(1))).await, &["region 7", "2"]);
-    says(damaged(&|batch, key| batch.put(Family::RaftLog, key(3), "\u{7f}")).await, &["entry 3", "region 7"]);
-    says(damaged(&|batch, key| batch.put(Family::RaftLog, key(4), "\u{7f}")).await, &["entry 4", "region 7"]);
+    says(
+        damaged(&|batch, key| batch.delete(Family::RaftLog, key(2))).await,
+        &["entry 2", "region 7"],
+    );
+    says(
+        damaged(&|batch, key| batch.delete(Family::RaftLog, key(1))).await,
+        &["region 7", "2"],
+    );
+    says(
+        damaged(&|batch, key| batch.put(Family::RaftLog, key(3), "\u{7f}")).await,
+        &["entry 3", "region 7"],
+    );
+    says(
+        damaged(&|batch, key| batch.put(Family::RaftLog, key(4), "\u{7f}")).await,
+        &["entry 4", "region 7"],
+    );
     let other = || wire::entry_to_wire(&entry(1, 9)).encode_to_vec();
-    says(damaged(&|batch, key| batch.put(Family::RaftLog, key(3), other())).await, &["entry 3", "1.9"]);
+    says(
+        damaged(&|batch, key| batch.put(Family::RaftLog, key(3), other())).await,
+        &["entry 3", "1.9"],
+    );
     let vote = [&REGION.0.to_be_bytes()[..], b"vote"].concat();
-    says(damaged(&|batch, _| batch.put(Family::RaftState, vote.clone(), "\u{7f}")).await, &["vote", "region 7"]);
+    says(
+        damaged(&|batch, _| batch.put(Family::RaftState, vote.clone(), "\u{7f}")).await,
+        &["vote", "region 7"],
+    );
 }
 
 #[tokio::test]
 async fn reads_for_a_follower_are_bounded_and_the_cache_is() {
     let mut bench = Bench::new();
     let one = wire::entry_to_wire(&entry(1, 5)).encoded_len();
-    let options = LogStoreOptions { cache_bytes: 1000, read_bytes: 3 * one };
-    bench.log =
-        RaftLogStore::open_with(bench.engine.clone(), bench.committer.clone(), REGION, options).unwrap();
+    let options = LogStoreOptions {
+        cache_bytes: 1000,
+        read_bytes: 3 * one,
+    };
+    bench.log = RaftLogStore::open_with(
+        bench.engine.clone(),
+        bench.committer.clone(),
+        REGION,
+        options,
+    )
+    .unwrap();
 
     // What is not on the disk is held, whatever the bound.
     let flushed = bench.append(1, 0..100).await;
@@ -350,12 +452,16 @@ async fn reads_for_a_follower_are_bounded_and_the_cache_is() {
     assert_eq!(bench.indexes().await, expected);
 
     let mut log = bench.log.clone();
-    let mut limited = async |start, end| ids(&log.limited_get_log_entries(start, end).await.unwrap());
+    let mut limited =
+        async |start, end| ids(&log.limited_get_log_entries(start, end).await.unwrap());
     assert_eq!(limited(10, 100).await, [(1, 10), (1, 11), (1, 12)]);
     assert_eq!(limited(10, 12).await, [(1, 10), (1, 11)]);
     // From the last ones on the disk into the cached ones, and within those.
     for start in 85..98 {
-        assert_eq!(limited(start, 100).await, [(1, start), (1, start + 1), (1, start + 2)]);
+        assert_eq!(
+            limited(start, 100).await,
+            [(1, start), (1, start + 1), (1, start + 2)]
+        );
     }
     assert_eq!(limited(99, 100).await, [(1, 99)]);
 
@@ -376,11 +482,20 @@ async fn a_log_is_found_again_after_a_restart() {
     let before = bench.log.get_log_state().await.unwrap();
     let mut bench = Bench::over(bench.engine);
     assert_eq!(bench.log.get_log_state().await.unwrap(), before);
-    assert_eq!((before.last_purged_log_id, before.last_log_id), (id(3, 4), id(3, 9)));
+    assert_eq!(
+        (before.last_purged_log_id, before.last_log_id),
+        (id(3, 4), id(3, 9))
+    );
     assert_eq!(bench.log.read_vote().await.unwrap(), Some(Vote::new(3, 2)));
     assert_eq!(bench.log.read_committed().await.unwrap(), id(3, 8));
-    assert_eq!(bench.indexes().await, (5..10).map(|index| (3, index)).collect::<Vec<_>>());
-    let all = bench.engine.scan(Family::RaftLog, &KeyRange::all(), false).count();
+    assert_eq!(
+        bench.indexes().await,
+        (5..10).map(|index| (3, index)).collect::<Vec<_>>()
+    );
+    let all = bench
+        .engine
+        .scan(Family::RaftLog, &KeyRange::all(), false)
+        .count();
     assert_eq!(all, 5);
 }
 
@@ -392,6 +507,13 @@ async fn an_append_that_waits_is_answered_when_the_store_shuts_down() {
     bench.run_disk();
     flushed.await.unwrap().unwrap();
     let after = bench.append(1, 3..4).await;
-    assert!(after.await.unwrap().unwrap_err().to_string().contains("shutting down"));
+    assert!(
+        after
+            .await
+            .unwrap()
+            .unwrap_err()
+            .to_string()
+            .contains("shutting down")
+    );
     assert!(bench.log.blocking_append([entry(1, 4)]).await.is_err());
 }

@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use prost::Message;
 use rdb_proto::raft;
 use rdb_server::raft::{
-    EntryPayload, EntryResponder, FrozenSnapshot, LogId, Outcome, Snapshot, SnapshotData, SnapshotMeta,
-    StoredMembership, TypeConfig, runtime, wire,
+    EntryPayload, EntryResponder, FrozenSnapshot, LogId, Outcome, Snapshot, SnapshotData,
+    SnapshotMeta, StoredMembership, TypeConfig, runtime, wire,
 };
 use rdb_storage::{Engine, Family, KeyRange, WriteBatch};
 use rdb_types::RegionId;
@@ -19,7 +19,7 @@ use std::io;
 use std::sync::Arc;
 
 #[derive(Clone)]
-pub struct TestMachine {
+pub(crate) struct TestMachine {
     region: RegionId,
     /// Makes the ids of snapshots differ between stores.
     store: u64,
@@ -34,21 +34,35 @@ fn prefix(region: RegionId) -> [u8; 8] {
 }
 
 /// Every key that was applied, with the index at which it was.
-pub fn contents(engine: &dyn Engine, region: RegionId) -> Vec<(Bytes, u64)> {
+pub(crate) fn contents(engine: &dyn Engine, region: RegionId) -> Vec<(Bytes, u64)> {
     engine
         .scan(Family::Data, &KeyRange::prefix(&prefix(region)), false)
         .map(|found| found.unwrap())
-        .map(|(key, value)| (key.slice(8..), u64::from_be_bytes(value[..8].try_into().unwrap())))
+        .map(|(key, value)| {
+            (
+                key.slice(8..),
+                u64::from_be_bytes(value[..8].try_into().unwrap()),
+            )
+        })
         .collect()
 }
 
 impl TestMachine {
-    pub fn new(region: RegionId, store: u64, engine: Arc<dyn Engine>) -> TestMachine {
-        TestMachine { region, store, engine, strict: true, built: Arc::default() }
+    pub(crate) fn new(region: RegionId, store: u64, engine: Arc<dyn Engine>) -> TestMachine {
+        TestMachine {
+            region,
+            store,
+            engine,
+            strict: true,
+            built: Arc::default(),
+        }
     }
 
-    pub fn lenient(self) -> TestMachine {
-        TestMachine { strict: false, ..self }
+    pub(crate) fn lenient(self) -> TestMachine {
+        TestMachine {
+            strict: false,
+            ..self
+        }
     }
 
     fn row_key(&self) -> Bytes {
@@ -56,13 +70,26 @@ impl TestMachine {
     }
 
     fn row(&self) -> (Option<LogId>, StoredMembership) {
-        let Some(row) = self.engine.get(Family::Region, &self.row_key()).unwrap() else { return Default::default() };
+        let Some(row) = self.engine.get(Family::Region, &self.row_key()).unwrap() else {
+            return Default::default();
+        };
         let row = raft::RegionRow::decode(row).unwrap();
-        let membership = row.membership.as_ref().map(|wire| wire::stored_membership(wire).unwrap());
-        (row.applied.as_ref().map(wire::log_id), membership.unwrap_or_default())
+        let membership = row
+            .membership
+            .as_ref()
+            .map(|wire| wire::stored_membership(wire).unwrap());
+        (
+            row.applied.as_ref().map(wire::log_id),
+            membership.unwrap_or_default(),
+        )
     }
 
-    fn put_row(&self, batch: &mut WriteBatch, applied: Option<LogId>, membership: &StoredMembership) {
+    fn put_row(
+        &self,
+        batch: &mut WriteBatch,
+        applied: Option<LogId>,
+        membership: &StoredMembership,
+    ) {
         let row = raft::RegionRow {
             applied: applied.as_ref().map(wire::log_id_to_wire),
             membership: Some(wire::stored_membership_to_wire(membership)),
@@ -91,9 +118,16 @@ impl RaftStateMachine<TypeConfig> for TestMachine {
     {
         let (mut applied, mut membership) = self.row();
         while let Some((entry, responder)) = entries.try_next().await? {
-            assert!(applied < Some(entry.log_id), "{} is applied again", entry.log_id);
+            assert!(
+                applied < Some(entry.log_id),
+                "{} is applied again",
+                entry.log_id
+            );
             let expected = applied.map_or(0, |id| id.index + 1);
-            assert!(!self.strict || expected == entry.log_id.index, "{expected} is skipped");
+            assert!(
+                !self.strict || expected == entry.log_id.index,
+                "{expected} is skipped"
+            );
             applied = Some(entry.log_id);
             let mut batch = WriteBatch::new();
             match entry.payload {
@@ -120,12 +154,18 @@ impl RaftStateMachine<TypeConfig> for TestMachine {
         self.clone()
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> Result<(), io::Error> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotData,
+    ) -> Result<(), io::Error> {
         let mut batch = WriteBatch::new();
         for (family, range) in self.ranges() {
             batch.delete_range(family, range.start, range.end.unwrap());
         }
-        let items = runtime::blocking(move || snapshot.into_records().collect::<Result<Vec<_>, _>>()).await?;
+        let items =
+            runtime::blocking(move || snapshot.into_records().collect::<Result<Vec<_>, _>>())
+                .await?;
         for item in items.map_err(io::Error::other)? {
             batch.put(item.family, item.key, item.value);
         }
@@ -138,7 +178,10 @@ impl RaftStateMachine<TypeConfig> for TestMachine {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         let current = self.built.lock().1.clone();
-        Ok(current.map(|(meta, frozen)| Snapshot { meta, snapshot: SnapshotData::Frozen(frozen) }))
+        Ok(current.map(|(meta, frozen)| Snapshot {
+            meta,
+            snapshot: SnapshotData::Frozen(frozen),
+        }))
     }
 }
 
@@ -156,15 +199,24 @@ impl RaftSnapshotBuilder<TypeConfig> for TestMachine {
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         // One moment for both: a replica may apply more while its snapshot is built.
         let view = self.engine.snapshot();
-        let row = view.get(Family::Region, &self.row_key()).unwrap().map(|row| raft::RegionRow::decode(row).unwrap());
+        let row = view
+            .get(Family::Region, &self.row_key())
+            .unwrap()
+            .map(|row| raft::RegionRow::decode(row).unwrap());
         let row = row.unwrap_or_default();
-        let membership = row.membership.as_ref().map(|wire| wire::stored_membership(wire).unwrap());
+        let membership = row
+            .membership
+            .as_ref()
+            .map(|wire| wire::stored_membership(wire).unwrap());
         let meta = SnapshotMeta {
             last_log_id: row.applied.as_ref().map(wire::log_id),
             last_membership: membership.unwrap_or_default(),
         };
         let frozen = FrozenSnapshot::new(self.next_id(), view, self.ranges());
         self.built.lock().1 = Some((meta.clone(), frozen.clone()));
-        Ok(Snapshot { meta, snapshot: SnapshotData::Frozen(frozen) })
+        Ok(Snapshot {
+            meta,
+            snapshot: SnapshotData::Frozen(frozen),
+        })
     }
 }

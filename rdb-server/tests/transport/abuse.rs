@@ -1,6 +1,7 @@
 //! Callers that are wrong, half there, or not stores at all: a clear error each, the store unharmed.
 
 use crate::harness::*;
+use bytes::{Buf, BufMut, Bytes};
 use futures::stream::StreamExt;
 use rdb_proto::raft::peer_client::PeerClient;
 use rdb_proto::raft::{
@@ -344,21 +345,10 @@ async fn garbage_in_a_stream_ends_that_stream_alone() {
         .unwrap();
     let mut grpc = tonic::client::Grpc::new(channel);
     grpc.ready().await.unwrap();
-    let (sender, receiver) = mpsc::channel::<GarbageMessage>(1);
-    sender
-        .send(GarbageMessage {
-            bytes: vec![0xff; 64].into(),
-        })
-        .await
-        .unwrap();
-    let codec = tonic_prost::ProstCodec::<GarbageMessage, GarbageMessage>::default();
+    let messages = futures::stream::iter([Bytes::from(vec![0xff; 64])]);
     let path = "/flaredb.raft.v1.Peer/Exchange".parse().unwrap();
     let status = grpc
-        .streaming(
-            tonic::Request::new(ReceiverStream::new(receiver)),
-            path,
-            codec,
-        )
+        .streaming(tonic::Request::new(messages), path, RawCodec)
         .await
         .map(|_| ())
         .unwrap_err();
@@ -378,11 +368,49 @@ async fn garbage_in_a_stream_ends_that_stream_alone() {
     );
 }
 
-/// Hello with a body that is no Member.
-#[derive(Clone, PartialEq, prost::Message)]
-struct GarbageMessage {
-    #[prost(bytes = "bytes", tag = "4")]
-    bytes: bytes::Bytes,
+/// Messages that are whatever bytes they are.
+struct RawCodec;
+
+impl tonic::codec::Codec for RawCodec {
+    type Encode = Bytes;
+    type Decode = ();
+    type Encoder = RawCodec;
+    type Decoder = RawCodec;
+
+    fn encoder(&mut self) -> RawCodec {
+        RawCodec
+    }
+
+    fn decoder(&mut self) -> RawCodec {
+        RawCodec
+    }
+}
+
+impl tonic::codec::Encoder for RawCodec {
+    type Item = Bytes;
+    type Error = tonic::Status;
+
+    fn encode(
+        &mut self,
+        bytes: Bytes,
+        buffer: &mut tonic::codec::EncodeBuf<'_>,
+    ) -> Result<(), tonic::Status> {
+        buffer.put(bytes);
+        Ok(())
+    }
+}
+
+impl tonic::codec::Decoder for RawCodec {
+    type Item = ();
+    type Error = tonic::Status;
+
+    fn decode(
+        &mut self,
+        buffer: &mut tonic::codec::DecodeBuf<'_>,
+    ) -> Result<Option<()>, tonic::Status> {
+        buffer.advance(buffer.remaining());
+        Ok(Some(()))
+    }
 }
 
 #[tokio::test]

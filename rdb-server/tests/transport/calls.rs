@@ -258,29 +258,31 @@ async fn a_message_at_the_limit_passes_and_one_over_it_is_refused_in_words() {
 }
 
 #[tokio::test]
-async fn a_large_message_does_not_hold_up_other_lanes() {
-    // The receiver takes one request at a time and never finishes the first: the bulk lane fills up.
+async fn lanes_that_stand_still_do_not_hold_up_another() {
+    // The receiver takes one request at a time and never finishes the first: the lane fills up.
     let options = GrpcOptions {
         max_in_flight: 1,
         ..GrpcOptions::default()
     };
     let server = Server::start_with(2, "127.0.0.1:0", &options).await;
     let transport = dialler(&server.address);
-    let bulk = |command: Vec<u8>| {
-        transport.call(store(2), Lane::Bulk, RegionId(1), request(command), PATIENT)
-    };
-    let mut stuck = vec![bulk(b"never".to_vec())];
-    stuck.extend((0..20).map(|_| bulk(vec![b'x'; 1 << 20])));
-    while server.seen().is_empty() {
+    let mut stuck = Vec::new();
+    for lane in [Lane::Append, Lane::Forward, Lane::Bulk] {
+        let call = |command: Vec<u8>| {
+            transport.call(store(2), lane, RegionId(1), request(command), PATIENT)
+        };
+        stuck.push(call(b"never".to_vec()));
+        stuck.extend((0..16).map(|_| call(vec![b'x'; 1 << 20])));
+    }
+    while server.seen().len() < 3 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
     for n in 0..20 {
+        let command = format!("echo {n}");
         assert_eq!(
-            ask(&*transport, store(2), &format!("echo {n}"), PATIENT)
-                .await
-                .unwrap(),
-            format!("echo {n}")
+            ask(&*transport, store(2), &command, PATIENT).await.unwrap(),
+            command
         );
     }
     drop(stuck);

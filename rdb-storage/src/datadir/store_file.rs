@@ -20,8 +20,6 @@
 //!   can say that a newer one wrote the file, whatever else has changed.
 //! - A file that differs in one byte from what was written is damaged.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -59,14 +57,13 @@ pub(super) enum ParseError {
 
 impl StoreIdentity {
     /// A new store's, with a new UUID.
-    pub(super) fn new(store_id: u32) -> Self {
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+    pub(super) fn new(store_id: u32, created_unix_s: u64) -> Self {
         Self {
             format_version: FORMAT_VERSION,
             store_id,
             store_uuid: Uuid::new_v4(),
             cluster_id: None,
-            created_unix_s: since_1970.map_or(0, |time| time.as_secs()),
+            created_unix_s,
             initialised: false,
         }
     }
@@ -217,13 +214,13 @@ mod tests {
         StoreIdentity {
             cluster_id: Some(Uuid::from_u128(7)),
             initialised: true,
-            ..StoreIdentity::new(3)
+            ..StoreIdentity::new(3, 1_795_352_096)
         }
     }
 
     #[test]
     fn what_was_written_is_read() {
-        for identity in [identity(), StoreIdentity::new(u32::MAX)] {
+        for identity in [identity(), StoreIdentity::new(u32::MAX, u64::MAX)] {
             let text = identity.to_text();
             assert_eq!(StoreIdentity::parse(text.as_bytes()), Ok(identity));
         }

@@ -4,7 +4,8 @@
 //! words in HTTP/2. Knows nothing of what is said after: from then on HTTP/2's keep-alives find the
 //! dead, and the handshake the strangers.
 //!
-//! Invariants: at most `max_connections` are open, further ones are closed at once; a connection that
+//! Invariants: at most `max_connections` are open, further ones are closed at once, so that a client
+//! hears of it instead of waiting in the kernel's queue; a connection that
 //! has not sent HTTP/2's preface after `preface_timeout` is closed; no error of one connection, or of
 //! accepting one, ends the listening.
 

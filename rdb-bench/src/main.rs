@@ -1,0 +1,192 @@
+//! `rdb-bench`: arguments, the run, the report.
+//!
+//! A command: it prints. Exit codes: 0 measured, 1 could not be run, 2 usage. A bad result is a
+//! result.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command talks to the terminal")]
+
+use clap::Parser;
+use rdb_bench::etcd::Etcd;
+use rdb_bench::flaredb::FlareDb;
+use rdb_bench::plan::{Op, Plan, Workload};
+use rdb_bench::report::{self, Measured, Results};
+use rdb_bench::run::{self, Sample};
+use rdb_bench::target::{Kind, Target};
+use rdb_bench::{BenchError, etcd, flaredb, summary};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Measures put and get on three-node clusters that it starts itself, FlareDB and etcd by turns, and
+/// tells the ratios. Both run on this machine, together with their clients.
+#[derive(Parser, Debug)]
+#[command(name = "rdb-bench", version)]
+struct Args {
+    /// What to measure; both by default, where etcd is installed
+    #[arg(long, value_enum, value_name = "STORE")]
+    target: Option<Which>,
+    /// Seconds of each measurement
+    #[arg(long, value_name = "N", default_value_t = 3.0, value_parser = seconds)]
+    seconds: f64,
+    /// How often everything is measured
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Callers at the same time, one measurement for each number
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1,64,256", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    callers: Vec<u32>,
+    /// Operations to measure
+    #[arg(long, value_name = "OP,...", value_delimiter = ',', value_enum, default_value = "put,get")]
+    ops: Vec<Op>,
+    /// Size of each value
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    value_bytes: u32,
+    /// Keys that are loaded first, and used
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    keys: u64,
+    /// FlareDB: a plain gRPC call for each operation, instead of the client's shared stream
+    #[arg(long)]
+    unary: bool,
+    /// The rdb-server to measure [default: the one beside this program]
+    #[arg(long, value_name = "FILE")]
+    rdb_server: Option<PathBuf>,
+    /// Where the JSON goes
+    #[arg(long, value_name = "DIR", default_value = "bench/results")]
+    results: PathBuf,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Which {
+    Flaredb,
+    Etcd,
+    Both,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("seconds are a number from 0.1 to 3600".to_owned()),
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("rdb-bench: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = runtime.block_on(async {
+        tokio::select! {
+            ended = bench(&args) => ended,
+            // Dropping the run ends every process that it started.
+            _ = tokio::signal::ctrl_c() => Err(BenchError("interrupted".to_owned())),
+        }
+    });
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("rdb-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn bench(args: &Args) -> Result<(), BenchError> {
+    let plan = Plan {
+        workloads: args
+            .ops
+            .iter()
+            .flat_map(|&op| args.callers.iter().map(move |&callers| Workload { op, callers: callers as usize }))
+            .collect(),
+        rounds: args.rounds as usize,
+        seconds: args.seconds,
+        keys: args.keys,
+        value_bytes: args.value_bytes as usize,
+    };
+    let flaredb = match args.target {
+        Some(Which::Etcd) => None,
+        Some(Which::Flaredb | Which::Both) | None => Some(flaredb::find_server(args.rdb_server.as_deref())?),
+    };
+    let etcd = match (args.target, etcd::find()) {
+        (Some(Which::Flaredb), _) => None,
+        (_, Some(program)) => Some(program),
+        (Some(Which::Etcd | Which::Both), None) => {
+            return Err(BenchError("etcd is not on the PATH; install it (Debian: etcd-server), or measure --target flaredb".to_owned()));
+        }
+        (None, None) => {
+            println!("etcd is not installed (Debian: etcd-server): FlareDB is measured alone, without ratios");
+            None
+        }
+    };
+    let mut measured = Vec::new();
+    let flaredb = match flaredb {
+        Some(program) => Some(loaded(FlareDb::start(&program, !args.unary).await?, &plan, &mut measured).await?),
+        None => None,
+    };
+    let etcd = match etcd {
+        Some(program) => Some(loaded(Etcd::start(&program).await?, &plan, &mut measured).await?),
+        None => None,
+    };
+
+    let mut samples = Vec::new();
+    for round in 1..=plan.rounds {
+        for &workload in &plan.workloads {
+            if let Some(target) = &flaredb {
+                samples.push(tell(run::measure(target, &plan, workload, round).await?));
+            }
+            if let Some(target) = &etcd {
+                samples.push(tell(run::measure(target, &plan, workload, round).await?));
+            }
+        }
+    }
+    for target in &mut measured {
+        target.resident_end_bytes = match target.kind {
+            Kind::FlareDb => flaredb.as_ref().map(Target::resident_bytes),
+            Kind::Etcd => etcd.as_ref().map(Target::resident_bytes),
+        }
+        .unwrap_or_default();
+    }
+    let results = Results {
+        lines: summary::lines(&samples),
+        ratios: summary::ratios(&samples),
+        plan,
+        targets: measured,
+        samples,
+        processors: std::thread::available_parallelism().map_or(0, usize::from),
+    };
+    println!("\n{}", report::table(&results));
+    let path = report::write(&results, &args.results)?;
+    println!("\nwritten to {}", path.display());
+    Ok(())
+}
+
+/// Loads the keys, and notes how long that took and what it cost.
+async fn loaded<T: Target>(target: T, plan: &Plan, measured: &mut Vec<Measured>) -> Result<T, BenchError> {
+    println!("{} {} runs; loading {} keys", target.kind(), target.version(), plan.keys);
+    let took = run::load(&target, plan).await?;
+    measured.push(Measured {
+        kind: target.kind(),
+        version: target.version(),
+        load_seconds: took.as_secs_f64(),
+        resident_loaded_bytes: target.resident_bytes(),
+        resident_end_bytes: Vec::new(),
+    });
+    Ok(target)
+}
+
+/// A line for a sample as it comes.
+fn tell(sample: Sample) -> Sample {
+    println!(
+        "round {} {:>16} {:>8} {:>9.0} ops/s  p50 {:>8.2} ms  p99 {:>8.2} ms",
+        sample.round,
+        sample.workload.to_string(),
+        sample.kind.to_string(),
+        sample.per_second,
+        sample.p50_us as f64 / 1e3,
+        sample.p99_us as f64 / 1e3
+    );
+    if let Some(error) = &sample.error {
+        println!("  {} calls failed, the first: {error}", sample.errors);
+    }
+    sample
+}

@@ -1,0 +1,166 @@
+//! The status of small clusters, well and not so well.
+
+use super::verdict::Verdict;
+use super::view::Region;
+use super::{document, screen};
+use rdb_proto::admin::{ClusterStatusResponse, StoreSummary};
+use rdb_proto::raft::{
+    DeclaredNamespace, Member, NamespaceReport, NamespaceRow, RegionDescriptor, RegionReport,
+    StoreStatus,
+};
+use std::process::ExitCode;
+
+fn store(id: u32, reports: &[(u32, u64, u64, bool)]) -> StoreSummary {
+    let regions = reports
+        .iter()
+        .map(|&(leader, term, applied_index, quorum)| RegionReport {
+            region_id: 2,
+            leader,
+            term,
+            applied_index,
+            quorum,
+            namespaces: vec![NamespaceReport {
+                namespace_id: 1,
+                keys: applied_index,
+                ..Default::default()
+            }],
+            ..Default::default()
+        })
+        .collect();
+    StoreSummary {
+        member: Some(Member {
+            store_id: id,
+            address: format!("s{id}:1"),
+            ..Default::default()
+        }),
+        reachable: true,
+        status: Some(StoreStatus {
+            regions,
+            version: "0.1.0".into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn gone(id: u32) -> StoreSummary {
+    let member = Some(Member {
+        store_id: id,
+        address: format!("s{id}:1"),
+        ..Default::default()
+    });
+    StoreSummary {
+        member,
+        error: "connection refused".into(),
+        ..Default::default()
+    }
+}
+
+fn cluster(stores: Vec<StoreSummary>) -> ClusterStatusResponse {
+    ClusterStatusResponse {
+        cluster_id: "c1".into(),
+        stores,
+        regions: vec![RegionDescriptor {
+            id: 2,
+            ..Default::default()
+        }],
+        namespaces: vec![NamespaceRow {
+            id: 1,
+            name: "default".into(),
+            mode: 1,
+            target: 1,
+            ..Default::default()
+        }],
+        answered_by: 1,
+    }
+}
+
+#[test]
+fn healthy() {
+    let answer = cluster(vec![
+        store(1, &[(2, 7, 40, true)]),
+        store(2, &[(2, 7, 42, true)]),
+        store(3, &[(1, 6, 30, false)]),
+    ]);
+    let verdict = Verdict::of(&answer);
+    assert_eq!(
+        (verdict.word(), verdict.exit_code()),
+        ("healthy", ExitCode::SUCCESS)
+    );
+    let region = Region::of(&answer, 2);
+    assert_eq!(
+        (region.leader, region.term, region.applied),
+        (2, 7, 42),
+        "the newest term's word"
+    );
+    let screen = screen(&answer, &verdict, false);
+    for part in ["s3:1", "store 2", "default", "strong", "42", "healthy"] {
+        assert!(screen.contains(part), "no {part:?} in:\n{screen}");
+    }
+    assert!(!screen.contains('\x1b'));
+}
+
+#[test]
+fn a_store_away_is_told_but_serves() {
+    let answer = cluster(vec![
+        store(1, &[(1, 7, 40, true)]),
+        store(2, &[(1, 7, 40, true)]),
+        gone(3),
+    ]);
+    let verdict = Verdict::of(&answer);
+    assert_eq!(
+        (verdict.word(), verdict.exit_code()),
+        ("degraded", ExitCode::SUCCESS)
+    );
+    assert!(verdict.degraded[0].contains("store 3 at s3:1 is unreachable (connection refused)"));
+}
+
+#[test]
+fn no_quorum_is_exit_code_4_and_says_what_to_do() {
+    let answer = cluster(vec![store(1, &[(0, 9, 40, false)]), gone(2), gone(3)]);
+    let verdict = Verdict::of(&answer);
+    assert_eq!(
+        (verdict.word(), verdict.exit_code()),
+        ("no quorum", ExitCode::from(4))
+    );
+    assert!(
+        verdict.lost[0].contains("region 2 has no quorum (1 of 3"),
+        "{verdict:?}"
+    );
+    assert_eq!(document(&answer, &verdict)["verdict"], "no quorum");
+    assert_eq!(
+        Verdict::of(&ClusterStatusResponse::default()).word(),
+        "no quorum",
+        "nothing formed yet"
+    );
+}
+
+#[test]
+fn a_store_that_is_configured_otherwise_is_named() {
+    let mut odd = store(2, &[(1, 7, 40, true)]);
+    if let Some(status) = &mut odd.status {
+        status.declared = vec![DeclaredNamespace {
+            name: "default".into(),
+            mode: 2,
+            policies: None,
+        }];
+    }
+    let verdict = Verdict::of(&cluster(vec![store(1, &[(1, 7, 40, true)]), odd]));
+    assert!(
+        verdict.degraded[0].contains("namespace default is strong, but store 2"),
+        "{verdict:?}"
+    );
+}
+
+#[test]
+fn a_leader_that_only_some_know_is_known() {
+    for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+        let reports = [
+            store(1, &[(0, 7, 40, true)]),
+            store(2, &[(2, 7, 40, true)]),
+            store(3, &[(3, 6, 40, true)]),
+        ];
+        let answer = cluster(order.map(|at| reports[at].clone()).to_vec());
+        assert_eq!(Region::of(&answer, 2).leader, 2, "{order:?}");
+    }
+}

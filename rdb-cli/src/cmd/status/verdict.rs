@@ -1,0 +1,97 @@
+//! The last lines of the status: "healthy", or what is wrong and what to do about it.
+//!
+//! Pure. Invariant: the verdict is "healthy" only when every store answers, every region has a quorum
+//! and no namespace is declared in two modes.
+
+use super::view::{Region, name};
+use crate::cmd::ns::mode;
+use crate::exit;
+use rdb_proto::admin::ClusterStatusResponse;
+use std::process::ExitCode;
+
+/// What is wrong, the worst first, and what to do about each.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Verdict {
+    /// Regions where nothing can be written: the cluster is down for their keys.
+    pub(super) lost: Vec<String>,
+    /// Works, with less to spare.
+    pub(super) degraded: Vec<String>,
+}
+
+impl Verdict {
+    pub(super) fn of(answer: &ClusterStatusResponse) -> Verdict {
+        let mut verdict = Verdict::default();
+        for region in &answer.regions {
+            let view = Region::of(answer, region.id);
+            if !view.quorum {
+                let reached = view.replicas;
+                verdict.lost.push(format!(
+                    "region {} has no quorum ({reached} of {} stores report it): nothing can be written there; \
+                     start the missing stores again, or mend the network between them",
+                    region.id,
+                    answer.stores.len()
+                ));
+            }
+        }
+        if answer.regions.is_empty() {
+            verdict.lost.push(
+                "the cluster has not formed yet: no region is known; check that a majority of the first members \
+                 runs with the same --peer list"
+                    .to_owned(),
+            );
+        }
+        for store in answer.stores.iter().filter(|store| !store.reachable) {
+            let (id, address) = name(store);
+            let why = if store.error.is_empty() {
+                "no answer"
+            } else {
+                &store.error
+            };
+            verdict.degraded.push(format!("store {id} at {address} is unreachable ({why}): start it again, or check the network to it"));
+        }
+        for row in answer.namespaces.iter().filter(|row| !row.deleted) {
+            let odd: Vec<String> = answer
+                .stores
+                .iter()
+                .filter(|store| {
+                    let declared = store.status.iter().flat_map(|status| &status.declared);
+                    declared
+                        .into_iter()
+                        .any(|declared| declared.name == row.name && declared.mode != row.mode)
+                })
+                .map(|store| name(store).0.to_string())
+                .collect();
+            if !odd.is_empty() {
+                verdict.degraded.push(format!(
+                    "namespace {} is {}, but store {} is configured otherwise: make the configurations equal, or \
+                     switch it with `flaredb ns set-mode`",
+                    row.name,
+                    mode(row.mode),
+                    odd.join(", ")
+                ));
+            }
+        }
+        verdict
+    }
+
+    pub(super) fn word(&self) -> &'static str {
+        match (self.lost.is_empty(), self.degraded.is_empty()) {
+            (false, _) => "no quorum",
+            (true, false) => "degraded",
+            (true, true) => "healthy",
+        }
+    }
+
+    pub(super) fn findings(&self) -> impl Iterator<Item = &String> {
+        self.lost.iter().chain(&self.degraded)
+    }
+
+    /// Degraded is still serving: 0.
+    pub(super) fn exit_code(&self) -> ExitCode {
+        if self.lost.is_empty() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::from(exit::UNAVAILABLE)
+        }
+    }
+}

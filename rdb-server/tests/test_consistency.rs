@@ -1,0 +1,21 @@
+//! What `consistency.md` and `reliability.md` promise of strong namespaces, held against real
+//! `rdb-server` processes: killed, stopped, frozen, cut off, and started again.
+//!
+//! The way in: `basic.rs` (no fault at all), `crashes.rs`, `partitions.rs`, `replicas.rs` (regions,
+//! snapshots, digests), `writes.rs` (request ids, expiry, namespaces). The names of the tests are the
+//! promises.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may stop at what it did not expect")]
+#![allow(clippy::print_stdout, reason = "what was measured is worth reading")]
+
+#[path = "test_consistency/basic.rs"]
+mod basic;
+#[path = "test_consistency/crashes.rs"]
+mod crashes;
+#[path = "test_consistency/partitions.rs"]
+mod partitions;
+#[path = "test_consistency/replicas.rs"]
+mod replicas;
+mod support;
+#[path = "test_consistency/writes.rs"]
+mod writes;
