@@ -2,7 +2,7 @@
 //!
 //! Owns the table of exit codes (a contract with scripts). Knows nothing of any one command.
 
-use rdb_client::{ClientError, ErrorKind};
+use rdb_client::{ClientError, ErrorKind, Outcome};
 use rdb_types::Reason;
 use std::fmt;
 use std::io::{self, Write};
@@ -60,7 +60,20 @@ impl fmt::Display for Error {
                 "{error}\n  Start a store with: rdb-server --store-id 1 --data-dir ./data/1\n  \
                  or name others with --endpoints HOST:PORT,... (or FLAREDB_ENDPOINTS)"
             ),
-            Error::Client(error) => write!(f, "{error}"),
+            Error::Client(error) => {
+                write!(f, "{error}")?;
+                let id = error
+                    .request_id
+                    .as_deref()
+                    .and_then(|id| std::str::from_utf8(id).ok());
+                match id.filter(|_| error.outcome == Outcome::Unknown) {
+                    Some(id) => write!(
+                        f,
+                        "\n  Repeated safely by the same command with --request-id {id}"
+                    ),
+                    None => Ok(()),
+                }
+            }
             Error::Usage(text) | Error::Io(text) => f.write_str(text),
             Error::BrokenPipe => Ok(()),
         }

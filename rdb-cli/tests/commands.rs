@@ -332,6 +332,22 @@ fn unavailable_is_exit_code_4_within_the_timeout() {
 }
 
 #[test]
+fn a_write_of_unknown_outcome_says_how_to_repeat_it() {
+    let running = Store::start();
+    let ran = run(
+        &running.address,
+        &["put", "hang", "v", "--timeout", "300ms"],
+    );
+    assert_eq!((ran.code, ran.out()), (4, ""), "{}", ran.err);
+    let sent = running.store.writes();
+    let id = std::str::from_utf8(&sent[0].1).unwrap();
+    assert_eq!((sent.len(), id.len()), (1, 36), "a UUID as text");
+    for part in ["may have been applied", &format!("--request-id {id}")] {
+        assert!(ran.err.contains(part), "no {part} in: {}", ran.err);
+    }
+}
+
+#[test]
 fn a_second_endpoint_is_asked_where_the_first_is_away() {
     let running = Store::start();
     running.store.put_raw(b"k", b"v");

@@ -132,7 +132,8 @@ impl Client {
                 safety: call.safety,
                 attempts: so_far.attempts,
                 other_endpoint: self.has_other_than(&so_far.tried, now),
-                wait_for_ready: options.wait_for_ready,
+                // Where some store answers, waiting for the others is waiting for the cluster.
+                wait_for_ready: options.wait_for_ready || so_far.last_answer.is_some(),
                 policy: &options.retry,
                 draw: draw(),
             };
@@ -149,7 +150,11 @@ impl Client {
                 // A new round: everyone is asked again, the last one last.
                 so_far.tried.drain(..so_far.tried.len() - 1);
             }
-            so_far.last = Some(failure);
+            if failure.kind == ErrorKind::Refused {
+                so_far.last_answer = Some(failure);
+            } else {
+                so_far.last_silence = Some(failure);
+            }
             if !wait.is_zero() {
                 sleep(wait).await;
             }
@@ -164,34 +169,22 @@ struct SoFar {
     maybe_applied: bool,
     /// Positions that failed in this round.
     tried: Vec<usize>,
-    last: Option<Failure>,
+    /// The last attempt that a store answered, and the last that none did.
+    last_answer: Option<Failure>,
+    last_silence: Option<Failure>,
 }
 
 impl SoFar {
+    /// What the caller is told, when `failure` was the last of its attempts.
     fn error(&self, call: &Call<'_>, failure: Failure) -> ClientError {
         let Failure {
             kind,
             code,
             reason,
-            mut message,
+            message,
             mut metadata,
             ..
-        } = failure;
-        // Why it took so long says more than that the time was up.
-        if kind == ErrorKind::Deadline
-            && let Some(last) = &self.last
-        {
-            let why = last
-                .reason
-                .map_or_else(String::new, |reason| format!("{reason}: "));
-            message = format!(
-                "{message}; the attempt before it failed with {why}{}",
-                last.message
-            );
-            for (key, value) in &last.metadata {
-                metadata.entry(key.clone()).or_insert_with(|| value.clone());
-            }
-        }
+        } = self.most_telling(failure);
         let outcome = match (call.safety.is_write(), self.maybe_applied) {
             (false, _) => Outcome::NotAWrite,
             (true, false) => Outcome::NotApplied,
@@ -213,6 +206,33 @@ impl SoFar {
             kind,
             operation: call.operation,
             request_id: call.request_id.clone(),
+        }
+    }
+}
+
+impl SoFar {
+    /// What a store said tells more than that another could not be reached, or that the time is up.
+    fn most_telling(&self, failure: Failure) -> Failure {
+        let why = |failure: &Failure| match failure.reason {
+            Some(reason) => format!("{reason}: {}", failure.message),
+            None => failure.message.clone(),
+        };
+        match (failure.kind, &self.last_answer, &self.last_silence) {
+            (ErrorKind::Connect | ErrorKind::Broken, Some(answer), _) => Failure {
+                message: format!("{}; and {}", answer.message, failure.message),
+                ..answer.clone()
+            },
+            (ErrorKind::Deadline, Some(before), _) | (ErrorKind::Deadline, None, Some(before)) => {
+                let mut metadata = before.metadata.clone();
+                metadata.extend(failure.metadata);
+                let message = format!("{}; before that: {}", failure.message, why(before));
+                Failure {
+                    message,
+                    metadata,
+                    ..failure
+                }
+            }
+            _ => failure,
         }
     }
 }

@@ -86,23 +86,11 @@ impl ClientError {
                 "it may have been applied; read before deciding"
             });
         }
-        match (self.kind, self.reason) {
-            (ErrorKind::Connect, _) => Some("is a store running there?"),
-            (_, Some(Reason::NoQuorum)) => Some(
-                "bring stores of the region back, or read with stale consistency; `flaredb status` shows which are missing",
-            ),
-            (_, Some(Reason::WrongMode)) => {
-                Some("`flaredb ns describe` shows the namespace's mode")
-            }
-            (_, Some(Reason::NamespaceNotFound)) => {
-                Some("create it with `flaredb ns create`, or check the name")
-            }
-            (_, Some(Reason::RequestIdExpired)) => {
-                Some("read before deciding, then write with a new request id")
-            }
-            (_, Some(Reason::Overloaded)) => Some("try again later, with fewer callers"),
-            (ErrorKind::Deadline, _) => Some("try again, or allow a longer timeout"),
-            _ => None,
+        // A store's refusal says itself what to do next.
+        match self.kind {
+            ErrorKind::Connect => Some("is a store running there?"),
+            ErrorKind::Deadline => Some("try again, or allow a longer timeout"),
+            ErrorKind::Usage | ErrorKind::Broken | ErrorKind::Refused => None,
         }
     }
 }
@@ -135,7 +123,7 @@ mod tests {
         let error = ClientError {
             reason: Some(Reason::NoQuorum),
             code: Code::Unavailable,
-            message: "region 2 reaches 1 of 3 replicas".into(),
+            message: "region 2 reaches 1 of 3 replicas; see `flaredb status`".into(),
             metadata: BTreeMap::new(),
             outcome: Outcome::NotApplied,
             attempts: 4,

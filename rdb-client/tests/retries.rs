@@ -382,6 +382,47 @@ async fn a_store_without_a_quorum_is_left_for_one_that_may_have_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_store_said_is_told_rather_than_that_another_is_away() {
+    let net = Net::default();
+    net.start("a");
+    let retry = RetryPolicy {
+        max_attempts: Some(4),
+        jitter: false,
+        ..RetryPolicy::default()
+    };
+    let client = net.client(
+        &["a", "b"],
+        ClientOptions {
+            wait_for_ready: false,
+            retry,
+            ..exact()
+        },
+    );
+    net.script("a", vec![no_quorum(); 50]);
+    let error = put(&client, PutOptions::default()).await.unwrap_err();
+    assert_eq!(
+        (error.reason, error.outcome),
+        (Some(Reason::NoQuorum), Outcome::NotApplied)
+    );
+    assert_eq!(error.metadata["outcome"], "not_applied");
+    assert_eq!(
+        error.attempts, 4,
+        "one answers: the cluster is there, and may find its quorum"
+    );
+    assert_eq!(
+        net.dials()
+            .iter()
+            .filter(|address| *address == "b:1")
+            .count(),
+        2
+    );
+    assert!(
+        error.to_string().contains("cannot connect to b:1"),
+        "{error}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_leader_that_a_refusal_names_is_asked_next() {
     let (net, client) = Net::with(&["a", "b", "c"], exact());
     let metadata = vec![

@@ -114,7 +114,7 @@ impl KvService {
     }
 
     /// Works on operations of one namespace and kind together; answers by position.
-    async fn run(&self, group: Group, deadline: Instant) -> Vec<(u64, Result<batch_response::Result, (Error, bool)>)> {
+    async fn run(&self, group: Group, deadline: Instant) -> Vec<Answer> {
         match group {
             Group::Reads { namespace, ids, reads } => {
                 let found = self.router.read(&namespace, reads, deadline).await;
@@ -194,6 +194,9 @@ impl KvService {
         work
     }
 }
+
+/// The answer to the operation with this id; a refusal, with whether a repeat cannot apply it twice.
+type Answer = (u64, Result<batch_response::Result, (Error, bool)>);
 
 enum Decoded {
     Read { namespace: String, read: Read },
@@ -283,7 +286,7 @@ fn wrote(kind: Kind, written: &Written) -> batch_response::Result {
     }
 }
 
-fn response_of(answers: Vec<(u64, Result<batch_response::Result, (Error, bool)>)>) -> kv::BatchResponse {
+fn response_of(answers: Vec<Answer>) -> kv::BatchResponse {
     let mut responses = answers.into_iter().map(|(id, answer)| {
         let result = answer.unwrap_or_else(|(error, has_id)| batch_response::Result::Failure(error.to_failure(has_id)));
         kv::BatchResponse { id, result: Some(result), also: Vec::new() }

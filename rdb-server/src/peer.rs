@@ -313,6 +313,7 @@ impl Peer {
 /// is lost and when it is back, and when the region's consensus has ended.
 async fn watch_over(peer: std::sync::Weak<Peer>, fatal: watch::Sender<Option<String>>, stop: CancellationToken) {
     let (mut leader, mut available) = (None, true);
+    let mut turn = 0u32;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -321,6 +322,12 @@ async fn watch_over(peer: std::sync::Weak<Peer>, fatal: watch::Sender<Option<Str
         let Some(peer) = peer.upgrade() else { return };
         let region = peer.id().0;
         peer.quorum.refresh_view();
+        turn = turn.wrapping_add(1);
+        if turn.is_multiple_of(50) {
+            // Once a second the data here is made sure of, so that a stale read after a cut can say how
+            // stale it is.
+            peer.reads.staleness();
+        }
         let now = peer.quorum.leader();
         if now != leader && now.is_some() {
             let term = peer.raft.metrics().borrow_watched().current_term;

@@ -88,6 +88,14 @@ struct Place {
     epoch: u64,
 }
 
+/// The operations of a request that lie in one region, and where their answers belong.
+struct RegionWrites {
+    peer: Arc<Peer>,
+    epoch: u64,
+    places: Vec<usize>,
+    ops: Vec<WriteOp>,
+}
+
 impl Router {
     /// Over the peers of this store.
     pub fn new(me: StoreId, manager: Arc<PeerManager>, namespaces: Namespaces) -> Router {
@@ -233,7 +241,7 @@ impl Router {
         };
         let default_ttl_ms = row.policies.as_ref().map_or(0, |policies| policies.ttl_ms);
         let mut answers: Vec<Option<Result<Written, Error>>> = (0..count).map(|_| None).collect();
-        let mut by_region: BTreeMap<u64, (Arc<Peer>, u64, Vec<usize>, Vec<WriteOp>)> = BTreeMap::new();
+        let mut by_region: BTreeMap<u64, RegionWrites> = BTreeMap::new();
         for (at, (mut op, seen_epoch)) in ops.into_iter().enumerate() {
             match self.place(id, &op.key, seen_epoch) {
                 Err(error) => answers[at] = Some(Err(error)),
@@ -243,13 +251,15 @@ impl Router {
                     if op.ttl_ms == 0 {
                         op.ttl_ms = default_ttl_ms;
                     }
-                    let group = by_region.entry(peer.id().0).or_insert_with(|| (peer, epoch, Vec::new(), Vec::new()));
-                    group.2.push(at);
-                    group.3.push(op);
+                    let group = by_region
+                        .entry(peer.id().0)
+                        .or_insert_with(|| RegionWrites { peer, epoch, places: Vec::new(), ops: Vec::new() });
+                    group.places.push(at);
+                    group.ops.push(op);
                 }
             }
         }
-        let groups = by_region.into_values().map(|(peer, epoch, places, ops)| {
+        let groups = by_region.into_values().map(|RegionWrites { peer, epoch, places, ops }| {
             let row = &row;
             async move {
                 let results = self.write_region(&peer, row, ops, deadline).await;

@@ -330,7 +330,7 @@ fn open_disk(config: &Config) -> Result<Disk, StartError> {
         EngineKind::Memory => Ok(Disk {
             data_dir: None,
             engine: Arc::new(MemoryEngine::new()),
-            spool: Arc::new(MemorySpool::default()),
+            spool: Arc::new(MemorySpool),
             store_uuid: uuid::Uuid::new_v4().to_string(),
         }),
         EngineKind::Rocksdb => {

@@ -138,6 +138,10 @@ pub trait Engine: View + 'static {
 pub struct EngineStats {
     /// Bytes of all files of the engine.
     pub disk_bytes: u64,
+    /// Bytes that can still be written to the engine's file system; none where that is unknown
+    /// or has no bound. A store should refuse new data some time before this is zero: deleting
+    /// and compacting need room, too.
+    pub free_disk_bytes: Option<u64>,
     /// Bytes in memory that are not yet in sorted files.
     pub memtable_bytes: u64,
     /// Bytes of the block cache in use.

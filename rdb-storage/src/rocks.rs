@@ -293,6 +293,7 @@ impl Engine for RocksEngine {
         };
         EngineStats {
             disk_bytes: disk_bytes(&database.path),
+            free_disk_bytes: free_disk_bytes(&database.path),
             memtable_bytes: sum(properties::SIZE_ALL_MEM_TABLES),
             cache_bytes: database.cache.get_usage() as u64,
             table_reader_bytes: sum(properties::ESTIMATE_TABLE_READERS_MEM),
@@ -318,6 +319,12 @@ fn disk_bytes(path: &Path) -> u64 {
         .filter(fs::Metadata::is_file)
         .map(|metadata| metadata.len())
         .sum()
+}
+
+/// What is left for a process without privileges.
+fn free_disk_bytes(path: &Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(path).ok()?;
+    stat.f_bavail.checked_mul(stat.f_frsize)
 }
 
 /// A RocksDB iterator as a [`Scan`].

@@ -224,19 +224,19 @@ fn written_is_called_back_while_the_sync_is_under_way() {
 
 #[test]
 fn batches_take_effect_in_the_order_of_submission() {
+    const PUTS: u32 = 2_000;
     let engine = Arc::new(MemoryEngine::new());
     let committer = Committer::start(Arc::clone(&engine) as _, Fatal::default().hook());
     let (to, from) = mpsc::sync_channel(OUTCOMES);
-    // Each thread counts upwards in a key of its own and logs what it saw confirmed.
-    let mut order = Vec::new();
+    // Each thread counts upwards in a key of its own; callbacks report what is visible then.
     thread::scope(|scope| {
-        for writer in ["a", "b", "c", "d"] {
-            let (committer, to) = (committer.clone(), to.clone());
+        for writer in 0..4_u8 {
+            let (committer, to, engine) = (committer.clone(), to.clone(), Arc::clone(&engine));
             scope.spawn(move || {
-                for number in 0..2_000_u32 {
+                for number in 0..PUTS {
                     let mut batch = WriteBatch::new();
-                    batch.put(Family::Data, writer, number.to_be_bytes().to_vec());
-                    let to = to.clone();
+                    batch.put(Family::Data, vec![writer], number.to_be_bytes().to_vec());
+                    let (to, engine) = (to.clone(), Arc::clone(&engine));
                     let durability = match number % 3 {
                         0 => Durability::Synced,
                         _ => Durability::Written,
@@ -245,7 +245,8 @@ fn batches_take_effect_in_the_order_of_submission() {
                         batch,
                         durability,
                         Box::new(move |result| {
-                            let _ = to.send((writer, result.map(|()| ())));
+                            let seen = engine.get(Family::Data, &[writer]);
+                            let _ = to.send((writer, number, durability, result, seen));
                         }),
                     );
                 }
@@ -254,13 +255,31 @@ fn batches_take_effect_in_the_order_of_submission() {
     });
     drop(to);
     committer.shutdown();
-    order.extend(from.iter());
-    assert_eq!(order.len(), 8_000);
-    assert!(order.iter().all(|(_, result)| result.is_ok()));
-    for writer in [b"a", b"b", b"c", b"d"] {
-        let last = engine.get(Family::Data, writer).expect("memory");
-        assert_eq!(last.as_deref(), Some(&1_999_u32.to_be_bytes()[..]));
+
+    // The last number that was called back, by writer and durability, and the last one seen.
+    let mut called = std::collections::BTreeMap::new();
+    let mut visible = [0; 4];
+    let mut outcomes = 0;
+    for (writer, number, durability, result, seen) in from.try_iter() {
+        result.expect("no fault ordered");
+        let seen = seen.expect("memory").expect("at least this one");
+        let seen = u32::from_be_bytes(seen[..].try_into().expect("four bytes were written"));
+        assert!(seen >= number, "{number} was called back and is not there");
+        let last_seen = &mut visible[usize::from(writer)];
+        assert!(
+            seen >= *last_seen,
+            "{seen} became visible after {last_seen}"
+        );
+        *last_seen = seen;
+        let last = called.insert((writer, durability == Durability::Synced), number);
+        assert!(
+            last.is_none_or(|last| last < number),
+            "{number} after {last:?}"
+        );
+        outcomes += 1;
     }
+    assert_eq!(outcomes, 4 * PUTS);
+    assert_eq!(visible, [PUTS - 1; 4]);
 }
 
 #[test]

@@ -93,6 +93,35 @@ fn rocks_engine_conforms() {
 }
 
 #[test]
+fn rocks_shows_what_it_takes_and_what_is_left() {
+    let subject = Rocks::new();
+    let before = subject.rocks().stats();
+    let mut batch = WriteBatch::new();
+    // Incompressible enough, and more than the files of an empty database.
+    let value: Vec<u8> = (0..4_u32 << 20)
+        .map(|n| (n.wrapping_mul(n) >> 7) as u8)
+        .collect();
+    batch.put(Family::Data, "key", value);
+    subject.rocks().write(&batch).expect("there is room");
+    let written = subject.rocks().stats();
+    assert!(written.memtable_bytes >= 4 << 20, "{written:?}");
+    assert!(
+        written.disk_bytes >= before.disk_bytes + (4 << 20),
+        "{written:?}"
+    );
+    assert!(
+        written.free_disk_bytes.is_some_and(|bytes| bytes > 0),
+        "{written:?}"
+    );
+    subject.flush();
+    let read = subject.rocks().get(Family::Data, b"key");
+    assert!(read.expect("reading does not fail").is_some());
+    let flushed = subject.rocks().stats();
+    assert!(flushed.memtable_bytes < 4 << 20, "{flushed:?}");
+    assert!(flushed.cache_bytes > before.cache_bytes, "{flushed:?}");
+}
+
+#[test]
 fn rocks_locks_its_directory() {
     let subject = Rocks::new();
     let path = subject.directory.path().join("db");

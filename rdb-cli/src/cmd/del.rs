@@ -1,11 +1,11 @@
 //! `flaredb del KEY`
 
+use super::put::request_id;
 use super::receipt;
 use crate::args::Shared;
 use crate::exit::Error;
 use crate::output::{Item, Output};
 use crate::text::Key;
-use bytes::Bytes;
 use clap::Args;
 use rdb_client::WriteOptions;
 use serde_json::json;
@@ -23,10 +23,7 @@ pub(crate) struct Del {
 
 impl Del {
     pub(crate) async fn run(&self, shared: &Shared) -> Result<ExitCode, Error> {
-        let request_id = self
-            .request_id
-            .as_deref()
-            .map(|id| Bytes::copy_from_slice(id.as_bytes()));
+        let request_id = Some(request_id(self.request_id.as_deref()));
         let options = WriteOptions {
             request_id,
             ..WriteOptions::default()

@@ -12,6 +12,7 @@ use rdb_client::PutOptions;
 use serde_json::json;
 use std::process::ExitCode;
 use std::time::Duration;
+use uuid::Uuid;
 
 /// Arguments of `put`.
 #[derive(Args, Debug)]
@@ -37,15 +38,21 @@ pub(crate) struct WriteArgs {
 
 impl WriteArgs {
     pub(super) fn options(&self) -> PutOptions {
-        let request_id = self
-            .request_id
-            .as_deref()
-            .map(|id| Bytes::copy_from_slice(id.as_bytes()));
+        let request_id = Some(request_id(self.request_id.as_deref()));
         PutOptions {
             ttl: self.ttl,
             request_id,
             ..PutOptions::default()
         }
+    }
+}
+
+/// The caller's id, or a fresh one that can be typed: where the outcome is unknown the command says how
+/// to run it again (see `exit.rs`).
+pub(super) fn request_id(given: Option<&str>) -> Bytes {
+    match given {
+        Some(id) => Bytes::copy_from_slice(id.as_bytes()),
+        None => Uuid::now_v7().to_string().into(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! A store for the command's tests: a map behind the real wire, one key space for all namespaces.
 //!
-//! Two keys are special: reading `hang` never answers, and `no-quorum` is refused.
+//! Two keys are special: `hang` is never answered, and reading `no-quorum` is refused.
 
 #![allow(
     clippy::unwrap_used,
@@ -107,7 +107,7 @@ fn no_quorum() -> Status {
     details.set_retry_info(Some(Duration::from_millis(10)));
     Status::with_error_details(
         Code::Unavailable,
-        "region 2 reaches 1 of 3 stores and needs 2",
+        "region 2 reaches 1 of 3 stores and needs 2; see `flaredb status`",
         details,
     )
 }
@@ -152,6 +152,14 @@ impl Kv for Store {
         request: Request<kv::PutRequest>,
     ) -> Result<Response<kv::PutResponse>, Status> {
         let put = request.into_inner();
+        if put.key == "hang" {
+            self.state
+                .lock()
+                .unwrap()
+                .writes
+                .push((put.ttl_ms, put.request_id));
+            return futures::future::pending().await;
+        }
         let mut state = self.state.lock().unwrap();
         state.writes.push((put.ttl_ms, put.request_id));
         let version = state.put(put.key, put.value);

@@ -1,8 +1,8 @@
 //! One region's log and vote, on the disk that all regions of a store share.
 //!
 //! Owns what openraft's storage contract asks for: the order of writes, what may be read when, and
-//! what happens after a failed one. The committer makes batches durable, [`super::log_tail`] holds
-//! the newest entries; neither knows of the other. Knows nothing of what entries mean.
+//! what happens after a failed one. The committer makes batches durable, [`super::log_state`] knows
+//! what the log is; neither knows of the other. Knows nothing of what entries mean.
 //!
 //! # Invariants
 //!
@@ -18,18 +18,16 @@
 //!   behind it may still be written (after a full disk, say), so the failure is followed by a removal
 //!   of everything from the failed place on. Nobody was told that any of it is durable.
 
+use super::log_disk;
 use super::log_keys as keys;
-use super::log_tail::{LogTail, Room};
+use super::log_state::{LogContents, ReadPlan};
+use super::log_tail::Room;
 use super::{Entry, LogId, LogState, TypeConfig, Vote, runtime, wire};
-use bytes::Bytes;
 use futures::Stream;
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
 use parking_lot::Mutex;
 use prost::Message;
-use rdb_proto::raft;
-use rdb_storage::{
-    Committer, Durability, Engine, Family, KeyRange, StorageError, View, WriteBatch,
-};
+use rdb_storage::{Committer, Durability, Engine, Family, StorageError, WriteBatch};
 use rdb_types::RegionId;
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -68,43 +66,7 @@ struct Shared {
     engine: Arc<dyn Engine>,
     committer: Committer,
     options: LogStoreOptions,
-    state: Mutex<State>,
-}
-
-struct State {
-    /// As it is on the disk.
-    vote: Option<Vote>,
-    committed: Option<LogId>,
-    purged: Option<LogId>,
-    /// The index of the first entry, or where it will be.
-    first: u64,
-    /// Of the last entry, on the disk or not; as `purged` when there is none.
-    last: Option<LogId>,
-    tail: LogTail,
-    /// Number of the last write.
-    writes: u64,
-    /// Grows with each truncation and purge, so that a read from the disk that met one notices.
-    cuts: u64,
-    failed: Option<StorageError>,
-}
-
-impl State {
-    /// The indexes that the log holds.
-    fn range(&self) -> (u64, u64) {
-        (self.first, next_index(self.last))
-    }
-
-    fn begin_write(&mut self) -> io::Result<u64> {
-        if let Some(error) = &self.failed {
-            return Err(io::Error::other(error.clone()));
-        }
-        self.writes += 1;
-        Ok(self.writes)
-    }
-}
-
-fn next_index(id: Option<LogId>) -> u64 {
-    id.map_or(0, |id| id.index + 1)
+    contents: Mutex<LogContents>,
 }
 
 impl RaftLogStore {
@@ -131,57 +93,14 @@ impl RaftLogStore {
         region: RegionId,
         options: LogStoreOptions,
     ) -> Result<RaftLogStore, StorageError> {
-        let view: &dyn View = &*engine;
-        let vote =
-            read_state::<raft::Vote>(view, region, keys::VOTE)?.map(|wire| wire::vote(&wire));
-        let log_id = |name| {
-            Ok(read_state::<raft::LogId>(view, region, name)?.map(|wire| wire::log_id(&wire)))
-        };
-        let purged = log_id(keys::PURGED)?;
-        let mut committed = log_id(keys::COMMITTED)?;
-
-        let mut last = purged;
-        let stored = keys::all_entries(region);
-        if let Some(found) = view.scan(Family::RaftLog, &stored, false).next() {
-            let first = index_of_key(region, &found?.0)?;
-            if first != next_index(purged) {
-                let detail = format!(
-                    "its first entry is {first}, but {} was expected",
-                    next_index(purged)
-                );
-                return Err(damage(region, None, detail));
-            }
-        }
-        if let Some(found) = view.scan(Family::RaftLog, &stored, true).next() {
-            let (key, value) = found?;
-            let index = index_of_key(region, &key)?;
-            last = Some(decode_entry(region, index, value)?.log_id);
-        }
-        // Only a hint for openraft, which may apply that far again. After a full disk it can be
-        // ahead of a log that lost its end.
-        if committed.is_some_and(|committed| committed.index >= next_index(last)) {
-            committed = None;
-        }
-
-        let tail = LogTail::new(options.cache_bytes);
-        let first = next_index(purged);
-        let state = State {
-            vote,
-            committed,
-            purged,
-            first,
-            last,
-            tail,
-            writes: 0,
-            cuts: 0,
-            failed: None,
-        };
+        let stored = log_disk::load(&*engine, region)?;
+        let contents = LogContents::new(stored, options.cache_bytes);
         let shared = Shared {
             region,
             engine,
             committer,
             options,
-            state: Mutex::new(state),
+            contents: Mutex::new(contents),
         };
         Ok(RaftLogStore {
             shared: Arc::new(shared),
@@ -190,38 +109,42 @@ impl RaftLogStore {
 
     /// Bytes of entries that are held in memory.
     pub fn cached_bytes(&self) -> usize {
-        self.shared.state.lock().tail.size_bytes()
+        self.shared.contents.lock().cached_bytes()
     }
 
     /// Entries that exist from `start` up to `end`, exclusive; no more once `limit_bytes` are read.
     async fn read(&self, start: u64, end: u64, limit_bytes: usize) -> io::Result<Vec<Entry>> {
         loop {
-            let (start, split, newest, cuts) = {
-                let state = self.shared.state.lock();
-                let (first, behind_last) = state.range();
-                let (start, end) = (start.max(first), end.min(behind_last));
-                if start >= end {
-                    return Ok(Vec::new());
-                }
-                let split = state.tail.first().unwrap_or(behind_last).min(end);
-                let newest = state.tail.read(start.max(split), end, limit_bytes);
-                if start >= split {
-                    return Ok(newest);
-                }
-                (start, split, newest, state.cuts)
-            };
+            let ReadPlan {
+                on_disk,
+                in_memory,
+                cuts,
+            } = self
+                .shared
+                .contents
+                .lock()
+                .plan_read(start, end, limit_bytes);
+            if on_disk.is_empty() {
+                return Ok(in_memory);
+            }
             // Only old entries come from the disk, and only for those who fell behind: not on a
             // thread that has other requests to answer.
-            let shared = self.shared.clone();
-            let from_disk =
-                runtime::blocking(move || shared.read_disk(start, split, limit_bytes)).await?;
-            if self.shared.state.lock().cuts != cuts {
+            let (engine, region) = (self.shared.engine.clone(), self.shared.region);
+            let mut room = Room::new(limit_bytes);
+            let expected = on_disk.end - on_disk.start;
+            let from_disk = runtime::blocking(move || {
+                let (start, end) = (on_disk.start, on_disk.end);
+                let entries = log_disk::read(&*engine, region, start, end, &mut room);
+                (entries, room)
+            });
+            let (entries, mut room) = from_disk.await?;
+            if self.shared.contents.lock().cuts() != cuts {
                 continue; // the log was cut meanwhile; what was read may be of before or after
             }
-            let (mut entries, mut room) = from_disk.map_err(io::Error::other)?;
-            if entries.len() as u64 == split - start {
+            let mut entries = entries.map_err(io::Error::other)?;
+            if entries.len() as u64 == expected {
                 let fits = |entry: &Entry| room.take(wire::entry_to_wire(entry).encoded_len());
-                entries.extend(newest.into_iter().take_while(fits));
+                entries.extend(in_memory.into_iter().take_while(fits));
             }
             return Ok(entries);
         }
@@ -230,7 +153,7 @@ impl RaftLogStore {
     /// Writes and waits until it is on the disk.
     async fn write_synced(&self, batch: WriteBatch) -> io::Result<()> {
         let (sender, receiver) = futures::channel::oneshot::channel();
-        self.shared.state.lock().begin_write()?;
+        self.shared.contents.lock().begin_write()?;
         self.shared
             .submit(batch, Durability::Synced, None, move |_, result| {
                 // Whoever waited may be gone, together with the whole replica.
@@ -264,19 +187,14 @@ impl Shared {
             .submit(batch, durability, Box::new(called_back));
         // A failure that was noticed between this call's first look and its submit has already been
         // cleaned up behind, so this batch needs a clean-up of its own.
-        if self.state.lock().failed.is_some() {
+        if self.contents.lock().has_failed() {
             self.remove_from(damaged_from);
         }
     }
 
     /// Stops all further writes and removes what may have slipped in behind the failed one.
     fn fail(&self, error: &StorageError, damaged_from: Option<u64>) {
-        let first = {
-            let mut state = self.state.lock();
-            let first = state.failed.is_none();
-            state.failed.get_or_insert_with(|| error.clone());
-            first
-        };
+        let first = self.contents.lock().fail(error);
         if matches!(error, StorageError::Closed) {
             return; // shutting down: nothing that came later was taken either
         }
@@ -289,8 +207,7 @@ impl Shared {
     fn remove_from(&self, index: Option<u64>) {
         let Some(index) = index else { return };
         let mut batch = WriteBatch::new();
-        let KeyRange { start, end } = keys::entries(self.region, index, u64::MAX);
-        batch.delete_range(Family::RaftLog, start, end.unwrap_or_default());
+        delete_entries(&mut batch, self.region, index, u64::MAX);
         let region = self.region;
         let done = move |result: Result<(), StorageError>| {
             if let Err(error) = result {
@@ -300,41 +217,6 @@ impl Shared {
         };
         self.committer
             .submit(batch, Durability::Written, Box::new(done));
-    }
-
-    /// Entries from `start` up to `end`, all of which the log holds, and the room that is left.
-    fn read_disk(
-        &self,
-        start: u64,
-        end: u64,
-        limit_bytes: usize,
-    ) -> Result<(Vec<Entry>, Room), StorageError> {
-        let mut entries = Vec::new();
-        let mut room = Room::new(limit_bytes);
-        let mut expected = start;
-        for found in self.engine.scan(
-            Family::RaftLog,
-            &keys::entries(self.region, start, end),
-            false,
-        ) {
-            let (key, value) = found?;
-            if index_of_key(self.region, &key)? != expected {
-                break;
-            }
-            if !room.take(value.len()) {
-                return Ok((entries, room));
-            }
-            entries.push(decode_entry(self.region, expected, value)?);
-            expected += 1;
-        }
-        match expected == end {
-            true => Ok((entries, room)),
-            false => Err(damage(
-                self.region,
-                Some(expected),
-                "it is missing".to_owned(),
-            )),
-        }
     }
 }
 
@@ -348,7 +230,7 @@ impl RaftLogReader<TypeConfig> for RaftLogStore {
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
-        Ok(self.shared.state.lock().vote)
+        Ok(self.shared.contents.lock().vote)
     }
 
     async fn limited_get_log_entries(
@@ -408,10 +290,10 @@ impl RaftLogStorage<TypeConfig> for RaftLogStore {
     type LogReader = RaftLogStore;
 
     async fn get_log_state(&mut self) -> Result<LogState, io::Error> {
-        let state = self.shared.state.lock();
+        let contents = self.shared.contents.lock();
         Ok(LogState {
-            last_purged_log_id: state.purged,
-            last_log_id: state.last,
+            last_purged_log_id: contents.purged,
+            last_log_id: contents.last,
         })
     }
 
@@ -428,7 +310,7 @@ impl RaftLogStorage<TypeConfig> for RaftLogStore {
             wire::vote_to_wire(vote).encode_to_vec(),
         );
         self.write_synced(batch).await?;
-        self.shared.state.lock().vote = Some(*vote);
+        self.shared.contents.lock().vote = Some(*vote);
         Ok(())
     }
 
@@ -446,9 +328,9 @@ impl RaftLogStorage<TypeConfig> for RaftLogStore {
             None => batch.delete(Family::RaftState, key),
         }
         {
-            let mut state = self.shared.state.lock();
-            state.begin_write()?;
-            state.committed = committed;
+            let mut contents = self.shared.contents.lock();
+            contents.begin_write()?;
+            contents.committed = committed;
         }
         self.shared
             .submit(batch, Durability::Written, None, |_, _| ());
@@ -456,7 +338,7 @@ impl RaftLogStorage<TypeConfig> for RaftLogStore {
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
-        Ok(self.shared.state.lock().committed)
+        Ok(self.shared.contents.lock().committed)
     }
 
     async fn append<I>(
@@ -468,34 +350,22 @@ impl RaftLogStorage<TypeConfig> for RaftLogStore {
         I: IntoIterator<Item = Entry> + Send,
         I::IntoIter: Send,
     {
+        // Encoded before the lock is taken, which every reader needs.
         let mut batch = WriteBatch::new();
-        let (write, damaged_from) = {
-            let mut state = self.shared.state.lock();
-            let write = match state.begin_write() {
-                Ok(write) => write,
-                Err(error) => {
-                    drop(state);
-                    callback.io_completed(Err(io::Error::new(error.kind(), error.to_string())));
-                    return Err(error);
-                }
-            };
-            let damaged_from = next_index(state.last);
-            for entry in entries {
-                if state.last == state.purged {
-                    // Behind what was purged, in all that Raft does; openraft's suite begins elsewhere.
-                    state.first = entry.log_id.index;
-                }
-                let value = wire::entry_to_wire(&entry).encode_to_vec();
-                let size_bytes = value.len();
-                batch.put(
-                    Family::RaftLog,
-                    keys::entry(self.shared.region, entry.log_id.index),
-                    value,
-                );
-                state.last = Some(entry.log_id);
-                state.tail.push(entry, size_bytes, write);
+        let mut encoded = Vec::new();
+        for entry in entries {
+            let value = wire::entry_to_wire(&entry).encode_to_vec();
+            let key = keys::entry(self.shared.region, entry.log_id.index);
+            encoded.push((entry, value.len()));
+            batch.put(Family::RaftLog, key, value);
+        }
+        let begun = self.shared.contents.lock().append(encoded);
+        let (write, damaged_from) = match begun {
+            Ok(begun) => begun,
+            Err(error) => {
+                callback.io_completed(Err(io::Error::new(error.kind(), error.to_string())));
+                return Err(error);
             }
-            (write, damaged_from)
         };
         self.shared.submit(
             batch,
@@ -503,7 +373,7 @@ impl RaftLogStorage<TypeConfig> for RaftLogStore {
             Some(damaged_from),
             move |shared, result| {
                 if result.is_ok() {
-                    shared.state.lock().tail.synced(write);
+                    shared.contents.lock().synced(write);
                 }
                 callback.io_completed(result.map_err(io::Error::other));
             },
@@ -512,57 +382,40 @@ impl RaftLogStorage<TypeConfig> for RaftLogStore {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
-        let from = next_index(last);
-        {
-            let mut state = self.shared.state.lock();
-            state.begin_write()?;
-            state.cuts += 1;
-            state.tail.truncate_from(from);
-            if next_index(state.last) > from {
-                // Back to what was purged, if nothing is left.
-                state.last = last.max(state.purged);
-            }
-        }
+        let (from, behind_last) = self.shared.contents.lock().truncate_after(last)?;
         let mut batch = WriteBatch::new();
-        let KeyRange { start, end } = keys::entries(self.shared.region, from, u64::MAX);
-        batch.delete_range(Family::RaftLog, start, end.unwrap_or_default());
+        delete_entries(&mut batch, self.shared.region, from, behind_last);
         self.shared
             .submit(batch, Durability::Written, Some(from), |_, _| ());
         Ok(())
     }
 
     async fn purge(&mut self, through: LogId) -> Result<(), io::Error> {
-        let damaged_from = {
-            let mut state = self.shared.state.lock();
-            if state.purged >= Some(through) {
+        let (first, damaged_from) = {
+            let mut contents = self.shared.contents.lock();
+            if contents.purged >= Some(through) {
                 return Ok(());
             }
-            state.begin_write()?;
-            state.cuts += 1;
-            state.tail.purge_through(through.index);
-            state.purged = Some(through);
-            state.first = through.index + 1;
-            // A snapshot may cover more than the log ever held. Should this write fail, what is
-            // appended behind it would leave a gap.
-            let beyond = state.last.is_none_or(|last| last.index < through.index);
-            if beyond {
-                state.last = Some(through);
-            }
-            beyond.then_some(through.index + 1)
+            contents.purge(through)?
         };
         let region = self.shared.region;
         let mut batch = WriteBatch::new();
-        batch.delete_range(
-            Family::RaftLog,
-            keys::entry(region, 0),
-            keys::entry(region, through.index + 1),
-        );
+        delete_entries(&mut batch, region, first, through.index + 1);
         let value = wire::log_id_to_wire(&through).encode_to_vec();
         batch.put(Family::RaftState, keys::state(region, keys::PURGED), value);
         self.shared
             .submit(batch, Durability::Written, damaged_from, |_, _| ());
         Ok(())
     }
+}
+
+/// Removes the entries from `start` up to `end`; none, if that is before.
+fn delete_entries(batch: &mut WriteBatch, region: RegionId, start: u64, end: u64) {
+    batch.delete_range(
+        Family::RaftLog,
+        keys::entry(region, start),
+        keys::entry(region, end),
+    );
 }
 
 fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
@@ -577,48 +430,4 @@ fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
         Bound::Unbounded => u64::MAX,
     };
     (start, end)
-}
-
-fn damage(region: RegionId, index: Option<u64>, detail: String) -> StorageError {
-    let at = match index {
-        Some(index) => format!("entry {index} in the log of region {region}"),
-        None => format!("the log of region {region}"),
-    };
-    StorageError::Corruption {
-        at: at.into(),
-        detail: detail.into(),
-    }
-}
-
-fn index_of_key(region: RegionId, key: &[u8]) -> Result<u64, StorageError> {
-    keys::index_of(region, key)
-        .ok_or_else(|| damage(region, None, format!("{key:?} is no key of an entry")))
-}
-
-fn decode_entry(region: RegionId, index: u64, value: Bytes) -> Result<Entry, StorageError> {
-    let decoded = raft::Entry::decode(value)
-        .map_err(|error| wire::WireError::undecodable("Entry", &error))
-        .and_then(wire::entry)
-        .map_err(|error| damage(region, Some(index), error.to_string()))?;
-    if decoded.log_id.index != index {
-        return Err(damage(
-            region,
-            Some(index),
-            format!("it says that it is entry {}", decoded.log_id),
-        ));
-    }
-    Ok(decoded)
-}
-
-fn read_state<M: Message + Default>(
-    view: &dyn View,
-    region: RegionId,
-    name: &'static str,
-) -> Result<Option<M>, StorageError> {
-    let Some(value) = view.get(Family::RaftState, &keys::state(region, name))? else {
-        return Ok(None);
-    };
-    let decoded = M::decode(value)
-        .map_err(|error| damage(region, None, format!("its {name} is unreadable: {error}")))?;
-    Ok(Some(decoded))
 }

@@ -9,7 +9,7 @@
 //! | [`settings`] | every knob of openraft that is set, and why |
 //! | [`runtime`] | the one place that names the async runtime |
 //! | [`wire`] | openraft's types as protobuf and back: on the wire and on the disk |
-//! | [`log_store`], [`log_tail`], [`log_keys`] | a region's log: on disk through the store's committer, its newest part in memory |
+//! | [`log_store`], [`log_state`], [`log_tail`], [`log_disk`], [`log_keys`] | a region's log: on the disk through the store's committer, its newest part in memory |
 //! | [`network`], [`append_stream`], [`snapshot_sender`] | what a replica sends to the others |
 //! | [`inbound`], [`snapshot_receiver`] | what it does with what they send |
 //! | [`snapshot`] | what a snapshot is: sorted records of a frozen view, read piece by piece |
@@ -22,7 +22,9 @@
 
 pub mod append_stream;
 pub mod inbound;
+pub mod log_disk;
 pub mod log_keys;
+pub mod log_state;
 pub mod log_store;
 pub mod log_tail;
 pub mod network;

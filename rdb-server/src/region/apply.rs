@@ -11,7 +11,7 @@
 
 use super::layout;
 use super::meta;
-use super::request_ids::Known;
+use super::request_ids::{Asked, Known};
 use super::state::{NamespaceState, RegionState};
 use crate::error::{Error, Outcome};
 use crate::raft::{LogId, Membership, StoredMembership};
@@ -139,8 +139,9 @@ impl<'a> Applier<'a> {
         };
         let region = self.state.id();
         let id = RequestId::new(op.request_id.clone());
-        if let Some(id) = &id {
-            match self.state.ids.look_up(self.view, &self.fresh_ids, region, op, id, stamp, retention_ms)? {
+        let asked = id.as_ref().map(|id| Asked { region, op, id, now: stamp });
+        if let Some(asked) = asked {
+            match self.state.ids.look_up(self.view, &self.fresh_ids, asked, retention_ms)? {
                 Ok(Known::New) => {}
                 Ok(Known::Answered(applied)) => return Ok(Ok(applied)),
                 Err(error) => return Ok(Err(error)),
@@ -187,8 +188,8 @@ impl<'a> Applier<'a> {
             self.replace(&global, stored, None);
             applied = Applied { revision: self.state.revision, swapped: compares, ..applied };
         }
-        if let Some(id) = &id {
-            self.state.ids.remember(&mut self.batch, &mut self.fresh_ids, region, op, id, applied, stamp);
+        if let Some(asked) = asked {
+            self.state.ids.remember(&mut self.batch, &mut self.fresh_ids, asked, applied);
         }
         Ok(Ok(applied))
     }
@@ -289,8 +290,8 @@ impl<'a> Applier<'a> {
         let Some(mode) = convert::mode(install.mode) else {
             return refuse(Error::invalid("mode", format!("{} is not a mode", install.mode)));
         };
-        if !self.state.namespaces.contains_key(&namespace) {
-            self.state.namespaces.insert(namespace, NamespaceState::new(mode));
+        if let std::collections::btree_map::Entry::Vacant(entry) = self.state.namespaces.entry(namespace) {
+            entry.insert(NamespaceState::new(mode));
             self.touched.insert(namespace);
         }
         done()

@@ -55,21 +55,37 @@ pub fn fingerprint(op: &raft::WriteOp) -> u64 {
     hash.digest()
 }
 
+/// A write that brought an id.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// Where it is applied.
+    pub region: RegionId,
+    /// What it asks for.
+    pub op: &'a raft::WriteOp,
+    /// The id.
+    pub id: &'a RequestId,
+    /// The stamp that it gets if it is new.
+    pub now: Stamp,
+}
+
+impl Asked<'_> {
+    fn key(&self, generation: u64) -> Bytes {
+        layout::request_id(self.region, generation, NamespaceId(self.op.namespace_id), self.id.as_bytes())
+    }
+}
+
 impl IdTable {
     /// Looks an id up, first among the ids of the batch under way, then on disk.
     pub fn look_up(
         &self,
         view: &dyn View,
         fresh: &BTreeMap<Bytes, Bytes>,
-        region: RegionId,
-        op: &raft::WriteOp,
-        id: &RequestId,
-        now: Stamp,
+        asked: Asked<'_>,
         retention_ms: u64,
     ) -> Result<Result<Known, Error>, StorageError> {
-        let namespace = NamespaceId(op.namespace_id);
+        let Asked { region, op, id, now } = asked;
         for generation in [Some(self.generation), self.generation.checked_sub(1)].into_iter().flatten() {
-            let key = layout::request_id(region, generation, namespace, id.as_bytes());
+            let key = asked.key(generation);
             let stored = match fresh.get(&key) {
                 Some(row) => Some(row.clone()),
                 None => view.get(Family::RequestIds, &key)?,
@@ -107,14 +123,11 @@ impl IdTable {
         &mut self,
         batch: &mut WriteBatch,
         fresh: &mut BTreeMap<Bytes, Bytes>,
-        region: RegionId,
-        op: &raft::WriteOp,
-        id: &RequestId,
+        asked: Asked<'_>,
         applied: Applied,
-        now: Stamp,
     ) {
-        let key = layout::request_id(region, self.generation, NamespaceId(op.namespace_id), id.as_bytes());
-        let row = raft::RequestIdRow { fingerprint: fingerprint(op), applied: Some(applied), stamp: now.0 };
+        let key = asked.key(self.generation);
+        let row = raft::RequestIdRow { fingerprint: fingerprint(asked.op), applied: Some(applied), stamp: asked.now.0 };
         let row = Bytes::from(row.encode_to_vec());
         batch.put(Family::RequestIds, key.clone(), row.clone());
         fresh.insert(key, row);

@@ -294,7 +294,8 @@ impl Worker {
 
     /// A key that nobody else writes, and this client only once.
     async fn put_own(&mut self) {
-        let key = format!("{OWN}{:03}/{:08}", self.number, self.fresh_value() & 0xFFFF_FFFF);
+        let turn = self.fresh_value() & 0xFFFF_FFFF;
+        let key = format!("{OWN}{:03}/{turn:08}", self.number);
         let invoked = Instant::now();
         match self.client.put(&self.options.namespace, key.clone(), "x", PutOptions::default()).await {
             Ok(_) => {

@@ -6,7 +6,6 @@ use crate::support::wait::eventually;
 use rdb_proto::kv::{self, Mode};
 use rdb_proto::raft::raft_service_client::RaftServiceClient;
 use rdb_proto::raft::{CreateNamespaceRequest, ListNamespacesRequest};
-use std::time::Duration;
 use tonic::Code;
 
 fn put(key: &str, value: &str, id: &str) -> kv::PutRequest {
