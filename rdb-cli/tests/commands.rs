@@ -76,6 +76,7 @@ fn help_names_every_command_and_the_exit_codes() {
         "scan",
         "ns",
         "status",
+        "demo",
         "completion",
         "Exit codes: 0 done",
     ] {
@@ -89,6 +90,7 @@ fn help_names_every_command_and_the_exit_codes() {
         "scan",
         "ns",
         "status",
+        "demo",
         "completion",
     ] {
         let help = run("x:1", &[command, "--help"]);

@@ -16,11 +16,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
-/// How far beyond the present the persisted bound lies. A restart may have to wait that long at most
-/// for physical time to catch up, and does not: it goes on above the bound.
-const BOUND_WINDOW_MS: u64 = 3000;
+/// How far beyond the present the persisted bound lies. A restart goes on above the bound, so this is
+/// less than a restart takes: else a store that restarts again and again would run ahead of time.
+const BOUND_WINDOW_MS: u64 = 500;
 /// When less than this is left, the next bound is written in the background.
-const BOUND_LOW_MS: u64 = 1500;
+const BOUND_LOW_MS: u64 = 250;
 
 /// Where physical time comes from.
 pub trait PhysicalClock: Send + Sync + 'static {

@@ -56,6 +56,10 @@ impl Probes {
         }
         let initialised = self.namespaces.tables().cluster.is_some();
         checks.push(Check { name: "tables".into(), problem: (!initialised).then(|| "the cluster's tables are not here yet".into()) });
+        // Regions are opened one after the other when the store joins: all of them, or it is not ready.
+        let planned = self.cluster.plan().map_or(0, |plan| plan.regions.len());
+        let open = self.manager.peers().len();
+        checks.push(Check { name: "regions".into(), problem: (open < planned).then(|| format!("{open} of {planned} regions are open")) });
         for peer in self.manager.peers() {
             let problem = (!peer.quorum().available()).then(|| peer.quorum().lost(None).message);
             checks.push(Check { name: format!("region {}", peer.id()), problem });

@@ -17,6 +17,7 @@ use rdb_types::{NamespaceName, Reason};
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use tokio::time::Instant;
+use tonic::Code;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct RequestLabels {
@@ -102,7 +103,7 @@ pub struct Timed<'a> {
 impl<'a> Timed<'a> {
     /// The request came.
     pub fn start(metrics: &'a Metrics, method: &'static str, namespace: &str) -> Timed<'a> {
-        Timed { metrics, method, namespace: metrics.label(namespace), started: Instant::now() }
+        Timed { metrics, method, namespace: namespace.to_owned(), started: Instant::now() }
     }
 
     /// It was answered.
@@ -112,6 +113,8 @@ impl<'a> Timed<'a> {
 
     /// All of its operations were answered.
     pub fn done_all<'e>(self, errors: impl Iterator<Item = Option<&'e Error>>) {
+        // Looked up now: the request itself may have created the namespace.
+        let namespace = self.metrics.label(&self.namespace);
         let (mut ok, mut any) = (0, false);
         for error in errors {
             any = true;
@@ -119,15 +122,15 @@ impl<'a> Timed<'a> {
                 None => ok += 1,
                 Some(error) => {
                     if error.reason == Reason::NoQuorum {
-                        let label = NamespaceLabel { namespace: self.namespace.clone() };
+                        let label = NamespaceLabel { namespace: namespace.clone() };
                         self.metrics.quorum_rejections.get_or_create(&label).inc();
                     }
-                    self.count(format!("{:?}", code(error.reason)), 1);
+                    self.count(&namespace, label_of(code(error.reason)), 1);
                 }
             }
         }
         if ok > 0 {
-            self.count("Ok".to_owned(), ok);
+            self.count(&namespace, label_of(Code::Ok), ok);
         }
         if any {
             let labels = LatencyLabels { method: self.method, mode: "strong" };
@@ -135,10 +138,22 @@ impl<'a> Timed<'a> {
         }
     }
 
-    fn count(&self, code: String, by: u64) {
-        let labels = RequestLabels { method: self.method, namespace: self.namespace.clone(), code };
+    fn count(&self, namespace: &str, code: String, by: u64) {
+        let labels = RequestLabels { method: self.method, namespace: namespace.to_owned(), code };
         self.metrics.requests.get_or_create(&labels).inc_by(by);
     }
+}
+
+/// A code as gRPC writes it: `OK`, `RESOURCE_EXHAUSTED`.
+fn label_of(code: Code) -> String {
+    let mut label = String::new();
+    for (at, letter) in format!("{code:?}").char_indices() {
+        if at > 0 && letter.is_ascii_uppercase() {
+            label.push('_');
+        }
+        label.push(letter.to_ascii_uppercase());
+    }
+    label
 }
 
 /// What is read off the regions when somebody scrapes.

@@ -244,8 +244,14 @@ impl Peer {
 
     /// What this replica knows of itself.
     pub fn report(&self) -> raft::RegionReport {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
+        // Copied out before anything else looks at the same watch: a second look while a writer waits
+        // for the first to end would wait for ever.
+        let (leader, term, commit_index, last_index) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let commit_index = metrics.local_committed.map_or(0, |id| id.index);
+            (metrics.current_leader.unwrap_or(0), metrics.current_term, commit_index, metrics.last_log_index.unwrap_or(0))
+        };
         let namespaces = self.cell.with(|summary| {
             summary
                 .namespaces
@@ -262,11 +268,11 @@ impl Peer {
         });
         raft::RegionReport {
             region_id: self.descriptor.id,
-            leader: metrics.current_leader.unwrap_or(0) as u32,
-            term: metrics.current_term,
+            leader: leader as u32,
+            term,
             applied_index: self.cell.applied_index(),
-            commit_index: metrics.local_committed.map_or(0, |id| id.index),
-            last_index: metrics.last_log_index.unwrap_or(0),
+            commit_index,
+            last_index,
             quorum: self.quorum.available(),
             quorum_age_ms: self.quorum.age().as_millis() as u64,
             namespaces,

@@ -129,6 +129,11 @@ impl PeerManager {
         while Instant::now() < deadline && self.peers().iter().any(|peer| peer.quorum().is_leader() && peer.quorum().voters().len() > 1) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        // What was taken before is answered before the streams are cut.
+        while Instant::now() < deadline && self.peers().iter().any(|peer| peer.waiting() > 0) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 
     /// Stops all peers.

@@ -306,14 +306,20 @@ impl Router {
             Some(end) => Some(GlobalKey::new(namespace, end).as_bytes().clone()),
             None => GlobalKey::namespace_end(namespace),
         };
-        let range = KeyRange { start, end };
+        let mut range = KeyRange { start, end };
+        let empty = range.is_empty();
+        if empty {
+            range.end = Some(range.start.clone());
+        }
         let mut parts = Vec::new();
         let mut barriers = BTreeMap::new();
         for peer in self.manager.data_peers() {
             let part = crate::region::layout::intersect(peer.descriptor(), &range);
-            if part.is_empty() {
+            // Nothing can be in an empty range, and the answer has a receipt all the same.
+            if part.is_empty() && !(empty && peer.covers(&range.start)) {
                 continue;
             }
+            let part = if empty { range.clone() } else { part };
             let staleness_ms = self.settle(&peer, &spec.options, &mut barriers, deadline).await?;
             let (now, revision, installing) = peer.cell().with(|summary| (summary.last_stamp, summary.revision, summary.installing));
             if installing {

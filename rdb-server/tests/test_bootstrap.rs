@@ -10,7 +10,6 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::TcpListener;
 use std::path::Path;
 use std::time::Duration;
 use support::calls::{PATIENT, Plain, refused, text};

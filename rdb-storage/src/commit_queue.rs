@@ -68,9 +68,13 @@ impl Submission {
 
     /// Calls everyone back with `error`.
     fn refuse(self, error: &StorageError) {
-        for done in self.written.into_iter().chain(self.synced) {
-            done(Err(error.clone()));
-        }
+        refuse(self.written.into_iter().chain(self.synced), error);
+    }
+}
+
+fn refuse(waiting: impl Iterator<Item = Done>, error: &StorageError) {
+    for done in waiting {
+        done(Err(error.clone()));
     }
 }
 
@@ -238,12 +242,15 @@ impl Group {
                 })
             }
             Err(error) => {
-                for done in self.written.into_iter().chain(self.synced) {
-                    done(Err(error.clone()));
-                }
+                refuse(self.written.into_iter().chain(self.synced), &error);
                 Err(error)
             }
         }
+    }
+
+    /// Writes nothing and calls everyone back with `error`.
+    pub fn refuse(self, error: &StorageError) {
+        refuse(self.written.into_iter().chain(self.synced), error);
     }
 
     /// [`Group::write`], then [`WrittenGroup::sync`].
@@ -265,6 +272,11 @@ impl WrittenGroup {
     /// Whether someone waits for a sync.
     pub fn needs_sync(&self) -> bool {
         !self.synced.is_empty()
+    }
+
+    /// Does not sync and calls those who wait for it back with `error`.
+    pub fn refuse(self, error: &StorageError) {
+        refuse(self.synced.into_iter(), error);
     }
 
     /// Syncs if someone waits for it, then calls them back with the outcome.

@@ -22,7 +22,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
 };
@@ -34,7 +34,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::{
     CommitQueue, Done, Durability, Engine, Group, StorageError, Submission, WriteBatch,
-    commit_queue::WrittenGroup,
+    commit_queue::{Refused, WrittenGroup},
 };
 
 /// How much one group may hold. Large enough that a sync is a small part of the time it takes
@@ -127,7 +127,7 @@ impl Committer {
             shared: Arc::clone(&shared),
             engine,
             on_fatal,
-            fatal: AtomicBool::new(false),
+            fatal: None,
         };
         let handle = Handle {
             shared,
@@ -248,7 +248,8 @@ pub struct CommitDriver {
     shared: Arc<Shared>,
     engine: Arc<dyn Engine>,
     on_fatal: OnFatal,
-    fatal: AtomicBool,
+    /// The error that ended it.
+    fatal: Option<StorageError>,
 }
 
 impl CommitDriver {
@@ -279,8 +280,16 @@ impl CommitDriver {
     /// driver has then done all that is to be done.
     pub fn write(&mut self, group: Group) -> Option<WrittenGroup> {
         let bytes = group.size_bytes();
-        self.shared.groups.fetch_add(1, Ordering::Relaxed);
-        let result = group.write(self.engine.as_ref());
+        let result = match &self.fatal {
+            None => {
+                self.shared.groups.fetch_add(1, Ordering::Relaxed);
+                group.write(self.engine.as_ref())
+            }
+            Some(error) => {
+                group.refuse(error);
+                Err(error.clone())
+            }
+        };
         self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
         match result {
             Ok(written) => Some(written),
@@ -294,7 +303,9 @@ impl CommitDriver {
 
     /// Syncs a group if someone waits for that, and calls them back.
     pub fn sync(&mut self, group: WrittenGroup) {
-        if let Err(error) = group.sync(self.engine.as_ref()) {
+        if let Some(error) = &self.fatal {
+            group.refuse(error);
+        } else if let Err(error) = group.sync(self.engine.as_ref()) {
             self.fail(&error);
         }
     }
@@ -336,20 +347,22 @@ impl CommitDriver {
     }
 
     fn fail(&mut self, error: &StorageError) {
-        let refused = {
-            let mut queue = self.shared.queue.lock();
-            // All that was queued leaves the queue now; what is in no group is not counted any
-            // more.
-            let waiting = queue.waiting_bytes();
-            self.shared
-                .queued_bytes
-                .fetch_sub(waiting, Ordering::Relaxed);
-            queue.fail(error)
-        };
-        if !self.fatal.swap(true, Ordering::Relaxed) {
+        let refused = self.drain(error);
+        if self.fatal.is_none() {
+            self.fatal = Some(error.clone());
             (self.on_fatal)(error);
         }
         refused.call_back();
+    }
+
+    /// Closes the queue with `error` and takes all that waits out of it.
+    fn drain(&self, error: &StorageError) -> Refused {
+        let mut queue = self.shared.queue.lock();
+        let waiting_bytes = queue.waiting_bytes();
+        self.shared
+            .queued_bytes
+            .fetch_sub(waiting_bytes, Ordering::Relaxed);
+        queue.fail(error)
     }
 }
 
@@ -357,7 +370,6 @@ impl Drop for CommitDriver {
     fn drop(&mut self) {
         // A driver that goes while batches wait (a simulated crash, an aborted task) must not
         // leave their submitters waiting.
-        let refused = self.shared.queue.lock().fail(&StorageError::Closed);
-        refused.call_back();
+        self.drain(&StorageError::Closed).call_back();
     }
 }

@@ -167,6 +167,9 @@ impl DataDir {
                 identity
             }
         };
+        if !identity.initialised {
+            remove_unfinished_database(&path.join(DB_DIRECTORY))?;
+        }
         write_pid(&mut lock, path)?;
         Ok(Self {
             path: path.to_owned(),
@@ -304,6 +307,15 @@ fn is_missing_or_empty(path: &Path) -> Result<bool, DataDirError> {
         Ok(mut entries) => Ok(entries.next().is_none()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
         Err(error) => Err(io_error("list", path)(error)),
+    }
+}
+
+/// Removes what a first start left that ended before [`DataDir::mark_initialised`]: a database that is
+/// half created does not open, and nobody was promised anything that could be in it.
+fn remove_unfinished_database(path: &Path) -> Result<(), DataDirError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(error)),
+        _ => Ok(()),
     }
 }
 

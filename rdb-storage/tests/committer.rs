@@ -455,6 +455,7 @@ fn a_driver_can_be_run_by_hand() {
     let (committer, driver): (_, CommitDriver) = Committer::manual(engine, Fatal::default().hook());
     committer.submit(put("c"), Durability::Synced, report(&to, "c"));
     drop(driver);
+    assert_eq!(committer.queued_bytes(), 0);
     let (name, result) = from.try_recv().expect("told when the driver went");
     assert_eq!(name, "c");
     assert!(matches!(result, Err(StorageError::Closed)));
@@ -463,4 +464,31 @@ fn a_driver_can_be_run_by_hand() {
         from.try_recv(),
         Ok(("d", Err(StorageError::Closed)))
     ));
+}
+
+#[test]
+fn a_driver_that_failed_does_nothing_more() {
+    let engine = Arc::new(MemoryEngine::new());
+    let fatal = Fatal::default();
+    let (committer, mut driver) = Committer::manual(Arc::clone(&engine) as _, fatal.hook());
+    let (to, from) = mpsc::sync_channel(OUTCOMES);
+    let mut take = |name| {
+        committer.submit(put(name), Durability::Synced, report(&to, name));
+        driver.try_group().expect("one waits")
+    };
+    let (first, second, third) = (take("first"), take("second"), take("third"));
+    let first = driver.write(first).expect("no fault ordered yet");
+    let second = driver.write(second).expect("no fault ordered yet");
+    engine.fail_next_sync();
+    driver.sync(first);
+    driver.sync(second);
+    assert!(driver.write(third).is_none());
+    for expected in ["first", "second", "third"] {
+        let (name, result) = next(&from);
+        assert_eq!(name, expected);
+        assert!(matches!(result, Err(StorageError::Io { .. })), "{result:?}");
+    }
+    assert_eq!(fatal.calls(), 1);
+    assert_eq!((engine.stats().writes, engine.stats().syncs), (2, 1));
+    assert_eq!(committer.queued_bytes(), 0);
 }

@@ -112,7 +112,7 @@ pub struct HybridClock {
     store: StoreId,
     /// The highest tick given out or observed.
     last_tick: u64,
-    /// The highest tick observed of another store.
+    /// The highest tick observed beyond what was given out: another clock's time.
     observed_tick: u64,
     /// Ticks below this may be given out: a bound at least this high is on disk.
     bound_tick: u64,
@@ -155,9 +155,10 @@ impl HybridClock {
 
     /// Moves the clock past a stamp that was seen elsewhere.
     pub fn observe(&mut self, seen: Stamp) {
-        self.last_tick = self.last_tick.max(seen.tick());
-        if seen.store_bits() != self.store.get() {
-            self.observed_tick = self.observed_tick.max(seen.tick());
+        // What lies beyond all that was given out here is another clock's time, whoever's bits it bears.
+        if seen.tick() > self.last_tick {
+            self.last_tick = seen.tick();
+            self.observed_tick = seen.tick();
         }
     }
 

@@ -156,10 +156,11 @@ fn refused(cut: &CutOff, quorum_timeout: Duration) -> Finding {
         return finding(PROMISE, "no NO_QUORUM".to_owned(), Some("the store that was cut off never said NO_QUORUM".to_owned()));
     };
     let seen = format!(
-        "NO_QUORUM {} after the cut (reached {} of {} needed), the call took {}",
+        "NO_QUORUM {} after the cut (reached {} of {} needed; outcome {}), the call took {}",
         spent(refusal.after),
         refusal.reached,
         refusal.needed,
+        if refusal.outcome == rdb_client::Outcome::NotApplied { "not applied" } else { "unknown" },
         spent(refusal.took)
     );
     let broken = if cut.wrote_alone > 0 {
@@ -207,9 +208,12 @@ fn stale_reads(cut: &CutOff) -> Finding {
 
 fn others_went_on(cut: &CutOff) -> Finding {
     const PROMISE: &str = "the majority serves on";
-    match cut.others_wrote_after {
-        Some(after) => finding(PROMISE, format!("writes again {} after the cut", spent(after)), None),
-        None => finding(PROMISE, "no write".to_owned(), Some("the two stores that still reached each other took no write".to_owned())),
+    match &cut.others_wrote_after {
+        Ok(after) => finding(PROMISE, format!("writes again {} after the cut", spent(*after)), None),
+        Err(error) => {
+            let why = format!("the two stores that still reached each other took no write: {error}");
+            finding(PROMISE, "no write".to_owned(), Some(why))
+        }
     }
 }
 
@@ -269,7 +273,7 @@ mod tests {
             cut: CutOff {
                 refusal: Some(refusal),
                 wrote_alone: 0,
-                others_wrote_after: Some(MS * 500),
+                others_wrote_after: Ok(MS * 500),
                 reads_refused: 3,
                 reads_outdated: 0,
                 stale_reads: vec![StaleRead { age: MS * 900, bound: MS * 1400 }],
@@ -317,7 +321,7 @@ mod tests {
             (|e| e.cut.stale_reads[0].bound = MS * 899, "said at most 899 ms"),
             (|e| e.cut.stale_reads[0].age = Duration::ZERO, "proves nothing"),
             (|e| e.cut.stale_failed = Some("gone".into()), "gone"),
-            (|e| e.cut.others_wrote_after = None, "took no write"),
+            (|e| e.cut.others_wrote_after = Err("late".into()), "took no write: late"),
             (|e| e.replicas[2] = replica(3, "ab"), "ab"),
             (|e| e.replicas[1].scan = Err("gone".into()), "gone"),
             (|e| e.replicas[1].scan.as_mut().unwrap().clear(), "store 2"),

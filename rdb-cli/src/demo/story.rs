@@ -154,9 +154,9 @@ async fn cut_the_leader_off(screen: &Screen, cluster: &Cluster, shared: &Shared,
     screen.doing(format!("store {victim} is cut off, clients go on"));
     let how_long = Config::default().consistency.quorum_timeout + phase;
     let seen = cut::watch(cluster, shared, victim, how_long).await?;
-    match seen.others_wrote_after {
-        Some(after) => screen.say(format!("the other two write again {} after the cut", spent(after)))?,
-        None => screen.say("the other two take no writes")?,
+    match &seen.others_wrote_after {
+        Ok(after) => screen.say(format!("the other two have a leader of their own, and write again {} after the cut", spent(*after)))?,
+        Err(error) => screen.say(format!("the other two take no writes: {error}"))?,
     }
     match &seen.refusal {
         Some(refusal) => screen.say(format!(

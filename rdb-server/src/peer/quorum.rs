@@ -121,12 +121,13 @@ impl QuorumWatch {
         self.metrics.borrow_watched().membership_config.membership().voter_ids().filter_map(StoreId::new).collect()
     }
 
-    /// Replicas that were heard of within `quorum_timeout` (this one counts), and how many are needed.
+    /// Replicas that were heard of lately (this one counts), and how many are needed. Lately is half of
+    /// `quorum_timeout`, so that who went with the quorum is not counted when its loss is said.
     pub fn reached_and_needed(&self) -> (u32, u32) {
-        let (voters, timeout) = (self.voters(), self.timeout());
+        let (voters, lately) = (self.voters(), self.timeout() / 2);
         let reached = voters
             .iter()
-            .filter(|store| **store == self.me || self.contacts.age(**store).is_some_and(|age| age < timeout))
+            .filter(|store| **store == self.me || self.contacts.age(**store).is_some_and(|age| age < lately))
             .count();
         (reached as u32, (voters.len() / 2 + 1) as u32)
     }

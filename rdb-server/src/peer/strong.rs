@@ -38,6 +38,8 @@ const IN_FLIGHT: usize = 2;
 const ENTRY_BYTES: usize = 1 << 20;
 /// Bytes of operations that may wait in one region.
 const QUEUE_BYTES: usize = 64 << 20;
+/// How long the answer of a leader that was followed by another is still waited for.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How soon a request looks again when nobody leads.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
@@ -409,6 +411,14 @@ impl StrongCore {
             }
         };
         let call = self.transport.call(leader, Lane::Forward, self.region, request, timeout);
+        let call = async {
+            tokio::select! {
+                biased;
+                answered = call => answered,
+                // Cut off or standing still, the old leader keeps its callers waiting for nothing.
+                () = self.deposed(leader) => Err(TransportError::NoAnswer { to: leader, why: "another store leads now".to_owned() }),
+            }
+        };
         let Some(answered) = self.until_lost(&batch, call).await else {
             for waiting in batch {
                 waiting.refuse(self.quorum.lost(Some(Outcome::Unknown)));
@@ -438,6 +448,17 @@ impl StrongCore {
             Err(TransportError::Refused(error)) => refuse_all(batch, &error.outcome(Outcome::NotApplied)),
         }
         Attempt { again: Vec::new(), pause: false }
+    }
+
+    /// Resolves when another store than `leader` has led for a moment: after an orderly hand-over the
+    /// answer is still on its way.
+    async fn deposed(&self, leader: StoreId) {
+        loop {
+            tokio::time::sleep(Duration::from_millis(25)).await;
+            if self.quorum.leader().is_some_and(|now| now != leader) {
+                return tokio::time::sleep(LAST_WORDS).await;
+            }
+        }
     }
 
     /// Waits for an attempt as long as somebody waits for it and a quorum may still answer; `None`

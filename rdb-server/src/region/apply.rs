@@ -335,7 +335,10 @@ impl<'a> Applier<'a> {
 /// A log entry that this build cannot read. Skipping it would make this replica differ from the
 /// others, so the region stops here.
 fn newer(what: &str) -> StorageError {
-    StorageError::corruption("raft_log", format!("an entry holds a {what} that this build does not know: upgrade this store"))
+    StorageError::Internal {
+        doing: "applying a log entry",
+        detail: format!("it holds a {what} that this build does not know: upgrade this store").into(),
+    }
 }
 
 fn done() -> Answer {

@@ -42,6 +42,9 @@ const MAX_OPEN_FILES: i32 = 512;
 /// flushed just to let go of it. It bounds both disk use and the time to recover.
 const MIN_TOTAL_WAL_BYTES: u64 = 64 << 20;
 
+/// The smallest write buffer that makes sense.
+const MIN_WRITE_BUFFER_BYTES: usize = 1 << 20;
+
 /// Everything that opening needs; keeps the cache that the options share.
 pub(super) struct Settings {
     pub(super) database: Options,
@@ -90,6 +93,13 @@ impl Settings {
         })
     }
 
+    /// For the family that every RocksDB has, and that is not used here.
+    pub(super) fn unused_family() -> Options {
+        let mut cf = Options::default();
+        cf.set_write_buffer_size(MIN_WRITE_BUFFER_BYTES);
+        cf
+    }
+
     pub(super) fn family(&self, family: Family) -> Options {
         let mut table = BlockBasedOptions::default();
         table.set_block_cache(&self.cache);
@@ -102,7 +112,14 @@ impl Settings {
         let mut cf = Options::default();
         // Two buffers may exist for a moment (one is flushed while the other fills), and the
         // manager above starts a flush before all families together pass the budget.
-        cf.set_write_buffer_size((self.write_buffer_bytes / 2).max(1 << 20));
+        //
+        // After a full disk RocksDB goes on by itself once as much is free as all families'
+        // buffers may hold, so families with little in them ask for little.
+        let buffer_bytes = match family {
+            Family::Conflicts | Family::Expiry => self.write_buffer_bytes / 8,
+            _ => self.write_buffer_bytes / 2,
+        };
+        cf.set_write_buffer_size(buffer_bytes.max(MIN_WRITE_BUFFER_BYTES));
         cf.set_max_write_buffer_number(2);
         cf.set_level_compaction_dynamic_level_bytes(true);
         cf.set_compression_type(DBCompressionType::Lz4);
