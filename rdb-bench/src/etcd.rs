@@ -13,7 +13,15 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tonic::transport::{Channel, Endpoint};
 
-#[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, dead_code, reason = "generated; documented in the proto file")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    unreachable_pub,
+    dead_code,
+    reason = "generated; documented in the proto file"
+)]
 mod proto {
     tonic::include_proto!("etcdserverpb");
 }
@@ -40,10 +48,18 @@ pub struct EtcdCaller(KvClient<Channel>);
 impl Etcd {
     /// Starts it, and waits until it takes writes.
     pub async fn start(program: &Path) -> Result<Etcd, BenchError> {
-        let ports = (0..2 * NODES).map(|_| Port::reserve()).collect::<Result<Vec<_>, _>>()?;
-        let urls: Vec<String> = ports.iter().map(|port| format!("http://{}", port.addr())).collect();
+        let ports = (0..2 * NODES)
+            .map(|_| Port::reserve())
+            .collect::<Result<Vec<_>, _>>()?;
+        let urls: Vec<String> = ports
+            .iter()
+            .map(|port| format!("http://{}", port.addr()))
+            .collect();
         let (client_urls, peer_urls) = urls.split_at(NODES);
-        let members = peer_urls.iter().enumerate().map(|(node, url)| format!("n{node}={url}"));
+        let members = peer_urls
+            .iter()
+            .enumerate()
+            .map(|(node, url)| format!("n{node}={url}"));
         let members = members.collect::<Vec<_>>().join(",");
         let mut cluster = Cluster::new("etcd", ports)?;
         for node in 0..NODES {
@@ -61,11 +77,19 @@ impl Etcd {
                 ("--initial-cluster-token", "flaredb-bench"),
                 ("--log-level", "error"),
             ];
-            let args: Vec<String> = args.iter().flat_map(|(name, value)| [(*name).to_owned(), (*value).to_owned()]).collect();
+            let args: Vec<String> = args
+                .iter()
+                .flat_map(|(name, value)| [(*name).to_owned(), (*value).to_owned()])
+                .collect();
             cluster.start(program, &args)?;
         }
         let endpoints = client_urls.to_vec();
-        let mut started = Etcd { cluster, endpoints, leader: String::new(), version: String::new() };
+        let mut started = Etcd {
+            cluster,
+            endpoints,
+            leader: String::new(),
+            version: String::new(),
+        };
         started.wait().await?;
         Ok(started)
     }
@@ -79,7 +103,11 @@ impl Etcd {
                 Err(error) => error,
             };
             if Instant::now() > give_up {
-                let what = format!("etcd takes no writes within {} s ({})", START.as_secs(), self.cluster.last_words(0));
+                let what = format!(
+                    "etcd takes no writes within {} s ({})",
+                    START.as_secs(),
+                    self.cluster.last_words(0)
+                );
                 return Err(BenchError::because(what, error));
             }
             sleep(Duration::from_millis(100)).await;
@@ -90,11 +118,17 @@ impl Etcd {
     async fn find_leader(&mut self) -> Result<(), String> {
         for endpoint in &self.endpoints {
             let channel = connect(endpoint).await?;
-            let status = MaintenanceClient::new(channel.clone()).status(proto::StatusRequest {}).await;
-            let status = status.map_err(|status| status.message().to_owned())?.into_inner();
+            let status = MaintenanceClient::new(channel.clone())
+                .status(proto::StatusRequest {})
+                .await;
+            let status = status
+                .map_err(|status| status.message().to_owned())?
+                .into_inner();
             let member = status.header.map_or(0, |header| header.member_id);
             if member != 0 && member == status.leader {
-                EtcdCaller(KvClient::new(channel)).put(Bytes::from_static(b"ready"), Bytes::from_static(b"yes")).await?;
+                EtcdCaller(KvClient::new(channel))
+                    .put(Bytes::from_static(b"ready"), Bytes::from_static(b"yes"))
+                    .await?;
                 self.leader.clone_from(endpoint);
                 self.version = status.version;
                 return Ok(());
@@ -106,14 +140,19 @@ impl Etcd {
 
 async fn connect(endpoint: &str) -> Result<Channel, String> {
     let endpoint = Endpoint::from_shared(endpoint.to_owned()).map_err(|error| error.to_string())?;
-    let endpoint = endpoint.tcp_nodelay(true).connect_timeout(Duration::from_secs(2)).timeout(Duration::from_secs(10));
+    let endpoint = endpoint
+        .tcp_nodelay(true)
+        .connect_timeout(Duration::from_secs(2))
+        .timeout(Duration::from_secs(10));
     endpoint.connect().await.map_err(|error| error.to_string())
 }
 
 /// Where `etcd` is: the first on the PATH, if there is one.
 pub fn find() -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| dir.join("etcd")).find(|program| program.is_file())
+    std::env::split_paths(&path)
+        .map(|dir| dir.join("etcd"))
+        .find(|program| program.is_file())
 }
 
 impl Target for Etcd {
@@ -130,10 +169,14 @@ impl Target for Etcd {
     async fn callers(&self, count: usize) -> Result<Vec<EtcdCaller>, BenchError> {
         let mut clients = Vec::new();
         for _ in 0..count.div_ceil(CALLERS_PER_CONNECTION) {
-            let channel = connect(&self.leader).await.map_err(|error| BenchError::because("cannot connect to etcd", error))?;
+            let channel = connect(&self.leader)
+                .await
+                .map_err(|error| BenchError::because("cannot connect to etcd", error))?;
             clients.push(KvClient::new(channel));
         }
-        Ok((0..count).map(|caller| EtcdCaller(clients[caller % clients.len()].clone())).collect())
+        Ok((0..count)
+            .map(|caller| EtcdCaller(clients[caller % clients.len()].clone()))
+            .collect())
     }
 
     fn resident_bytes(&self) -> Vec<u64> {
@@ -148,7 +191,17 @@ impl Caller for EtcdCaller {
     }
 
     async fn get(&self, key: Bytes) -> Result<usize, String> {
-        let answer = self.0.clone().range(proto::RangeRequest { key }).await.map_err(|status| status.to_string())?;
-        answer.into_inner().kvs.first().map(|pair| pair.value.len()).ok_or_else(|| "a loaded key is not there".to_owned())
+        let answer = self
+            .0
+            .clone()
+            .range(proto::RangeRequest { key })
+            .await
+            .map_err(|status| status.to_string())?;
+        answer
+            .into_inner()
+            .kvs
+            .first()
+            .map(|pair| pair.value.len())
+            .ok_or_else(|| "a loaded key is not there".to_owned())
     }
 }

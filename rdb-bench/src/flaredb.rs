@@ -32,7 +32,9 @@ impl FlareDb {
     /// Starts it, and waits until it takes writes. `batch`: callers share the batch stream (the
     /// client's default), or each call is a plain gRPC call.
     pub async fn start(program: &Path, batch: bool) -> Result<FlareDb, BenchError> {
-        let ports = (0..2 * NODES).map(|_| Port::reserve()).collect::<Result<Vec<_>, _>>()?;
+        let ports = (0..2 * NODES)
+            .map(|_| Port::reserve())
+            .collect::<Result<Vec<_>, _>>()?;
         let addrs: Vec<String> = ports.iter().map(|port| port.addr().to_string()).collect();
         let (grpc, http) = addrs.split_at(NODES);
         let mut cluster = Cluster::new("FlareDB", ports)?;
@@ -54,9 +56,16 @@ impl FlareDb {
             }
             cluster.start(program, &args)?;
         }
-        let client = Client::new(ClientOptions { batch, ..ClientOptions::new(grpc.to_vec()) });
+        let client = Client::new(ClientOptions {
+            batch,
+            ..ClientOptions::new(grpc.to_vec())
+        });
         let client = client.map_err(|error| BenchError::because("no client for FlareDB", error))?;
-        let mut started = FlareDb { cluster, client, version: String::new() };
+        let mut started = FlareDb {
+            cluster,
+            client,
+            version: String::new(),
+        };
         started.wait().await?;
         Ok(started)
     }
@@ -65,19 +74,34 @@ impl FlareDb {
         let give_up = Instant::now() + START;
         loop {
             self.cluster.check()?;
-            let options = PutOptions { timeout: Some(Duration::from_secs(1)), ..PutOptions::default() };
+            let options = PutOptions {
+                timeout: Some(Duration::from_secs(1)),
+                ..PutOptions::default()
+            };
             let error = match self.client.put(NAMESPACE, "ready", "yes", options).await {
                 Ok(_) => break,
                 Err(error) => error,
             };
             if Instant::now() > give_up {
-                let what = format!("FlareDB takes no writes within {} s ({})", START.as_secs(), self.cluster.last_words(0));
+                let what = format!(
+                    "FlareDB takes no writes within {} s ({})",
+                    START.as_secs(),
+                    self.cluster.last_words(0)
+                );
                 return Err(BenchError::because(what, error));
             }
             sleep(Duration::from_millis(50)).await;
         }
-        let status = self.client.cluster_status().await.map_err(|error| BenchError::because("FlareDB's status", error))?;
-        let versions = status.stores.into_iter().filter_map(|store| store.status).map(|status| status.version);
+        let status = self
+            .client
+            .cluster_status()
+            .await
+            .map_err(|error| BenchError::because("FlareDB's status", error))?;
+        let versions = status
+            .stores
+            .into_iter()
+            .filter_map(|store| store.status)
+            .map(|status| status.version);
         self.version = versions.into_iter().next().unwrap_or_default();
         Ok(())
     }
@@ -88,7 +112,8 @@ pub fn find_server(given: Option<&Path>) -> Result<PathBuf, BenchError> {
     let program = match given {
         Some(given) => given.to_owned(),
         None => {
-            let own = std::env::current_exe().map_err(|error| BenchError::because("where this program is", error))?;
+            let own = std::env::current_exe()
+                .map_err(|error| BenchError::because("where this program is", error))?;
             own.with_file_name("rdb-server")
         }
     };
@@ -96,7 +121,10 @@ pub fn find_server(given: Option<&Path>) -> Result<PathBuf, BenchError> {
         return Ok(program);
     }
     let what = format!("there is no rdb-server at {}", program.display());
-    Err(BenchError::because(what, "build it with `cargo build -p rdb-server`, or name it with --rdb-server"))
+    Err(BenchError::because(
+        what,
+        "build it with `cargo build -p rdb-server`, or name it with --rdb-server",
+    ))
 }
 
 impl Target for FlareDb {
@@ -121,12 +149,23 @@ impl Target for FlareDb {
 
 impl Caller for FlareCaller {
     async fn put(&self, key: Bytes, value: Bytes) -> Result<(), String> {
-        let answer = self.0.put(NAMESPACE, key, value, PutOptions::default()).await;
+        let answer = self
+            .0
+            .put(NAMESPACE, key, value, PutOptions::default())
+            .await;
         answer.map(drop).map_err(|error| error.to_string())
     }
 
     async fn get(&self, key: Bytes) -> Result<usize, String> {
-        let answer = self.0.get(NAMESPACE, key, ReadOptions::linearizable()).await.map_err(|error| error.to_string())?;
-        if answer.found { Ok(answer.value.len()) } else { Err("a loaded key is not there".to_owned()) }
+        let answer = self
+            .0
+            .get(NAMESPACE, key, ReadOptions::linearizable())
+            .await
+            .map_err(|error| error.to_string())?;
+        if answer.found {
+            Ok(answer.value.len())
+        } else {
+            Err("a loaded key is not there".to_owned())
+        }
     }
 }

@@ -2,7 +2,11 @@
 //!
 //! A command: it prints. Exit codes: 0 measured, 1 could not be run, 2 usage. A bad result is a
 //! result.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command talks to the terminal")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command talks to the terminal"
+)]
 
 use clap::Parser;
 use rdb_bench::etcd::Etcd;
@@ -33,7 +37,13 @@ struct Args {
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1,64,256", value_parser = clap::value_parser!(u32).range(1..=4096))]
     callers: Vec<u32>,
     /// Operations to measure
-    #[arg(long, value_name = "OP,...", value_delimiter = ',', value_enum, default_value = "put,get")]
+    #[arg(
+        long,
+        value_name = "OP,...",
+        value_delimiter = ',',
+        value_enum,
+        default_value = "put,get"
+    )]
     ops: Vec<Op>,
     /// Size of each value
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -68,7 +78,10 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("rdb-bench: cannot start: {error}");
@@ -96,7 +109,12 @@ async fn bench(args: &Args) -> Result<(), BenchError> {
         workloads: args
             .ops
             .iter()
-            .flat_map(|&op| args.callers.iter().map(move |&callers| Workload { op, callers: callers as usize }))
+            .flat_map(|&op| {
+                args.callers.iter().map(move |&callers| Workload {
+                    op,
+                    callers: callers as usize,
+                })
+            })
             .collect(),
         rounds: args.rounds as usize,
         seconds: args.seconds,
@@ -105,7 +123,9 @@ async fn bench(args: &Args) -> Result<(), BenchError> {
     };
     let flaredb = match args.target {
         Some(Which::Etcd) => None,
-        Some(Which::Flaredb | Which::Both) | None => Some(flaredb::find_server(args.rdb_server.as_deref())?),
+        Some(Which::Flaredb | Which::Both) | None => {
+            Some(flaredb::find_server(args.rdb_server.as_deref())?)
+        }
     };
     let etcd = match (args.target, etcd::find()) {
         (Some(Which::Flaredb), _) => None,
@@ -114,13 +134,22 @@ async fn bench(args: &Args) -> Result<(), BenchError> {
             return Err(BenchError("etcd is not on the PATH; install it (Debian: etcd-server), or measure --target flaredb".to_owned()));
         }
         (None, None) => {
-            println!("etcd is not installed (Debian: etcd-server): FlareDB is measured alone, without ratios");
+            println!(
+                "etcd is not installed (Debian: etcd-server): FlareDB is measured alone, without ratios"
+            );
             None
         }
     };
     let mut measured = Vec::new();
     let flaredb = match flaredb {
-        Some(program) => Some(loaded(FlareDb::start(&program, !args.unary).await?, &plan, &mut measured).await?),
+        Some(program) => Some(
+            loaded(
+                FlareDb::start(&program, !args.unary).await?,
+                &plan,
+                &mut measured,
+            )
+            .await?,
+        ),
         None => None,
     };
     let etcd = match etcd {
@@ -161,8 +190,17 @@ async fn bench(args: &Args) -> Result<(), BenchError> {
 }
 
 /// Loads the keys, and notes how long that took and what it cost.
-async fn loaded<T: Target>(target: T, plan: &Plan, measured: &mut Vec<Measured>) -> Result<T, BenchError> {
-    println!("{} {} runs; loading {} keys", target.kind(), target.version(), plan.keys);
+async fn loaded<T: Target>(
+    target: T,
+    plan: &Plan,
+    measured: &mut Vec<Measured>,
+) -> Result<T, BenchError> {
+    println!(
+        "{} {} runs; loading {} keys",
+        target.kind(),
+        target.version(),
+        plan.keys
+    );
     let took = run::load(&target, plan).await?;
     measured.push(Measured {
         kind: target.kind(),

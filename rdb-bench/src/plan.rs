@@ -86,7 +86,13 @@ mod tests {
 
     #[test]
     fn keys_and_values_are_as_planned() {
-        let plan = Plan { workloads: Vec::new(), rounds: 1, seconds: 0.5, keys: 3, value_bytes: 256 };
+        let plan = Plan {
+            workloads: Vec::new(),
+            rounds: 1,
+            seconds: 0.5,
+            keys: 3,
+            value_bytes: 256,
+        };
         let mut random = SmallRng::seed_from_u64(7);
         let all: Vec<Bytes> = (0..3).map(|number| plan.key(number)).collect();
         assert_eq!(all[2], "key/0000000002");

@@ -34,7 +34,10 @@ impl Port {
             let socket = TcpSocket::new_v4()?;
             socket.set_reuseaddr(true)?;
             socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
-            Ok(Port { addr: socket.local_addr()?, _holder: socket })
+            Ok(Port {
+                addr: socket.local_addr()?,
+                _holder: socket,
+            })
         };
         reserve().map_err(|error: io::Error| BenchError::because("no free port", error))
     }
@@ -57,8 +60,18 @@ impl Cluster {
     /// An empty cluster that holds these ports.
     pub fn new(name: &'static str, ports: Vec<Port>) -> Result<Cluster, BenchError> {
         let made = tempfile::Builder::new().prefix("flaredb-bench-").tempdir();
-        let dir = made.map_err(|error| BenchError::because("cannot make a temporary directory (TMPDIR names another place)", error))?;
-        Ok(Cluster { name, dir, children: Vec::new(), _ports: ports })
+        let dir = made.map_err(|error| {
+            BenchError::because(
+                "cannot make a temporary directory (TMPDIR names another place)",
+                error,
+            )
+        })?;
+        Ok(Cluster {
+            name,
+            dir,
+            children: Vec::new(),
+            _ports: ports,
+        })
     }
 
     /// The data directory of the next node.
@@ -71,9 +84,16 @@ impl Cluster {
         let log = self.log_path(self.children.len());
         let start = || {
             let out = File::create(&log)?;
-            Command::new(program).args(args).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).spawn()
+            Command::new(program)
+                .args(args)
+                .stdin(Stdio::null())
+                .stdout(out.try_clone()?)
+                .stderr(out)
+                .spawn()
         };
-        let child = start().map_err(|error| BenchError::because(format!("cannot start {}", program.display()), error))?;
+        let child = start().map_err(|error| {
+            BenchError::because(format!("cannot start {}", program.display()), error)
+        })?;
         self.children.push(child);
         Ok(())
     }
@@ -81,9 +101,15 @@ impl Cluster {
     /// An error if one of the processes has ended by itself, with the last it said.
     pub fn check(&mut self) -> Result<(), BenchError> {
         for number in 0..self.children.len() {
-            let ended = self.children[number].try_wait().map_err(|error| BenchError::because("cannot watch a child", error))?;
+            let ended = self.children[number]
+                .try_wait()
+                .map_err(|error| BenchError::because("cannot watch a child", error))?;
             if let Some(status) = ended {
-                let what = format!("node {} of {} ended by itself ({status})", number + 1, self.name);
+                let what = format!(
+                    "node {} of {} ended by itself ({status})",
+                    number + 1,
+                    self.name
+                );
                 return Err(BenchError::because(what, self.last_words(number)));
             }
         }
@@ -95,12 +121,19 @@ impl Cluster {
         let log = fs::read_to_string(self.log_path(number)).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n  ");
-        if last.is_empty() { "it said nothing".to_owned() } else { format!("it said\n  {last}") }
+        if last.is_empty() {
+            "it said nothing".to_owned()
+        } else {
+            format!("it said\n  {last}")
+        }
     }
 
     /// Resident memory of each node.
     pub fn resident_bytes(&self) -> Vec<u64> {
-        self.children.iter().filter_map(|child| resident_bytes(child.id())).collect()
+        self.children
+            .iter()
+            .filter_map(|child| resident_bytes(child.id()))
+            .collect()
     }
 
     /// The process ids, for profilers.
@@ -129,7 +162,9 @@ fn resident_bytes(pid: u32) -> Option<u64> {
 }
 
 fn parse_resident(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }
@@ -157,15 +192,25 @@ mod tests {
             }
             std::thread::sleep(std::time::Duration::from_millis(1));
         };
-        assert!(error.contains("node 1 of test ended") && error.contains("why"), "{error}");
-        let missing = cluster.start(Path::new("/no/such/program"), &[]).unwrap_err();
+        assert!(
+            error.contains("node 1 of test ended") && error.contains("why"),
+            "{error}"
+        );
+        let missing = cluster
+            .start(Path::new("/no/such/program"), &[])
+            .unwrap_err();
         assert!(missing.to_string().contains("/no/such/program"));
     }
 
     #[test]
     fn no_child_outlives_its_cluster() {
         let mut cluster = Cluster::new("test", Vec::new()).unwrap();
-        cluster.start(Path::new("/bin/sh"), &["-c".to_owned(), "sleep 60".to_owned()]).unwrap();
+        cluster
+            .start(
+                Path::new("/bin/sh"),
+                &["-c".to_owned(), "sleep 60".to_owned()],
+            )
+            .unwrap();
         let pid = cluster.pids()[0];
         drop(cluster);
         assert_eq!(resident_bytes(pid), None);

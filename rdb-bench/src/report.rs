@@ -48,7 +48,15 @@ pub struct Measured {
 pub fn table(results: &Results) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
-    table.set_header(["WORKLOAD", "STORE", "OPS/S", "(MIN - MAX)", "P50", "P99", "ERRORS"]);
+    table.set_header([
+        "WORKLOAD",
+        "STORE",
+        "OPS/S",
+        "(MIN - MAX)",
+        "P50",
+        "P99",
+        "ERRORS",
+    ]);
     for line in &results.lines {
         table.add_row([
             line.workload.to_string(),
@@ -66,7 +74,12 @@ pub fn table(results: &Results) -> String {
         table.load_preset(presets::NOTHING);
         table.set_header(["FLAREDB / ETCD", "OPS/S", "P50", "P99"]);
         for ratio in &results.ratios {
-            table.add_row([ratio.workload.to_string(), times(ratio.per_second), times(ratio.p50), times(ratio.p99)]);
+            table.add_row([
+                ratio.workload.to_string(),
+                times(ratio.per_second),
+                times(ratio.p50),
+                times(ratio.p99),
+            ]);
         }
         text += &format!("\n\n{}", trimmed(&mut table, 1..));
     }
@@ -87,15 +100,25 @@ pub fn table(results: &Results) -> String {
 
 /// Writes the results beside those of earlier runs; where to.
 pub fn write(results: &Results, dir: &Path) -> Result<PathBuf, BenchError> {
-    let failed = |error: &dyn std::fmt::Display| BenchError::because(format!("cannot write results to {}", dir.display()), error);
+    let failed = |error: &dyn std::fmt::Display| {
+        BenchError::because(format!("cannot write results to {}", dir.display()), error)
+    };
     fs::create_dir_all(dir).map_err(|error| failed(&error))?;
     let mut json = serde_json::to_string_pretty(results).map_err(|error| failed(&error))?;
     json.push('\n');
     // Numbered, so that a run never overwrites another.
     for number in 1.. {
         let path = dir.join(format!("put-get-{number:03}.json"));
-        match fs::OpenOptions::new().write(true).create_new(true).open(&path) {
-            Ok(_) => return fs::write(&path, json).map(|()| path).map_err(|error| failed(&error)),
+        match fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&path)
+        {
+            Ok(_) => {
+                return fs::write(&path, json)
+                    .map(|()| path)
+                    .map_err(|error| failed(&error));
+            }
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(failed(&error)),
         }
@@ -110,7 +133,11 @@ fn trimmed(table: &mut Table, right: std::ops::RangeFrom<usize>) -> String {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    table
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn millis(micros: f64) -> String {
@@ -118,11 +145,17 @@ fn millis(micros: f64) -> String {
 }
 
 fn times(spread: Spread) -> String {
-    format!("{:.2}x ({:.2} - {:.2})", spread.median, spread.min, spread.max)
+    format!(
+        "{:.2}x ({:.2} - {:.2})",
+        spread.median, spread.min, spread.max
+    )
 }
 
 fn mebibytes(bytes: &[u64]) -> String {
-    let each: Vec<String> = bytes.iter().map(|bytes| format!("{:.0}", *bytes as f64 / f64::from(1 << 20))).collect();
+    let each: Vec<String> = bytes
+        .iter()
+        .map(|bytes| format!("{:.0}", *bytes as f64 / f64::from(1 << 20)))
+        .collect();
     format!("{} MiB", each.join(" / "))
 }
 
@@ -132,11 +165,31 @@ mod tests {
     use crate::plan::{Op, Workload};
 
     fn results() -> Results {
-        let workload = Workload { op: Op::Put, callers: 64 };
-        let spread = Spread { min: 1.5, median: 2.0, max: 3.0 };
-        let line = Line { workload, kind: Kind::FlareDb, per_second: spread, p50_us: 1234.0, p99_us: 5000.0, errors: 7 };
+        let workload = Workload {
+            op: Op::Put,
+            callers: 64,
+        };
+        let spread = Spread {
+            min: 1.5,
+            median: 2.0,
+            max: 3.0,
+        };
+        let line = Line {
+            workload,
+            kind: Kind::FlareDb,
+            per_second: spread,
+            p50_us: 1234.0,
+            p99_us: 5000.0,
+            errors: 7,
+        };
         Results {
-            plan: Plan { workloads: vec![workload], rounds: 1, seconds: 1.0, keys: 10, value_bytes: 256 },
+            plan: Plan {
+                workloads: vec![workload],
+                rounds: 1,
+                seconds: 1.0,
+                keys: 10,
+                value_bytes: 256,
+            },
             targets: vec![Measured {
                 kind: Kind::FlareDb,
                 version: "0.1".into(),
@@ -145,7 +198,12 @@ mod tests {
                 resident_end_bytes: vec![],
             }],
             lines: vec![line],
-            ratios: vec![Ratio { workload, per_second: spread, p50: spread, p99: spread }],
+            ratios: vec![Ratio {
+                workload,
+                per_second: spread,
+                p50: spread,
+                p99: spread,
+            }],
             samples: Vec::new(),
             processors: 2,
         }
@@ -154,7 +212,15 @@ mod tests {
     #[test]
     fn the_table_tells_workloads_ratios_and_memory() {
         let text = table(&results());
-        for part in ["put, 64 callers", "FlareDB", "1.23 ms", "5.00 ms", "2.00x (1.50 - 3.00)", "1 / 3 MiB", "7"] {
+        for part in [
+            "put, 64 callers",
+            "FlareDB",
+            "1.23 ms",
+            "5.00 ms",
+            "2.00x (1.50 - 3.00)",
+            "1 / 3 MiB",
+            "7",
+        ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
     }
@@ -163,9 +229,13 @@ mod tests {
     fn no_run_overwrites_another() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("results");
-        let paths = [write(&results(), &dir).unwrap(), write(&results(), &dir).unwrap()];
+        let paths = [
+            write(&results(), &dir).unwrap(),
+            write(&results(), &dir).unwrap(),
+        ];
         assert_ne!(paths[0], paths[1]);
-        let json: serde_json::Value = serde_json::from_str(&fs::read_to_string(&paths[1]).unwrap()).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_str(&fs::read_to_string(&paths[1]).unwrap()).unwrap();
         assert_eq!(json["ratios"][0]["callers"], 64);
         assert_eq!(json["plan"]["workloads"][0]["op"], "put");
     }

@@ -58,7 +58,9 @@ pub async fn load<T: Target>(target: &T, plan: &Plan) -> Result<Duration, BenchE
         tasks.spawn(async move {
             let mut random = SmallRng::seed_from_u64(first);
             for number in (first..plan.keys).step_by(LOADERS as usize) {
-                caller.put(plan.key(number), plan.value(&mut random)).await?;
+                caller
+                    .put(plan.key(number), plan.value(&mut random))
+                    .await?;
             }
             Ok::<(), String>(())
         });
@@ -71,7 +73,12 @@ pub async fn load<T: Target>(target: &T, plan: &Plan) -> Result<Duration, BenchE
 }
 
 /// Measures one workload on one target.
-pub async fn measure<T: Target>(target: &T, plan: &Plan, workload: Workload, round: usize) -> Result<Sample, BenchError> {
+pub async fn measure<T: Target>(
+    target: &T,
+    plan: &Plan,
+    workload: Workload,
+    round: usize,
+) -> Result<Sample, BenchError> {
     let callers = target.callers(workload.callers).await?;
     let mut tasks = JoinSet::new();
     let began = Instant::now();
@@ -109,12 +116,23 @@ struct Tally {
 
 impl Tally {
     fn new() -> Result<Tally, BenchError> {
-        let latencies_us = Histogram::new_with_bounds(1, HIGHEST_US, 3).map_err(|error| BenchError::because("no histogram", error))?;
-        Ok(Tally { latencies_us, errors: 0, error: None })
+        let latencies_us = Histogram::new_with_bounds(1, HIGHEST_US, 3)
+            .map_err(|error| BenchError::because("no histogram", error))?;
+        Ok(Tally {
+            latencies_us,
+            errors: 0,
+            error: None,
+        })
     }
 
     /// One caller's loop.
-    async fn of(caller: impl Caller, plan: &Plan, op: Op, end: Instant, seed: u64) -> Result<Tally, BenchError> {
+    async fn of(
+        caller: impl Caller,
+        plan: &Plan,
+        op: Op,
+        end: Instant,
+        seed: u64,
+    ) -> Result<Tally, BenchError> {
         let mut tally = Tally::new()?;
         let mut random = SmallRng::seed_from_u64(seed);
         loop {
@@ -124,7 +142,10 @@ impl Tally {
                 Op::Put => caller.put(key, plan.value(&mut random)).await,
                 Op::Get => match caller.get(key).await {
                     Ok(bytes) if bytes == plan.value_bytes => Ok(()),
-                    Ok(bytes) => Err(format!("a value of {bytes} bytes, not the {} that were loaded", plan.value_bytes)),
+                    Ok(bytes) => Err(format!(
+                        "a value of {bytes} bytes, not the {} that were loaded",
+                        plan.value_bytes
+                    )),
                     Err(error) => Err(error),
                 },
             };
@@ -133,7 +154,9 @@ impl Tally {
                 return Ok(tally);
             }
             match done {
-                Ok(()) => tally.latencies_us.saturating_record((now - began).as_micros() as u64),
+                Ok(()) => tally
+                    .latencies_us
+                    .saturating_record((now - began).as_micros() as u64),
                 Err(error) => {
                     tally.errors += 1;
                     tally.error.get_or_insert(error);
@@ -145,7 +168,9 @@ impl Tally {
     }
 
     fn add(&mut self, other: Tally) -> Result<(), BenchError> {
-        self.latencies_us.add(&other.latencies_us).map_err(|error| BenchError::because("histograms do not add up", error))?;
+        self.latencies_us
+            .add(&other.latencies_us)
+            .map_err(|error| BenchError::because("histograms do not add up", error))?;
         self.errors += other.errors;
         self.error = self.error.take().or(other.error);
         Ok(())
@@ -175,7 +200,11 @@ mod tests {
         async fn get(&self, _: Bytes) -> Result<usize, String> {
             tokio::time::sleep(self.takes).await;
             let call = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
-            if call.is_multiple_of(self.fails_every) { Err("no".to_owned()) } else { Ok(16) }
+            if call.is_multiple_of(self.fails_every) {
+                Err("no".to_owned())
+            } else {
+                Ok(16)
+            }
         }
     }
 
@@ -200,29 +229,76 @@ mod tests {
     }
 
     fn fixed(fails_every: u64) -> Fixed {
-        Fixed { takes: Duration::from_millis(10), fails_every, calls: Arc::default() }
+        Fixed {
+            takes: Duration::from_millis(10),
+            fails_every,
+            calls: Arc::default(),
+        }
     }
 
     fn plan() -> Plan {
-        Plan { workloads: Vec::new(), rounds: 1, seconds: 1.0, keys: 1000, value_bytes: 16 }
+        Plan {
+            workloads: Vec::new(),
+            rounds: 1,
+            seconds: 1.0,
+            keys: 1000,
+            value_bytes: 16,
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_closed_loop_counts_what_ended_in_the_window() {
-        let sample = measure(&fixed(u64::MAX), &plan(), Workload { op: Op::Get, callers: 4 }, 1).await.unwrap();
+        let sample = measure(
+            &fixed(u64::MAX),
+            &plan(),
+            Workload {
+                op: Op::Get,
+                callers: 4,
+            },
+            1,
+        )
+        .await
+        .unwrap();
         // 100 calls of 10 ms fit into a second; the one that ends with the window does not count.
         assert_eq!((sample.operations, sample.errors), (4 * 99, 0));
         assert_eq!(sample.per_second, 396.0);
-        assert!((9_990..=10_010).contains(&sample.p50_us), "{}", sample.p50_us);
+        assert!(
+            (9_990..=10_010).contains(&sample.p50_us),
+            "{}",
+            sample.p50_us
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn errors_are_counted_and_quoted_and_are_no_operations() {
-        let sample = measure(&fixed(10), &plan(), Workload { op: Op::Put, callers: 1 }, 1).await.unwrap();
+        let sample = measure(
+            &fixed(10),
+            &plan(),
+            Workload {
+                op: Op::Put,
+                callers: 1,
+            },
+            1,
+        )
+        .await
+        .unwrap();
         assert!(sample.errors > 5 && sample.operations < 99, "{sample:?}");
         assert_eq!(sample.error.as_deref(), Some("no"));
-        let wrong_size = Plan { value_bytes: 17, ..plan() };
-        let sample = measure(&fixed(u64::MAX), &wrong_size, Workload { op: Op::Get, callers: 1 }, 1).await.unwrap();
+        let wrong_size = Plan {
+            value_bytes: 17,
+            ..plan()
+        };
+        let sample = measure(
+            &fixed(u64::MAX),
+            &wrong_size,
+            Workload {
+                op: Op::Get,
+                callers: 1,
+            },
+            1,
+        )
+        .await
+        .unwrap();
         assert_eq!(sample.operations, 0);
         assert!(sample.error.unwrap().contains("16 bytes"));
     }

@@ -56,12 +56,23 @@ pub struct Ratio {
 impl Spread {
     /// Of at least one number; `None` of none.
     pub fn of(numbers: impl IntoIterator<Item = f64>) -> Option<Spread> {
-        let mut numbers: Vec<f64> = numbers.into_iter().filter(|number| number.is_finite()).collect();
+        let mut numbers: Vec<f64> = numbers
+            .into_iter()
+            .filter(|number| number.is_finite())
+            .collect();
         numbers.sort_by(f64::total_cmp);
         let (first, last) = (*numbers.first()?, *numbers.last()?);
         let middle = numbers.len() / 2;
-        let median = if numbers.len().is_multiple_of(2) { (numbers[middle - 1] + numbers[middle]) / 2.0 } else { numbers[middle] };
-        Some(Spread { min: first, median, max: last })
+        let median = if numbers.len().is_multiple_of(2) {
+            (numbers[middle - 1] + numbers[middle]) / 2.0
+        } else {
+            numbers[middle]
+        };
+        Some(Spread {
+            min: first,
+            median,
+            max: last,
+        })
     }
 }
 
@@ -74,7 +85,10 @@ pub fn lines(samples: &[Sample]) -> Vec<Line> {
         }
     }
     let line = |(workload, kind)| {
-        let of: Vec<&Sample> = samples.iter().filter(|sample| (sample.workload, sample.kind) == (workload, kind)).collect();
+        let of: Vec<&Sample> = samples
+            .iter()
+            .filter(|sample| (sample.workload, sample.kind) == (workload, kind))
+            .collect();
         Some(Line {
             workload,
             kind,
@@ -89,7 +103,11 @@ pub fn lines(samples: &[Sample]) -> Vec<Line> {
 
 /// A ratio for each workload that was measured on both.
 pub fn ratios(samples: &[Sample]) -> Vec<Ratio> {
-    let of = |kind| samples.iter().filter(move |sample: &&Sample| sample.kind == kind);
+    let of = |kind| {
+        samples
+            .iter()
+            .filter(move |sample: &&Sample| sample.kind == kind)
+    };
     let mut ratios: Vec<Ratio> = Vec::new();
     for workload in of(Kind::FlareDb).map(|sample| sample.workload) {
         if ratios.iter().any(|ratio| ratio.workload == workload) {
@@ -97,13 +115,33 @@ pub fn ratios(samples: &[Sample]) -> Vec<Ratio> {
         }
         let pairs: Vec<(&Sample, &Sample)> = of(Kind::FlareDb)
             .filter(|ours| ours.workload == workload)
-            .filter_map(|ours| Some((ours, of(Kind::Etcd).find(|theirs| (theirs.workload, theirs.round) == (workload, ours.round))?)))
+            .filter_map(|ours| {
+                Some((
+                    ours,
+                    of(Kind::Etcd)
+                        .find(|theirs| (theirs.workload, theirs.round) == (workload, ours.round))?,
+                ))
+            })
             .collect();
-        let spread = |number: fn(&Sample) -> f64| Spread::of(pairs.iter().map(|(ours, theirs)| number(ours) / number(theirs)));
-        let (per_second, p50, p99) =
-            (spread(|sample| sample.per_second), spread(|sample| sample.p50_us as f64), spread(|sample| sample.p99_us as f64));
+        let spread = |number: fn(&Sample) -> f64| {
+            Spread::of(
+                pairs
+                    .iter()
+                    .map(|(ours, theirs)| number(ours) / number(theirs)),
+            )
+        };
+        let (per_second, p50, p99) = (
+            spread(|sample| sample.per_second),
+            spread(|sample| sample.p50_us as f64),
+            spread(|sample| sample.p99_us as f64),
+        );
         if let (Some(per_second), Some(p50), Some(p99)) = (per_second, p50, p99) {
-            ratios.push(Ratio { workload, per_second, p50, p99 });
+            ratios.push(Ratio {
+                workload,
+                per_second,
+                p50,
+                p99,
+            });
         }
     }
     ratios
@@ -115,16 +153,44 @@ mod tests {
     use crate::plan::Op;
 
     fn sample(round: usize, kind: Kind, callers: usize, per_second: f64, p50_us: u64) -> Sample {
-        let workload = Workload { op: Op::Put, callers };
-        Sample { round, kind, workload, operations: 1, errors: 0, error: None, per_second, p50_us, p99_us: p50_us * 3, max_us: 0 }
+        let workload = Workload {
+            op: Op::Put,
+            callers,
+        };
+        Sample {
+            round,
+            kind,
+            workload,
+            operations: 1,
+            errors: 0,
+            error: None,
+            per_second,
+            p50_us,
+            p99_us: p50_us * 3,
+            max_us: 0,
+        }
     }
 
     #[test]
     fn spreads() {
         assert_eq!(Spread::of([]), None);
         assert_eq!(Spread::of([f64::NAN, f64::INFINITY]), None);
-        assert_eq!(Spread::of([3.0]), Some(Spread { min: 3.0, median: 3.0, max: 3.0 }));
-        assert_eq!(Spread::of([9.0, 1.0, 2.0]), Some(Spread { min: 1.0, median: 2.0, max: 9.0 }));
+        assert_eq!(
+            Spread::of([3.0]),
+            Some(Spread {
+                min: 3.0,
+                median: 3.0,
+                max: 3.0
+            })
+        );
+        assert_eq!(
+            Spread::of([9.0, 1.0, 2.0]),
+            Some(Spread {
+                min: 1.0,
+                median: 2.0,
+                max: 9.0
+            })
+        );
         assert_eq!(Spread::of([4.0, 1.0, 2.0, 9.0]).unwrap().median, 3.0);
     }
 
@@ -140,11 +206,28 @@ mod tests {
         ];
         let ratios = ratios(&samples);
         assert_eq!(ratios.len(), 1, "etcd was not measured with one caller");
-        assert_eq!(ratios[0].per_second, Spread { min: 2.0, median: 2.5, max: 3.0 });
-        assert_eq!(ratios[0].p50, Spread { min: 0.25, median: 0.375, max: 0.5 });
+        assert_eq!(
+            ratios[0].per_second,
+            Spread {
+                min: 2.0,
+                median: 2.5,
+                max: 3.0
+            }
+        );
+        assert_eq!(
+            ratios[0].p50,
+            Spread {
+                min: 0.25,
+                median: 0.375,
+                max: 0.5
+            }
+        );
         let lines = lines(&samples);
         assert_eq!(lines.len(), 3);
-        assert_eq!((lines[0].kind, lines[0].per_second.median), (Kind::FlareDb, 16_000.0));
+        assert_eq!(
+            (lines[0].kind, lines[0].per_second.median),
+            (Kind::FlareDb, 16_000.0)
+        );
         assert_eq!(lines[2].workload.callers, 1);
     }
 }

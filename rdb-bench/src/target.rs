@@ -43,7 +43,10 @@ pub trait Target: Send + Sync {
     /// The version that it says it has.
     fn version(&self) -> String;
     /// Ways in for so many callers, one each.
-    fn callers(&self, count: usize) -> impl Future<Output = Result<Vec<Self::Caller>, BenchError>> + Send;
+    fn callers(
+        &self,
+        count: usize,
+    ) -> impl Future<Output = Result<Vec<Self::Caller>, BenchError>> + Send;
     /// Resident memory of each of its processes now.
     fn resident_bytes(&self) -> Vec<u64>;
 }

@@ -1,19 +1,33 @@
 //! The command as users meet it: a short real run, and what it says when it cannot run. Nothing here
 //! looks at how fast anything was.
 
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test may stop at what it did not expect"
+)]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 fn bench(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_rdb-bench")).args(args).output().expect("rdb-bench starts")
+    Command::new(env!("CARGO_BIN_EXE_rdb-bench"))
+        .args(args)
+        .output()
+        .expect("rdb-bench starts")
 }
 
 /// The store to run against. `cargo test` of the workspace has built it; of this crate alone has not.
 fn rdb_server() -> PathBuf {
     let program = Path::new(env!("CARGO_BIN_EXE_rdb-bench")).with_file_name("rdb-server");
     if !program.exists() {
-        let built = Command::new(env!("CARGO")).args(["build", "-p", "rdb-server", "--bin", "rdb-server"]).status();
-        assert!(built.expect("cargo starts").success(), "rdb-server does not build");
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "-p", "rdb-server", "--bin", "rdb-server"])
+            .status();
+        assert!(
+            built.expect("cargo starts").success(),
+            "rdb-server does not build"
+        );
     }
     program
 }
@@ -33,7 +47,10 @@ fn a_short_run_measures_prints_and_writes() {
         "--results",
         results.to_str().unwrap(),
     ]);
-    let (out, err) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    let (out, err) = (
+        String::from_utf8_lossy(&run.stdout),
+        String::from_utf8_lossy(&run.stderr),
+    );
     assert!(run.status.success(), "{out}\n{err}");
     for part in ["put, 1 caller", "get, 8 callers", "resident memory"] {
         assert!(out.contains(part), "{part} is missing in\n{out}");
@@ -46,7 +63,13 @@ fn a_short_run_measures_prints_and_writes() {
         assert!(sample["operations"].as_u64().unwrap() > 0, "{sample}");
         assert_eq!(sample["errors"], 0, "{sample}");
     }
-    assert_eq!(json["targets"][0]["resident_end_bytes"].as_array().unwrap().len(), 3);
+    assert_eq!(
+        json["targets"][0]["resident_end_bytes"]
+            .as_array()
+            .unwrap()
+            .len(),
+        3
+    );
 }
 
 #[test]
@@ -54,7 +77,10 @@ fn what_cannot_be_run_is_said_and_ends_with_1() {
     let missing = bench(&["--target=flaredb", "--rdb-server=/no/such/rdb-server"]);
     let err = String::from_utf8_lossy(&missing.stderr);
     assert_eq!(missing.status.code(), Some(1), "{err}");
-    assert!(err.contains("/no/such/rdb-server") && err.contains("cargo build -p rdb-server"), "{err}");
+    assert!(
+        err.contains("/no/such/rdb-server") && err.contains("cargo build -p rdb-server"),
+        "{err}"
+    );
 
     let dies = bench(&["--target=flaredb", "--rdb-server=/bin/false"]);
     let err = String::from_utf8_lossy(&dies.stderr);
@@ -64,7 +90,13 @@ fn what_cannot_be_run_is_said_and_ends_with_1() {
 
 #[test]
 fn a_wrong_command_line_ends_with_2() {
-    for args in [&["--seconds=0"][..], &["--callers=0"], &["--target=redis"], &["--value-bytes=0"], &["--keys=0"]] {
+    for args in [
+        &["--seconds=0"][..],
+        &["--callers=0"],
+        &["--target=redis"],
+        &["--value-bytes=0"],
+        &["--keys=0"],
+    ] {
         assert_eq!(bench(args).status.code(), Some(2), "{args:?}");
     }
 }

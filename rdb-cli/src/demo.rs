@@ -65,9 +65,7 @@ pub(crate) struct Demo {
 /// What the demo came to.
 enum Ended {
     /// The story was told and judged.
-    Judged {
-        held: bool,
-    },
+    Judged { held: bool },
     /// A signal: its exit code.
     Interrupted(u8),
 }
@@ -90,9 +88,15 @@ impl Demo {
         screen.doing("stopping the stores");
         cluster.stop().await;
         screen.clear();
-        if !matches!(ended, Ok(Ended::Judged { held: true } | Ended::Interrupted(_))) {
+        if !matches!(
+            ended,
+            Ok(Ended::Judged { held: true } | Ended::Interrupted(_))
+        ) {
             place.keep();
-            crate::exit::note(&format!("flaredb: the data and the stores' log ({LOG}) are left in {}", place.path().display()));
+            crate::exit::note(&format!(
+                "flaredb: the data and the stores' log ({LOG}) are left in {}",
+                place.path().display()
+            ));
         }
         place.clear().await;
         Ok(match ended? {
@@ -102,9 +106,16 @@ impl Demo {
         })
     }
 
-    async fn play(&self, screen: &Screen, cluster: &mut Cluster, place: &Place) -> Result<Ended, Error> {
+    async fn play(
+        &self,
+        screen: &Screen,
+        cluster: &mut Cluster,
+        place: &Place,
+    ) -> Result<Ended, Error> {
         screen.say(format!("data in {}", place.path().display()))?;
-        let evidence = story::tell(screen, cluster, Duration::from_secs(self.seconds)).await.map_err(as_failure)?;
+        let evidence = story::tell(screen, cluster, Duration::from_secs(self.seconds))
+            .await
+            .map_err(as_failure)?;
         let judged = tokio::task::spawn_blocking(move || judge::judge(&evidence)).await;
         let findings = judged.map_err(|error| failed(format!("the check broke: {error}")))?;
         screen.clear();
@@ -118,14 +129,32 @@ impl Demo {
 
 /// The table, the explanations of what broke, and the verdict. Answers it.
 fn tell_verdict(screen: &Screen, findings: &[Finding]) -> Result<bool, Error> {
-    let broken: Vec<(&Finding, &String)> = findings.iter().filter_map(|finding| Some((finding, finding.broken.as_ref()?))).collect();
+    let broken: Vec<(&Finding, &String)> = findings
+        .iter()
+        .filter_map(|finding| Some((finding, finding.broken.as_ref()?)))
+        .collect();
     let rows = findings.iter().map(|finding| {
-        let word = if finding.broken.is_none() { "held" } else { "BROKEN" };
-        vec![word.to_owned(), finding.promise.to_owned(), finding.seen.clone()]
+        let word = if finding.broken.is_none() {
+            "held"
+        } else {
+            "BROKEN"
+        };
+        vec![
+            word.to_owned(),
+            finding.promise.to_owned(),
+            finding.seen.clone(),
+        ]
     });
-    screen.plain(&format!("\n{}\n", output::table(&["", "PROMISE", "SEEN"], rows.collect())))?;
+    screen.plain(&format!(
+        "\n{}\n",
+        output::table(&["", "PROMISE", "SEEN"], rows.collect())
+    ))?;
     for (finding, why) in &broken {
-        screen.plain(&format!("BROKEN: {}\n  {}\n", finding.promise, why.replace('\n', "\n  ")))?;
+        screen.plain(&format!(
+            "BROKEN: {}\n  {}\n",
+            finding.promise,
+            why.replace('\n', "\n  ")
+        ))?;
     }
     let verdict = match broken.len() {
         0 => format!("Every promise held. It took {}.", spent(screen.elapsed())),
@@ -133,8 +162,14 @@ fn tell_verdict(screen: &Screen, findings: &[Finding]) -> Result<bool, Error> {
         several => format!("{several} promises are broken."),
     };
     let colour = if broken.is_empty() { "32" } else { "31" };
-    screen.plain(&if output::colours() { format!("\x1b[1;{colour}m{verdict}\x1b[0m") } else { verdict })?;
-    screen.plain("Eventual namespaces and online switches of modes are not built yet, and not part of this.")?;
+    screen.plain(&if output::colours() {
+        format!("\x1b[1;{colour}m{verdict}\x1b[0m")
+    } else {
+        verdict
+    })?;
+    screen.plain(
+        "Eventual namespaces and online switches of modes are not built yet, and not part of this.",
+    )?;
     Ok(broken.is_empty())
 }
 
@@ -163,16 +198,31 @@ impl Place {
     fn choose(given: Option<&Path>) -> Result<Place, Error> {
         let Some(given) = given else {
             let made = tempfile::Builder::new().prefix("flaredb-demo-").tempdir();
-            let temporary = made.map_err(|error| Error::io("cannot make a temporary directory (TMPDIR names another place)", &error))?;
-            return Ok(Place { path: temporary.path().to_owned(), temporary: Some(temporary) });
+            let temporary = made.map_err(|error| {
+                Error::io(
+                    "cannot make a temporary directory (TMPDIR names another place)",
+                    &error,
+                )
+            })?;
+            return Ok(Place {
+                path: temporary.path().to_owned(),
+                temporary: Some(temporary),
+            });
         };
-        let refuse = |error: io::Error| Error::io(&format!("cannot use {}", given.display()), &error);
+        let refuse =
+            |error: io::Error| Error::io(&format!("cannot use {}", given.display()), &error);
         fs::create_dir_all(given).map_err(refuse)?;
         if fs::read_dir(given).map_err(refuse)?.next().is_some() {
-            let text = format!("{} is not empty; the demo begins with new stores: name another --data-dir", given.display());
+            let text = format!(
+                "{} is not empty; the demo begins with new stores: name another --data-dir",
+                given.display()
+            );
             return Err(Error::Usage(text));
         }
-        Ok(Place { path: given.to_owned(), temporary: None })
+        Ok(Place {
+            path: given.to_owned(),
+            temporary: None,
+        })
     }
 
     fn path(&self) -> &Path {
@@ -188,12 +238,16 @@ impl Place {
 
     /// Removes a temporary directory.
     async fn clear(self) {
-        let Some(temporary) = self.temporary else { return };
+        let Some(temporary) = self.temporary else {
+            return;
+        };
         let path = temporary.keep();
         // A store that was killed may still be closing its files.
         for _ in 0..50 {
             match fs::remove_dir_all(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => sleep(Duration::from_millis(50)).await,
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    sleep(Duration::from_millis(50)).await
+                }
                 _ => return,
             }
         }
@@ -203,10 +257,17 @@ impl Place {
 
 /// What the stores say goes to a file: the screen belongs to the story.
 fn start_log(path: &Path) -> Result<(), Error> {
-    let file = File::create(path).map_err(|error| Error::io(&format!("cannot write {}", path.display()), &error))?;
-    let filter = EnvFilter::try_from_env("FLAREDB_DEMO_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=error,h2=error,tonic=error"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_thread_names(true).with_writer(Arc::new(file));
-    log.try_init().map_err(|error| failed(format!("cannot start the log: {error}")))
+    let file = File::create(path)
+        .map_err(|error| Error::io(&format!("cannot write {}", path.display()), &error))?;
+    let filter = EnvFilter::try_from_env("FLAREDB_DEMO_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("info,openraft=error,h2=error,tonic=error"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_thread_names(true)
+        .with_writer(Arc::new(file));
+    log.try_init()
+        .map_err(|error| failed(format!("cannot start the log: {error}")))
 }
 
 /// Ctrl-C, and the polite request to end.
@@ -217,8 +278,12 @@ struct Signals {
 
 impl Signals {
     fn listen() -> Result<Signals, Error> {
-        let listen = |kind| signal(kind).map_err(|error| Error::io("cannot listen for signals", &error));
-        Ok(Signals { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+        let listen =
+            |kind| signal(kind).map_err(|error| Error::io("cannot listen for signals", &error));
+        Ok(Signals {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
     }
 
     /// Waits for one; the exit code that shells expect of it.
@@ -253,13 +318,20 @@ mod tests {
         given.clear().await;
         assert!(path.join("new").exists());
         let full = Place::choose(Some(&path.join("new")));
-        assert!(matches!(full, Err(Error::Usage(_))), "a directory with something in it is refused");
+        assert!(
+            matches!(full, Err(Error::Usage(_))),
+            "a directory with something in it is refused"
+        );
         fs::remove_dir_all(path).unwrap();
     }
 
     #[test]
     fn a_broken_promise_is_no_success() {
-        let finding = |broken: Option<&str>| Finding { promise: "p", seen: "s".into(), broken: broken.map(str::to_owned) };
+        let finding = |broken: Option<&str>| Finding {
+            promise: "p",
+            seen: "s".into(),
+            broken: broken.map(str::to_owned),
+        };
         let screen = Screen::new();
         assert!(tell_verdict(&screen, &[finding(None), finding(None)]).unwrap());
         assert!(!tell_verdict(&screen, &[finding(None), finding(Some("why"))]).unwrap());

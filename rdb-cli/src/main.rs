@@ -19,9 +19,14 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let args = args::Args::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return exit::report(&exit::Error::io("cannot start", &error)),
     };
-    runtime.block_on(cmd::run(args)).unwrap_or_else(|error| exit::report(&error))
+    runtime
+        .block_on(cmd::run(args))
+        .unwrap_or_else(|error| exit::report(&error))
 }

@@ -26,7 +26,9 @@ pub fn mode_to_wire(mode: Mode) -> i32 {
 /// Reads policies. An empty durability is the default; a negative number or an unknown durability is
 /// refused with the field's name.
 pub fn policies(wire: Option<&raft::Policies>) -> Result<Policies, (&'static str, String)> {
-    let Some(wire) = wire else { return Ok(Policies::default()) };
+    let Some(wire) = wire else {
+        return Ok(Policies::default());
+    };
     let durability = match wire.durability.as_str() {
         "" => Default::default(),
         text => text.parse().map_err(|why| ("policies.durability", why))?,
@@ -63,11 +65,21 @@ mod tests {
         }
         assert_eq!(mode(0), None);
         assert_eq!(mode(77), None);
-        let given = Policies { max_lag_ms: 5, ttl_ms: 7, ..Policies::default() };
+        let given = Policies {
+            max_lag_ms: 5,
+            ttl_ms: 7,
+            ..Policies::default()
+        };
         assert_eq!(policies(Some(&policies_to_wire(&given))), Ok(given));
-        let bad = raft::Policies { ttl_ms: -1, ..Default::default() };
+        let bad = raft::Policies {
+            ttl_ms: -1,
+            ..Default::default()
+        };
         assert_eq!(policies(Some(&bad)).unwrap_err().0, "policies.ttl_ms");
-        let odd = raft::Policies { durability: "maybe".into(), ..Default::default() };
+        let odd = raft::Policies {
+            durability: "maybe".into(),
+            ..Default::default()
+        };
         assert_eq!(policies(Some(&odd)).unwrap_err().0, "policies.durability");
     }
 }

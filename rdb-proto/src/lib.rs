@@ -5,7 +5,14 @@
 //! meet. Knows nothing of what a message means to a store.
 
 /// The generated modules, nested as the packages are: generated code refers to its neighbours that way.
-#[allow(missing_docs, clippy::all, clippy::pedantic, clippy::allow_attributes_without_reason, unreachable_pub, reason = "generated; documented in the proto files")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    unreachable_pub,
+    reason = "generated; documented in the proto files"
+)]
 mod flaredb {
     pub mod kv {
         pub mod v1 {

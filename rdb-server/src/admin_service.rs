@@ -19,8 +19,18 @@ pub struct AdminService {
 
 impl AdminService {
     /// Over the peers of this store.
-    pub fn new(me: StoreId, manager: Arc<PeerManager>, namespaces: Namespaces, stores: Stores) -> AdminService {
-        AdminService { me, manager, namespaces, stores }
+    pub fn new(
+        me: StoreId,
+        manager: Arc<PeerManager>,
+        namespaces: Namespaces,
+        stores: Stores,
+    ) -> AdminService {
+        AdminService {
+            me,
+            manager,
+            namespaces,
+            stores,
+        }
     }
 }
 
@@ -28,7 +38,10 @@ impl AdminService {
 impl Admin for AdminService {
     /// Answers from this store's own copy of the tables: the one call that must work when nothing else
     /// does.
-    async fn cluster_status(&self, _: Request<admin::ClusterStatusRequest>) -> Result<Response<admin::ClusterStatusResponse>, Status> {
+    async fn cluster_status(
+        &self,
+        _: Request<admin::ClusterStatusRequest>,
+    ) -> Result<Response<admin::ClusterStatusResponse>, Status> {
         let tables = self.namespaces.tables();
         let statuses = self.stores.statuses(&tables).await;
         let stores = statuses
@@ -39,7 +52,12 @@ impl Admin for AdminService {
                     Ok(status) => (Some(status), String::new()),
                     Err(error) => (None, error),
                 };
-                admin::StoreSummary { member: row, reachable: status.is_some(), error, status }
+                admin::StoreSummary {
+                    member: row,
+                    reachable: status.is_some(),
+                    error,
+                    status,
+                }
             })
             .collect();
         let cluster = tables.cluster.clone().unwrap_or_default();
@@ -52,11 +70,16 @@ impl Admin for AdminService {
         }))
     }
 
-    async fn transfer_leader(&self, request: Request<admin::TransferLeaderRequest>) -> Result<Response<admin::TransferLeaderResponse>, Status> {
+    async fn transfer_leader(
+        &self,
+        request: Request<admin::TransferLeaderRequest>,
+    ) -> Result<Response<admin::TransferLeaderResponse>, Status> {
         let request = request.into_inner();
         let to = match request.to_store {
             0 => None,
-            id => Some(StoreId::new(u64::from(id)).ok_or_else(|| Error::invalid("to_store", format!("{id} is not a store id")).to_status(true))?),
+            id => Some(StoreId::new(u64::from(id)).ok_or_else(|| {
+                Error::invalid("to_store", format!("{id} is not a store id")).to_status(true)
+            })?),
         };
         let peers = match request.region_id {
             0 => self.manager.peers(),
@@ -66,7 +89,11 @@ impl Admin for AdminService {
         };
         let mut regions = Vec::new();
         for peer in peers {
-            if peer.transfer_leader(to).await.map_err(|error| error.to_status(true))? {
+            if peer
+                .transfer_leader(to)
+                .await
+                .map_err(|error| error.to_status(true))?
+            {
                 regions.push(peer.id().0);
             }
         }

@@ -37,10 +37,18 @@ pub struct SystemClock {
 
 impl SystemClock {
     /// Reads the wall clock once.
-    #[allow(clippy::disallowed_methods, reason = "this is the one reader of wall time")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "this is the one reader of wall time"
+    )]
     pub fn new() -> SystemClock {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        SystemClock { started: Instant::now(), started_unix_ms: since_epoch.as_millis() as u64 }
+        let since_epoch = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        SystemClock {
+            started: Instant::now(),
+            started_unix_ms: since_epoch.as_millis() as u64,
+        }
     }
 }
 
@@ -75,12 +83,24 @@ impl StoreClock {
     ) -> Result<Arc<StoreClock>, StorageError> {
         let bound_ms = match engine.get(Family::Region, &layout::row("clock"))? {
             None => 0,
-            Some(stored) => stored.as_ref().try_into().map(u64::from_be_bytes).map_err(|_| {
-                StorageError::corruption("the clock's bound", format!("{} bytes instead of 8", stored.len()))
-            })?,
+            Some(stored) => stored
+                .as_ref()
+                .try_into()
+                .map(u64::from_be_bytes)
+                .map_err(|_| {
+                    StorageError::corruption(
+                        "the clock's bound",
+                        format!("{} bytes instead of 8", stored.len()),
+                    )
+                })?,
         };
         let hybrid = HybridClock::new(store, bound_ms, max_clock_skew.as_millis() as u64);
-        Ok(Arc::new(StoreClock { physical, hybrid: Mutex::new(hybrid), committer, raising: Arc::default() }))
+        Ok(Arc::new(StoreClock {
+            physical,
+            hybrid: Mutex::new(hybrid),
+            committer,
+            raising: Arc::default(),
+        }))
     }
 
     /// Physical time, in milliseconds since the Unix epoch.
@@ -109,7 +129,9 @@ impl StoreClock {
                     self.committer.commit(batch, Durability::Synced).await?;
                     self.hybrid.lock().raise_bound(bound_ms);
                 }
-                Err(ClockWait::Ahead { wait_ms }) => tokio::time::sleep(Duration::from_millis(wait_ms)).await,
+                Err(ClockWait::Ahead { wait_ms }) => {
+                    tokio::time::sleep(Duration::from_millis(wait_ms)).await
+                }
             }
         }
     }
@@ -117,13 +139,19 @@ impl StoreClock {
     fn next_bound(&self, now_ms: u64) -> (u64, WriteBatch) {
         let bound_ms = self.hybrid.lock().next_bound_ms(now_ms, BOUND_WINDOW_MS);
         let mut batch = WriteBatch::new();
-        batch.put(Family::Region, layout::row("clock"), bound_ms.to_be_bytes().to_vec());
+        batch.put(
+            Family::Region,
+            layout::row("clock"),
+            bound_ms.to_be_bytes().to_vec(),
+        );
         (bound_ms, batch)
     }
 
     /// Raises the bound before anybody has to wait for it.
     fn raise_ahead(self: &Arc<Self>, now_ms: u64) {
-        if self.hybrid.lock().bound_left_ms() > BOUND_LOW_MS || self.raising.swap(true, Ordering::AcqRel) {
+        if self.hybrid.lock().bound_left_ms() > BOUND_LOW_MS
+            || self.raising.swap(true, Ordering::AcqRel)
+        {
             return;
         }
         let (bound_ms, batch) = self.next_bound(now_ms);
@@ -134,6 +162,7 @@ impl StoreClock {
             }
             clock.raising.store(false, Ordering::Release);
         };
-        self.committer.submit(batch, Durability::Synced, Box::new(done));
+        self.committer
+            .submit(batch, Durability::Synced, Box::new(done));
     }
 }

@@ -68,7 +68,9 @@ pub fn judge(me: &Card, them: &Card) -> Verdict {
         ));
     }
     if mine == theirs {
-        return refuse(format!("both ends say they are store {mine}: give every store an id of its own, and check the addresses of --peer"));
+        return refuse(format!(
+            "both ends say they are store {mine}: give every store an id of its own, and check the addresses of --peer"
+        ));
     }
     match (&me.plan, &them.plan) {
         (Some(plan), Some(other)) if plan.cluster_id != other.cluster_id => refuse(format!(
@@ -96,7 +98,10 @@ fn known_disk(plan: &ClusterPlan, card: &Card) -> Result<(), Error> {
     let id = card.member.store_id;
     let refused = |why: String| Err(Error::new(Reason::Refused, why));
     match plan.members.iter().find(|member| member.store_id == id) {
-        None => refused(format!("store {id} is not a member of cluster {}", plan.cluster_id)),
+        None => refused(format!(
+            "store {id} is not a member of cluster {}",
+            plan.cluster_id
+        )),
         Some(member) if member.store_uuid != card.member.store_uuid => refused(format!(
             "store {id} of cluster {} has another data directory (UUID {}); this one (UUID {}) is new or was wiped. Bring the old directory back; a store that lost its disk must not vote under its old id",
             plan.cluster_id, member.store_uuid, card.member.store_uuid
@@ -126,17 +131,38 @@ struct State {
 
 impl Cluster {
     /// With what is on disk (`plan`) and what is configured.
-    pub fn new(me: Member, peers: &BTreeMap<StoreId, String>, plan: Option<ClusterPlan>) -> Option<Arc<Cluster>> {
+    pub fn new(
+        me: Member,
+        peers: &BTreeMap<StoreId, String>,
+        plan: Option<ClusterPlan>,
+    ) -> Option<Arc<Cluster>> {
         let id = StoreId::new(u64::from(me.store_id))?;
         let card = Card {
             wire_major: WIRE_MAJOR,
-            cluster_id: plan.as_ref().map(|plan| plan.cluster_id.clone()).unwrap_or_default(),
-            peers: peers.keys().map(|store| u32::from(store.get())).chain([me.store_id]).collect(),
+            cluster_id: plan
+                .as_ref()
+                .map(|plan| plan.cluster_id.clone())
+                .unwrap_or_default(),
+            peers: peers
+                .keys()
+                .map(|store| u32::from(store.get()))
+                .chain([me.store_id])
+                .collect(),
             member: me,
             plan,
         };
-        let state = State { card, offered: None, fatal: None, agreed: BTreeMap::new() };
-        Some(Arc::new(Cluster { me: id, state: Mutex::new(state), changed: Notify::new(), addresses: peers.clone() }))
+        let state = State {
+            card,
+            offered: None,
+            fatal: None,
+            agreed: BTreeMap::new(),
+        };
+        Some(Arc::new(Cluster {
+            me: id,
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            addresses: peers.clone(),
+        }))
     }
 
     /// What the cluster started from, once this store belongs to one.
@@ -148,7 +174,15 @@ impl Cluster {
     pub fn nodes(plan: &ClusterPlan) -> BTreeMap<u64, StoreNode> {
         plan.members
             .iter()
-            .map(|member| (u64::from(member.store_id), StoreNode { store_uuid: member.store_uuid.clone(), address: member.address.clone() }))
+            .map(|member| {
+                (
+                    u64::from(member.store_id),
+                    StoreNode {
+                        store_uuid: member.store_uuid.clone(),
+                        address: member.address.clone(),
+                    },
+                )
+            })
             .collect()
     }
 
@@ -159,7 +193,10 @@ impl Cluster {
             Some(plan) => plan.members.iter().map(|member| member.store_id).collect(),
             None => state.card.peers.clone(),
         };
-        ids.into_iter().filter_map(|id| StoreId::new(u64::from(id))).filter(|store| *store != self.me).collect()
+        ids.into_iter()
+            .filter_map(|id| StoreId::new(u64::from(id)))
+            .filter(|store| *store != self.me)
+            .collect()
     }
 
     /// The plan is on disk: from now on this store belongs to the cluster.
@@ -184,13 +221,22 @@ impl Cluster {
             return Ok(Step::Adopt(plan.clone()));
         }
         let me = state.card.member.store_id;
-        let missing: Vec<u32> = state.card.peers.iter().copied().filter(|id| *id != me && !state.agreed.contains_key(id)).collect();
+        let missing: Vec<u32> = state
+            .card
+            .peers
+            .iter()
+            .copied()
+            .filter(|id| *id != me && !state.agreed.contains_key(id))
+            .collect();
         if state.card.peers.first() == Some(&me) && missing.is_empty() {
             let mut members: BTreeMap<u32, Member> = state.agreed.clone();
             members.insert(me, state.card.member.clone());
             return Ok(Step::Plan(members.into_values().collect()));
         }
-        Ok(Step::Ask { missing, planner: state.card.peers.first().copied().unwrap_or(me) })
+        Ok(Step::Ask {
+            missing,
+            planner: state.card.peers.first().copied().unwrap_or(me),
+        })
     }
 
     /// Resolves when [`Cluster::next_step`] may answer something else.
@@ -201,7 +247,9 @@ impl Cluster {
     /// Takes in what another store said of itself after the handshake: it may have joined a cluster
     /// since.
     pub fn heard(&self, status: &StoreStatus) -> Result<(), Error> {
-        let Some(plan) = &status.plan else { return Ok(()) };
+        let Some(plan) = &status.plan else {
+            return Ok(());
+        };
         let card = Card {
             wire_major: WIRE_MAJOR,
             member: status.member.clone().unwrap_or_default(),
@@ -218,7 +266,9 @@ impl Cluster {
         let answer = match verdict {
             Verdict::Fine => {
                 if state.card.plan.is_none() {
-                    state.agreed.insert(them.member.store_id, them.member.clone());
+                    state
+                        .agreed
+                        .insert(them.member.store_id, them.member.clone());
                 }
                 Ok(())
             }
@@ -261,7 +311,13 @@ pub enum Step {
 }
 
 fn peers_to_wire(peers: &BTreeSet<u32>) -> Vec<Member> {
-    peers.iter().map(|id| Member { store_id: *id, ..Member::default() }).collect()
+    peers
+        .iter()
+        .map(|id| Member {
+            store_id: *id,
+            ..Member::default()
+        })
+        .collect()
 }
 
 impl Handshake for Cluster {
@@ -282,7 +338,10 @@ impl Handshake for Cluster {
         if hello.to_store != u32::from(self.me.get()) {
             return Err(Error::new(
                 Reason::Refused,
-                format!("you dialled store {}, but this is store {}: check the addresses of --peer", hello.to_store, self.me),
+                format!(
+                    "you dialled store {}, but this is store {}: check the addresses of --peer",
+                    hello.to_store, self.me
+                ),
             ));
         }
         self.meet(&Card {
@@ -308,7 +367,10 @@ impl Handshake for Cluster {
         if member.store_id != u32::from(to.get()) {
             return Err(Error::new(
                 Reason::Refused,
-                format!("store {} answers at the address of store {to}: check the addresses of --peer", member.store_id),
+                format!(
+                    "store {} answers at the address of store {to}: check the addresses of --peer",
+                    member.store_id
+                ),
             ));
         }
         self.meet(&Card {
@@ -326,7 +388,10 @@ impl Handshake for Cluster {
         }
         let state = self.state.lock();
         let plan = state.card.plan.as_ref()?;
-        plan.members.iter().find(|member| member.store_id == u32::from(store.get())).map(|member| member.address.clone())
+        plan.members
+            .iter()
+            .find(|member| member.store_id == u32::from(store.get()))
+            .map(|member| member.address.clone())
     }
 }
 
@@ -335,7 +400,11 @@ mod tests {
     use super::*;
 
     fn member(id: u32, uuid: &str) -> Member {
-        Member { store_id: id, store_uuid: uuid.into(), address: format!("host{id}:1") }
+        Member {
+            store_id: id,
+            store_uuid: uuid.into(),
+            address: format!("host{id}:1"),
+        }
     }
 
     fn plan(cluster: &str, members: &[(u32, &str)]) -> ClusterPlan {
@@ -350,14 +419,19 @@ mod tests {
         Card {
             wire_major: WIRE_MAJOR,
             member: member(id, uuid),
-            cluster_id: plan.as_ref().map(|plan| plan.cluster_id.clone()).unwrap_or_default(),
+            cluster_id: plan
+                .as_ref()
+                .map(|plan| plan.cluster_id.clone())
+                .unwrap_or_default(),
             peers: BTreeSet::from([1, 2, 3]),
             plan,
         }
     }
 
     fn cluster(id: u32) -> Arc<Cluster> {
-        let peers = (1..=3).map(|id| (StoreId::new(id).unwrap(), format!("host{id}:1"))).collect();
+        let peers = (1..=3)
+            .map(|id| (StoreId::new(id).unwrap(), format!("host{id}:1")))
+            .collect();
         Cluster::new(member(id, &format!("u{id}")), &peers, None).unwrap()
     }
 
@@ -377,13 +451,23 @@ mod tests {
             other => panic!("{other:?}"),
         }
         meet(&one, &three).unwrap();
-        let Ok(Step::Plan(members)) = one.next_step() else { panic!("all agreed") };
+        let Ok(Step::Plan(members)) = one.next_step() else {
+            panic!("all agreed")
+        };
         assert_eq!(members.len(), 3);
         meet(&two, &three).unwrap();
-        assert!(matches!(two.next_step(), Ok(Step::Ask { .. })), "store 2 is not the smallest");
-        one.joined(ClusterPlan { members, ..plan("c", &[]) });
+        assert!(
+            matches!(two.next_step(), Ok(Step::Ask { .. })),
+            "store 2 is not the smallest"
+        );
+        one.joined(ClusterPlan {
+            members,
+            ..plan("c", &[])
+        });
         meet(&one, &two).unwrap();
-        let Ok(Step::Adopt(adopted)) = two.next_step() else { panic!("offered") };
+        let Ok(Step::Adopt(adopted)) = two.next_step() else {
+            panic!("offered")
+        };
         two.joined(adopted);
         // Store 3 hears of it from store 2.
         meet(&three, &two).unwrap();
@@ -394,11 +478,22 @@ mod tests {
     fn a_wiped_disk_is_refused_and_stops_itself() {
         let known = plan("c", &[(1, "u1"), (2, "u2"), (3, "u3")]);
         let wiped = card(1, "new", None);
-        assert!(matches!(judge(&wiped, &card(2, "u2", Some(known.clone()))), Verdict::Fatal(_)));
-        assert!(matches!(judge(&card(2, "u2", Some(known.clone())), &wiped), Verdict::Refuse(_)));
+        assert!(matches!(
+            judge(&wiped, &card(2, "u2", Some(known.clone()))),
+            Verdict::Fatal(_)
+        ));
+        assert!(matches!(
+            judge(&card(2, "u2", Some(known.clone())), &wiped),
+            Verdict::Refuse(_)
+        ));
         // The one with the smallest id, too: it finds a cluster instead of planning one.
         let one = cluster(1);
-        let two = Cluster::new(member(2, "u2"), &BTreeMap::new(), Some(plan("c", &[(1, "old"), (2, "u2")]))).unwrap();
+        let two = Cluster::new(
+            member(2, "u2"),
+            &BTreeMap::new(),
+            Some(plan("c", &[(1, "old"), (2, "u2")])),
+        )
+        .unwrap();
         let reply = HelloReply {
             wire_major: WIRE_MAJOR,
             me: Some(member(2, "u2")),
@@ -414,25 +509,50 @@ mod tests {
     fn strangers_are_refused() {
         let mine = card(1, "u1", Some(plan("a", &[(1, "u1"), (2, "u2")])));
         let cases = [
-            (card(2, "u2", Some(plan("b", &[(2, "u2")]))), "belongs to cluster b"),
+            (
+                card(2, "u2", Some(plan("b", &[(2, "u2")]))),
+                "belongs to cluster b",
+            ),
             (card(9, "u9", None), "not a member"),
             (card(1, "u1", None), "both ends"),
-            (Card { wire_major: WIRE_MAJOR + 1, ..card(2, "u2", None) }, "wire version"),
+            (
+                Card {
+                    wire_major: WIRE_MAJOR + 1,
+                    ..card(2, "u2", None)
+                },
+                "wire version",
+            ),
         ];
         for (them, part) in cases {
             match judge(&mine, &them) {
-                Verdict::Refuse(error) => assert!(error.message.contains(part), "{}", error.message),
+                Verdict::Refuse(error) => {
+                    assert!(error.message.contains(part), "{}", error.message)
+                }
                 other => panic!("{part}: {other:?}"),
             }
         }
-        let other_list = Card { peers: BTreeSet::from([2, 3]), ..card(2, "u2", None) };
-        assert!(matches!(judge(&card(1, "u1", None), &other_list), Verdict::Refuse(_)));
+        let other_list = Card {
+            peers: BTreeSet::from([2, 3]),
+            ..card(2, "u2", None)
+        };
+        assert!(matches!(
+            judge(&card(1, "u1", None), &other_list),
+            Verdict::Refuse(_)
+        ));
     }
 
     #[test]
     fn a_wrong_address_is_named() {
         let (one, two) = (cluster(1), cluster(2));
-        let error = two.accept(&one.hello(StoreId::new(3).unwrap())).unwrap_err();
-        assert!(error.message.contains("you dialled store 3, but this is store 2"), "{}", error.message);
+        let error = two
+            .accept(&one.hello(StoreId::new(3).unwrap()))
+            .unwrap_err();
+        assert!(
+            error
+                .message
+                .contains("you dialled store 3, but this is store 2"),
+            "{}",
+            error.message
+        );
     }
 }

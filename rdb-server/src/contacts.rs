@@ -38,7 +38,11 @@ impl Contacts {
     pub fn age(&self, store: StoreId) -> Option<Duration> {
         match self.heard[usize::from(store.get())].load(Ordering::Relaxed) {
             0 => None,
-            at => Some(self.started.elapsed().saturating_sub(Duration::from_millis(at - 1))),
+            at => Some(
+                self.started
+                    .elapsed()
+                    .saturating_sub(Duration::from_millis(at - 1)),
+            ),
         }
     }
 }

@@ -51,7 +51,11 @@ pub struct Error {
 impl Error {
     /// A refusal without metadata.
     pub fn new(reason: Reason, message: impl Into<String>) -> Error {
-        Error { reason, message: message.into(), metadata: BTreeMap::new() }
+        Error {
+            reason,
+            message: message.into(),
+            metadata: BTreeMap::new(),
+        }
     }
 
     /// Adds metadata.
@@ -69,7 +73,9 @@ impl Error {
 
     /// Whether the write may have been applied.
     pub fn is_unknown(&self) -> bool {
-        self.metadata.get("outcome").is_some_and(|outcome| outcome == Outcome::Unknown.as_str())
+        self.metadata
+            .get("outcome")
+            .is_some_and(|outcome| outcome == Outcome::Unknown.as_str())
     }
 
     /// Whether a repeat can succeed at all.
@@ -84,7 +90,11 @@ impl Error {
 
     /// As [`Error::invalid`], where a limit was broken.
     pub fn over_limit(field: &str, limit: u64, got: u64) -> Error {
-        Error::invalid(field, format!("{field} has {got} bytes; the limit is {limit}")).with("limit", limit)
+        Error::invalid(
+            field,
+            format!("{field} has {got} bytes; the limit is {limit}"),
+        )
+        .with("limit", limit)
     }
 
     /// How long a client should wait before it repeats; `None` where it must not.
@@ -105,7 +115,14 @@ impl Error {
     /// As a gRPC status.
     pub fn to_status(&self, has_request_id: bool) -> Status {
         let mut details = ErrorDetails::new();
-        details.set_error_info(self.reason.as_str(), DOMAIN, self.metadata.clone().into_iter().collect::<std::collections::HashMap<_, _>>());
+        details.set_error_info(
+            self.reason.as_str(),
+            DOMAIN,
+            self.metadata
+                .clone()
+                .into_iter()
+                .collect::<std::collections::HashMap<_, _>>(),
+        );
         if let Some(delay) = self.retry_after(has_request_id) {
             details.set_retry_info(Some(delay));
         }
@@ -119,7 +136,9 @@ impl Error {
             reason: self.reason.as_str().to_owned(),
             message: self.message.clone(),
             metadata: self.metadata.clone(),
-            retry_after_ms: self.retry_after(has_request_id).map_or(0, |delay| delay.as_millis() as u64),
+            retry_after_ms: self
+                .retry_after(has_request_id)
+                .map_or(0, |delay| delay.as_millis() as u64),
         }
     }
 
@@ -167,7 +186,9 @@ pub fn code(reason: Reason) -> Code {
         | Reason::StaleEpoch
         | Reason::SessionLost
         | Reason::NotReady => Code::Unavailable,
-        Reason::WrongMode | Reason::RequestIdExpired | Reason::ClockSkew | Reason::Refused => Code::FailedPrecondition,
+        Reason::WrongMode | Reason::RequestIdExpired | Reason::ClockSkew | Reason::Refused => {
+            Code::FailedPrecondition
+        }
         Reason::NamespaceNotFound => Code::NotFound,
         Reason::AlreadyExists => Code::AlreadyExists,
         Reason::SwitchInProgress | Reason::SwitchAborted => Code::Aborted,
@@ -186,7 +207,9 @@ mod tests {
 
     #[test]
     fn a_refusal_survives_the_way_through_another_store() {
-        let error = Error::new(Reason::NoQuorum, "region 2 has no quorum").with("region", 2).outcome(Outcome::Unknown);
+        let error = Error::new(Reason::NoQuorum, "region 2 has no quorum")
+            .with("region", 2)
+            .outcome(Outcome::Unknown);
         assert_eq!(Error::from_wire(error.to_wire()), error);
     }
 
@@ -202,11 +225,20 @@ mod tests {
 
     #[test]
     fn a_status_carries_reason_domain_metadata_and_delay() {
-        let status = Error::new(Reason::NoQuorum, "x").with("region", 2).outcome(Outcome::NotApplied).to_status(false);
+        let status = Error::new(Reason::NoQuorum, "x")
+            .with("region", 2)
+            .outcome(Outcome::NotApplied)
+            .to_status(false);
         let details = status.get_error_details();
         let info = details.error_info().unwrap();
-        assert_eq!((status.code(), info.reason.as_str(), info.domain.as_str()), (Code::Unavailable, "NO_QUORUM", DOMAIN));
-        assert_eq!(info.metadata.get("outcome").map(String::as_str), Some("not_applied"));
+        assert_eq!(
+            (status.code(), info.reason.as_str(), info.domain.as_str()),
+            (Code::Unavailable, "NO_QUORUM", DOMAIN)
+        );
+        assert_eq!(
+            info.metadata.get("outcome").map(String::as_str),
+            Some("not_applied")
+        );
         assert!(details.retry_info().is_some());
     }
 }

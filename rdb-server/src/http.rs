@@ -5,8 +5,8 @@
 
 use crate::cluster::Cluster;
 use crate::metrics::Metrics;
-use crate::peer_manager::PeerManager;
 use crate::namespace::Namespaces;
+use crate::peer_manager::PeerManager;
 use axum::Router;
 use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
@@ -49,20 +49,34 @@ impl Probes {
     fn checks(&self) -> Vec<Check> {
         let mut checks = vec![Check {
             name: "cluster".into(),
-            problem: self.cluster.plan().is_none().then(|| "this store belongs to no cluster yet; see its log for whom it waits".into()),
+            problem: self.cluster.plan().is_none().then(|| {
+                "this store belongs to no cluster yet; see its log for whom it waits".into()
+            }),
         }];
         if self.leaving.load(Ordering::Acquire) {
-            checks.push(Check { name: "leaving".into(), problem: Some("this store is shutting down".into()) });
+            checks.push(Check {
+                name: "leaving".into(),
+                problem: Some("this store is shutting down".into()),
+            });
         }
         let initialised = self.namespaces.tables().cluster.is_some();
-        checks.push(Check { name: "tables".into(), problem: (!initialised).then(|| "the cluster's tables are not here yet".into()) });
+        checks.push(Check {
+            name: "tables".into(),
+            problem: (!initialised).then(|| "the cluster's tables are not here yet".into()),
+        });
         // Regions are opened one after the other when the store joins: all of them, or it is not ready.
         let planned = self.cluster.plan().map_or(0, |plan| plan.regions.len());
         let open = self.manager.peers().len();
-        checks.push(Check { name: "regions".into(), problem: (open < planned).then(|| format!("{open} of {planned} regions are open")) });
+        checks.push(Check {
+            name: "regions".into(),
+            problem: (open < planned).then(|| format!("{open} of {planned} regions are open")),
+        });
         for peer in self.manager.peers() {
             let problem = (!peer.quorum().available()).then(|| peer.quorum().lost(None).message);
-            checks.push(Check { name: format!("region {}", peer.id()), problem });
+            checks.push(Check {
+                name: format!("region {}", peer.id()),
+                problem,
+            });
         }
         checks
     }
@@ -76,10 +90,21 @@ impl Probes {
 async fn readyz(State(probes): State<Probes>, RawQuery(query): RawQuery) -> Response {
     let checks = probes.checks();
     let ready = checks.iter().all(|check| check.problem.is_none());
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let verbose = query.is_some_and(|query| query.split('&').any(|part| part == "verbose" || part.starts_with("verbose=")));
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let verbose = query.is_some_and(|query| {
+        query
+            .split('&')
+            .any(|part| part == "verbose" || part.starts_with("verbose="))
+    });
     let mut text = String::new();
-    for check in checks.iter().filter(|check| verbose || check.problem.is_some()) {
+    for check in checks
+        .iter()
+        .filter(|check| verbose || check.problem.is_some())
+    {
         match &check.problem {
             None => text.push_str(&format!("[+] {}: ok\n", check.name)),
             Some(problem) => text.push_str(&format!("[-] {}: {problem}\n", check.name)),
@@ -95,7 +120,14 @@ async fn metrics(State(probes): State<Probes>) -> Response {
     // The engine's numbers come off the disk's directory.
     let encoded = tokio::task::spawn_blocking(move || probes.metrics.encode()).await;
     match encoded.unwrap_or(Err(std::fmt::Error)) {
-        Ok(text) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response(),
+        Ok(text) => (
+            [(
+                header::CONTENT_TYPE,
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            )],
+            text,
+        )
+            .into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }

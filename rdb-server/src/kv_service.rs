@@ -41,20 +41,31 @@ pub struct KvService {
 impl KvService {
     /// Over a router.
     pub fn new(router: Router, config: LiveConfig, metrics: Arc<Metrics>) -> KvService {
-        KvService { router, config, metrics }
+        KvService {
+            router,
+            config,
+            metrics,
+        }
     }
 
     fn deadline(&self, timeout: Option<Duration>) -> Result<Instant, Error> {
         let timeout = timeout.unwrap_or_else(|| self.config.load().consistency.request_timeout);
         if timeout.is_zero() {
-            return Err(Error::new(Reason::DeadlineExceeded, "the deadline had passed when the request came").outcome(Outcome::NotApplied));
+            return Err(Error::new(
+                Reason::DeadlineExceeded,
+                "the deadline had passed when the request came",
+            )
+            .outcome(Outcome::NotApplied));
         }
         Ok(Instant::now() + timeout.min(LONGEST_CALL))
     }
 
     fn check_key(&self, key: &Bytes) -> Result<(), Error> {
         if key.is_empty() {
-            return Err(Error::invalid("key", "the key is empty; a key has at least one byte"));
+            return Err(Error::invalid(
+                "key",
+                "the key is empty; a key has at least one byte",
+            ));
         }
         let max_key = self.config.load().limits.max_key.as_bytes();
         if key.len() as u64 > max_key {
@@ -63,52 +74,105 @@ impl KvService {
         Ok(())
     }
 
-    fn write_op(&self, kind: Kind, key: Bytes, value: Bytes, ttl_ms: i64, request_id: Bytes) -> Result<WriteOp, Error> {
+    fn write_op(
+        &self,
+        kind: Kind,
+        key: Bytes,
+        value: Bytes,
+        ttl_ms: i64,
+        request_id: Bytes,
+    ) -> Result<WriteOp, Error> {
         let checked = self.check_key(&key).and_then(|()| {
             let max_value = self.config.load().limits.max_value.as_bytes();
             if value.len() as u64 > max_value {
                 return Err(Error::over_limit("value", max_value, value.len() as u64));
             }
             if ttl_ms < 0 {
-                return Err(Error::invalid("ttl_ms", format!("ttl_ms is {ttl_ms}; it is the milliseconds until the key expires, or 0")));
+                return Err(Error::invalid(
+                    "ttl_ms",
+                    format!(
+                        "ttl_ms is {ttl_ms}; it is the milliseconds until the key expires, or 0"
+                    ),
+                ));
             }
             if ttl_ms > MAX_TTL_MS {
-                return Err(Error::invalid("ttl_ms", format!("ttl_ms is {ttl_ms}; the limit is {MAX_TTL_MS} (100 years)")).with("limit", MAX_TTL_MS));
+                return Err(Error::invalid(
+                    "ttl_ms",
+                    format!("ttl_ms is {ttl_ms}; the limit is {MAX_TTL_MS} (100 years)"),
+                )
+                .with("limit", MAX_TTL_MS));
             }
             if request_id.len() > request_id::MAX_BYTES {
-                return Err(Error::over_limit("request_id", request_id::MAX_BYTES as u64, request_id.len() as u64));
+                return Err(Error::over_limit(
+                    "request_id",
+                    request_id::MAX_BYTES as u64,
+                    request_id.len() as u64,
+                ));
             }
             Ok(())
         });
         checked.map_err(|error| error.outcome(Outcome::NotApplied))?;
-        Ok(WriteOp { kind: kind as i32, key, value, ttl_ms, request_id, ..WriteOp::default() })
+        Ok(WriteOp {
+            kind: kind as i32,
+            key,
+            value,
+            ttl_ms,
+            request_id,
+            ..WriteOp::default()
+        })
     }
 
     fn decode(&self, op: batch_request::Op) -> Result<Decoded, Error> {
         match op {
             batch_request::Op::Get(get) => {
                 self.check_key(&get.key)?;
-                Ok(Decoded::Read { namespace: get.namespace, read: Read { key: get.key, options: get.read.unwrap_or_default() } })
+                Ok(Decoded::Read {
+                    namespace: get.namespace,
+                    read: Read {
+                        key: get.key,
+                        options: get.read.unwrap_or_default(),
+                    },
+                })
             }
             batch_request::Op::Put(put) => {
-                let op = self.write_op(Kind::Put, put.key, put.value, put.ttl_ms, put.request_id)?;
-                Ok(Decoded::Write { namespace: put.namespace, op, seen_epoch: put.seen_epoch })
+                let op =
+                    self.write_op(Kind::Put, put.key, put.value, put.ttl_ms, put.request_id)?;
+                Ok(Decoded::Write {
+                    namespace: put.namespace,
+                    op,
+                    seen_epoch: put.seen_epoch,
+                })
             }
             batch_request::Op::Delete(delete) => {
-                let op = self.write_op(Kind::Delete, delete.key, Bytes::new(), 0, delete.request_id)?;
-                Ok(Decoded::Write { namespace: delete.namespace, op, seen_epoch: delete.seen_epoch })
+                let op =
+                    self.write_op(Kind::Delete, delete.key, Bytes::new(), 0, delete.request_id)?;
+                Ok(Decoded::Write {
+                    namespace: delete.namespace,
+                    op,
+                    seen_epoch: delete.seen_epoch,
+                })
             }
             batch_request::Op::CompareAndSwap(cas) => {
                 let (kind, value) = match cas.change {
                     Some(compare_and_swap_request::Change::Value(value)) => (Kind::CasPut, value),
-                    Some(compare_and_swap_request::Change::Delete(true)) => (Kind::CasDelete, Bytes::new()),
+                    Some(compare_and_swap_request::Change::Delete(true)) => {
+                        (Kind::CasDelete, Bytes::new())
+                    }
                     Some(compare_and_swap_request::Change::Delete(false)) | None => {
-                        return Err(Error::invalid("change", "compare_and_swap needs a value to write, or delete = true").outcome(Outcome::NotApplied));
+                        return Err(Error::invalid(
+                            "change",
+                            "compare_and_swap needs a value to write, or delete = true",
+                        )
+                        .outcome(Outcome::NotApplied));
                     }
                 };
                 let mut op = self.write_op(kind, cas.key, value, cas.ttl_ms, cas.request_id)?;
                 op.expected_version = cas.expected_version;
-                Ok(Decoded::Write { namespace: cas.namespace, op, seen_epoch: cas.seen_epoch })
+                Ok(Decoded::Write {
+                    namespace: cas.namespace,
+                    op,
+                    seen_epoch: cas.seen_epoch,
+                })
             }
         }
     }
@@ -116,31 +180,63 @@ impl KvService {
     /// Works on operations of one namespace and kind together; answers by position.
     async fn run(&self, group: Group, deadline: Instant) -> Vec<Answer> {
         match group {
-            Group::Reads { namespace, ids, reads } => {
+            Group::Reads {
+                namespace,
+                ids,
+                reads,
+            } => {
                 let found = self.router.read(&namespace, reads, deadline).await;
-                ids.into_iter().zip(found).map(|(id, found)| (id, found.map(got).map_err(|error| (error, true)))).collect()
+                ids.into_iter()
+                    .zip(found)
+                    .map(|(id, found)| (id, found.map(got).map_err(|error| (error, true))))
+                    .collect()
             }
-            Group::Writes { namespace, ids, ops } => {
+            Group::Writes {
+                namespace,
+                ids,
+                ops,
+            } => {
                 let shapes: Vec<(Kind, bool, i64)> = ops
                     .iter()
-                    .map(|(op, _)| (Kind::try_from(op.kind).unwrap_or(Kind::Put), !op.request_id.is_empty(), op.ttl_ms))
+                    .map(|(op, _)| {
+                        (
+                            Kind::try_from(op.kind).unwrap_or(Kind::Put),
+                            !op.request_id.is_empty(),
+                            op.ttl_ms,
+                        )
+                    })
                     .collect();
                 let written = self.router.write(&namespace, ops, deadline).await;
                 let answers = ids.into_iter().zip(shapes).zip(written);
                 answers
-                    .map(|((id, (kind, has_id, _)), written)| (id, written.map(|written| wrote(kind, &written)).map_err(|error| (error, has_id))))
+                    .map(|((id, (kind, has_id, _)), written)| {
+                        (
+                            id,
+                            written
+                                .map(|written| wrote(kind, &written))
+                                .map_err(|error| (error, has_id)),
+                        )
+                    })
                     .collect()
             }
         }
     }
 
-    async fn unary(&self, method: &'static str, timeout: Option<Duration>, op: batch_request::Op) -> Result<batch_response::Result, Status> {
+    async fn unary(
+        &self,
+        method: &'static str,
+        timeout: Option<Duration>,
+        op: batch_request::Op,
+    ) -> Result<batch_response::Result, Status> {
         let timed = Timed::start(&self.metrics, method, namespace_of(&op));
         let result = async {
             let deadline = self.deadline(timeout).map_err(|error| (error, false))?;
             let group = self.decode(op).map_err(|error| (error, false))?.alone();
             let mut answers = self.run(group, deadline).await;
-            answers.pop().map_or_else(|| Err((Error::new(Reason::NotReady, "no answer"), true)), |(_, answer)| answer)
+            answers.pop().map_or_else(
+                || Err((Error::new(Reason::NotReady, "no answer"), true)),
+                |(_, answer)| answer,
+            )
         }
         .await;
         timed.done(result.as_ref().err().map(|(error, _)| error));
@@ -170,7 +266,12 @@ impl KvService {
         let mut work: Vec<BoxFuture<'static, kv::BatchResponse>> = Vec::new();
         if !refused.is_empty() {
             for _ in &refused {
-                Timed::start(&self.metrics, "Batch", "").done(refused.first().and_then(|(_, result)| result.as_ref().err()).map(|(error, _)| error));
+                Timed::start(&self.metrics, "Batch", "").done(
+                    refused
+                        .first()
+                        .and_then(|(_, result)| result.as_ref().err())
+                        .map(|(error, _)| error),
+                );
             }
             work.push(async move { response_of(refused) }.boxed());
         }
@@ -179,13 +280,25 @@ impl KvService {
             let timeout = (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms));
             work.push(
                 async move {
-                    let method = if matches!(group, Group::Reads { .. }) { "Get" } else { "Write" };
+                    let method = if matches!(group, Group::Reads { .. }) {
+                        "Get"
+                    } else {
+                        "Write"
+                    };
                     let timed = Timed::start(&service.metrics, method, &namespace);
                     let answers = match service.deadline(timeout) {
                         Ok(deadline) => service.run(group, deadline).await,
-                        Err(error) => group.ids().iter().map(|id| (*id, Err((error.clone(), false)))).collect(),
+                        Err(error) => group
+                            .ids()
+                            .iter()
+                            .map(|id| (*id, Err((error.clone(), false))))
+                            .collect(),
                     };
-                    timed.done_all(answers.iter().map(|(_, answer)| answer.as_ref().err().map(|(error, _)| error)));
+                    timed.done_all(
+                        answers
+                            .iter()
+                            .map(|(_, answer)| answer.as_ref().err().map(|(error, _)| error)),
+                    );
                     response_of(answers)
                 }
                 .boxed(),
@@ -199,20 +312,47 @@ impl KvService {
 type Answer = (u64, Result<batch_response::Result, (Error, bool)>);
 
 enum Decoded {
-    Read { namespace: String, read: Read },
-    Write { namespace: String, op: WriteOp, seen_epoch: u64 },
+    Read {
+        namespace: String,
+        read: Read,
+    },
+    Write {
+        namespace: String,
+        op: WriteOp,
+        seen_epoch: u64,
+    },
 }
 
 enum Group {
-    Reads { namespace: String, ids: Vec<u64>, reads: Vec<Read> },
-    Writes { namespace: String, ids: Vec<u64>, ops: Vec<(WriteOp, u64)> },
+    Reads {
+        namespace: String,
+        ids: Vec<u64>,
+        reads: Vec<Read>,
+    },
+    Writes {
+        namespace: String,
+        ids: Vec<u64>,
+        ops: Vec<(WriteOp, u64)>,
+    },
 }
 
 impl Decoded {
     fn alone(self) -> Group {
         match self {
-            Decoded::Read { namespace, read } => Group::Reads { namespace, ids: vec![0], reads: vec![read] },
-            Decoded::Write { namespace, op, seen_epoch } => Group::Writes { namespace, ids: vec![0], ops: vec![(op, seen_epoch)] },
+            Decoded::Read { namespace, read } => Group::Reads {
+                namespace,
+                ids: vec![0],
+                reads: vec![read],
+            },
+            Decoded::Write {
+                namespace,
+                op,
+                seen_epoch,
+            } => Group::Writes {
+                namespace,
+                ids: vec![0],
+                ops: vec![(op, seen_epoch)],
+            },
         }
     }
 
@@ -223,16 +363,28 @@ impl Decoded {
                 let stale = read.options.consistency == kv::Consistency::Stale as i32;
                 let group = groups
                     .entry((namespace.clone(), false, timeout_ms * 2 + u64::from(stale)))
-                    .or_insert_with(|| Group::Reads { namespace, ids: Vec::new(), reads: Vec::new() });
+                    .or_insert_with(|| Group::Reads {
+                        namespace,
+                        ids: Vec::new(),
+                        reads: Vec::new(),
+                    });
                 if let Group::Reads { ids, reads, .. } = group {
                     ids.push(id);
                     reads.push(read);
                 }
             }
-            Decoded::Write { namespace, op, seen_epoch } => {
+            Decoded::Write {
+                namespace,
+                op,
+                seen_epoch,
+            } => {
                 let group = groups
                     .entry((namespace.clone(), true, timeout_ms * 2))
-                    .or_insert_with(|| Group::Writes { namespace, ids: Vec::new(), ops: Vec::new() });
+                    .or_insert_with(|| Group::Writes {
+                        namespace,
+                        ids: Vec::new(),
+                        ops: Vec::new(),
+                    });
                 if let Group::Writes { ids, ops, .. } = group {
                     ids.push(id);
                     ops.push((op, seen_epoch));
@@ -262,7 +414,10 @@ fn namespace_of(op: &batch_request::Op) -> &str {
 fn got(found: Found) -> batch_response::Result {
     let receipt = Some(found.receipt);
     batch_response::Result::Get(match found.record {
-        None => kv::GetResponse { receipt, ..Default::default() },
+        None => kv::GetResponse {
+            receipt,
+            ..Default::default()
+        },
         Some(record) => kv::GetResponse {
             found: true,
             value: record.value,
@@ -276,23 +431,48 @@ fn got(found: Found) -> batch_response::Result {
 fn wrote(kind: Kind, written: &Written) -> batch_response::Result {
     let (applied, receipt) = (written.applied, Some(written.receipt.clone()));
     match kind {
-        Kind::Put => batch_response::Result::Put(kv::PutResponse { version: applied.version, receipt }),
-        Kind::Delete => batch_response::Result::Delete(kv::DeleteResponse { existed: applied.existed, version: applied.version, receipt }),
+        Kind::Put => batch_response::Result::Put(kv::PutResponse {
+            version: applied.version,
+            receipt,
+        }),
+        Kind::Delete => batch_response::Result::Delete(kv::DeleteResponse {
+            existed: applied.existed,
+            version: applied.version,
+            receipt,
+        }),
         Kind::CasPut | Kind::CasDelete => {
-            let new_version = if applied.swapped && kind == Kind::CasPut { applied.version } else { 0 };
+            let new_version = if applied.swapped && kind == Kind::CasPut {
+                applied.version
+            } else {
+                0
+            };
             let current_version = if applied.swapped { 0 } else { applied.version };
-            batch_response::Result::CompareAndSwap(kv::CompareAndSwapResponse { success: applied.swapped, current_version, new_version, receipt })
+            batch_response::Result::CompareAndSwap(kv::CompareAndSwapResponse {
+                success: applied.swapped,
+                current_version,
+                new_version,
+                receipt,
+            })
         }
     }
 }
 
 fn response_of(answers: Vec<Answer>) -> kv::BatchResponse {
     let mut responses = answers.into_iter().map(|(id, answer)| {
-        let result = answer.unwrap_or_else(|(error, has_id)| batch_response::Result::Failure(error.to_failure(has_id)));
-        kv::BatchResponse { id, result: Some(result), also: Vec::new() }
+        let result = answer.unwrap_or_else(|(error, has_id)| {
+            batch_response::Result::Failure(error.to_failure(has_id))
+        });
+        kv::BatchResponse {
+            id,
+            result: Some(result),
+            also: Vec::new(),
+        }
     });
     let first = responses.next().unwrap_or_default();
-    kv::BatchResponse { also: responses.collect(), ..first }
+    kv::BatchResponse {
+        also: responses.collect(),
+        ..first
+    }
 }
 
 /// The caller's deadline, from the `grpc-timeout` header.
@@ -321,33 +501,65 @@ fn other_answer() -> Status {
 
 #[tonic::async_trait]
 impl Kv for KvService {
-    async fn get(&self, request: Request<kv::GetRequest>) -> Result<Response<kv::GetResponse>, Status> {
+    async fn get(
+        &self,
+        request: Request<kv::GetRequest>,
+    ) -> Result<Response<kv::GetResponse>, Status> {
         let timeout = timeout_of(&request);
-        match self.unary("Get", timeout, batch_request::Op::Get(request.into_inner())).await? {
+        match self
+            .unary("Get", timeout, batch_request::Op::Get(request.into_inner()))
+            .await?
+        {
             batch_response::Result::Get(response) => Ok(Response::new(response)),
             _ => Err(other_answer()),
         }
     }
 
-    async fn put(&self, request: Request<kv::PutRequest>) -> Result<Response<kv::PutResponse>, Status> {
+    async fn put(
+        &self,
+        request: Request<kv::PutRequest>,
+    ) -> Result<Response<kv::PutResponse>, Status> {
         let timeout = timeout_of(&request);
-        match self.unary("Put", timeout, batch_request::Op::Put(request.into_inner())).await? {
+        match self
+            .unary("Put", timeout, batch_request::Op::Put(request.into_inner()))
+            .await?
+        {
             batch_response::Result::Put(response) => Ok(Response::new(response)),
             _ => Err(other_answer()),
         }
     }
 
-    async fn delete(&self, request: Request<kv::DeleteRequest>) -> Result<Response<kv::DeleteResponse>, Status> {
+    async fn delete(
+        &self,
+        request: Request<kv::DeleteRequest>,
+    ) -> Result<Response<kv::DeleteResponse>, Status> {
         let timeout = timeout_of(&request);
-        match self.unary("Delete", timeout, batch_request::Op::Delete(request.into_inner())).await? {
+        match self
+            .unary(
+                "Delete",
+                timeout,
+                batch_request::Op::Delete(request.into_inner()),
+            )
+            .await?
+        {
             batch_response::Result::Delete(response) => Ok(Response::new(response)),
             _ => Err(other_answer()),
         }
     }
 
-    async fn compare_and_swap(&self, request: Request<kv::CompareAndSwapRequest>) -> Result<Response<kv::CompareAndSwapResponse>, Status> {
+    async fn compare_and_swap(
+        &self,
+        request: Request<kv::CompareAndSwapRequest>,
+    ) -> Result<Response<kv::CompareAndSwapResponse>, Status> {
         let timeout = timeout_of(&request);
-        match self.unary("CompareAndSwap", timeout, batch_request::Op::CompareAndSwap(request.into_inner())).await? {
+        match self
+            .unary(
+                "CompareAndSwap",
+                timeout,
+                batch_request::Op::CompareAndSwap(request.into_inner()),
+            )
+            .await?
+        {
             batch_response::Result::CompareAndSwap(response) => Ok(Response::new(response)),
             _ => Err(other_answer()),
         }
@@ -355,7 +567,10 @@ impl Kv for KvService {
 
     type ScanStream = BoxStream<'static, Result<kv::ScanResponse, Status>>;
 
-    async fn scan(&self, request: Request<kv::ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
+    async fn scan(
+        &self,
+        request: Request<kv::ScanRequest>,
+    ) -> Result<Response<Self::ScanStream>, Status> {
         let timeout = timeout_of(&request);
         let scan = request.into_inner();
         let timed = Timed::start(&self.metrics, "Scan", &scan.namespace);
@@ -363,9 +578,16 @@ impl Kv for KvService {
             let deadline = self.deadline(timeout)?;
             let by_prefix = !scan.prefix.is_empty();
             if by_prefix && !(scan.start.is_empty() && scan.end.is_empty()) {
-                return Err(Error::invalid("prefix", "give a prefix, or start and end, not both"));
+                return Err(Error::invalid(
+                    "prefix",
+                    "give a prefix, or start and end, not both",
+                ));
             }
-            for (field, bound) in [("start", &scan.start), ("end", &scan.end), ("prefix", &scan.prefix)] {
+            for (field, bound) in [
+                ("start", &scan.start),
+                ("end", &scan.end),
+                ("prefix", &scan.prefix),
+            ] {
                 let max_key = self.config.load().limits.max_key.as_bytes();
                 if bound.len() as u64 > max_key {
                     return Err(Error::over_limit(field, max_key, bound.len() as u64));
@@ -390,14 +612,21 @@ impl Kv for KvService {
         .await;
         timed.done(result.as_ref().err());
         match result {
-            Ok(pages) => Ok(Response::new(ReceiverStream::new(pages).map(|page| page.map_err(|error| error.to_status(true))).boxed())),
+            Ok(pages) => Ok(Response::new(
+                ReceiverStream::new(pages)
+                    .map(|page| page.map_err(|error| error.to_status(true)))
+                    .boxed(),
+            )),
             Err(error) => Err(error.to_status(true)),
         }
     }
 
     type BatchStream = Pin<Box<dyn Stream<Item = Result<kv::BatchResponse, Status>> + Send>>;
 
-    async fn batch(&self, request: Request<Streaming<kv::BatchRequest>>) -> Result<Response<Self::BatchStream>, Status> {
+    async fn batch(
+        &self,
+        request: Request<Streaming<kv::BatchRequest>>,
+    ) -> Result<Response<Self::BatchStream>, Status> {
         let mut requests = request.into_inner();
         let (answers, reader) = mpsc::channel(BATCH_WINDOW);
         let service = self.clone();
@@ -430,12 +659,22 @@ impl Kv for KvService {
 
     type WatchStream = BoxStream<'static, Result<kv::WatchResponse, Status>>;
 
-    async fn watch(&self, _: Request<kv::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        _: Request<kv::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         Err(not_built("Watch"))
     }
 }
 
 /// The answer of an RPC that is declared and not built yet.
 pub fn not_built(rpc: &str) -> Status {
-    Error::new(Reason::Unimplemented, format!("{rpc} is not built yet in this version ({})", env!("CARGO_PKG_VERSION"))).to_status(false)
+    Error::new(
+        Reason::Unimplemented,
+        format!(
+            "{rpc} is not built yet in this version ({})",
+            env!("CARGO_PKG_VERSION")
+        ),
+    )
+    .to_status(false)
 }

@@ -1,5 +1,9 @@
 //! The `rdb-server` process: arguments, configuration, run; nothing else.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command talks to the terminal")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command talks to the terminal"
+)]
 
 use clap::Parser;
 use rdb_server::config::{self, Cli};
@@ -10,7 +14,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let loaded = match config::load(&cli, config::process_env(), |path| std::fs::read_to_string(path)) {
+    let loaded = match config::load(&cli, config::process_env(), |path| {
+        std::fs::read_to_string(path)
+    }) {
         Ok(loaded) => loaded,
         Err(errors) => {
             eprintln!("{errors}");
@@ -34,7 +40,10 @@ fn main() -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("cannot start: {error}");
@@ -52,7 +61,12 @@ async fn run(loaded: config::Loaded, cli: &Cli, level: &LogLevel) -> ExitCode {
         tracing::error!(%error, "the disk can no longer be trusted: this process ends");
         std::process::abort();
     });
-    let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+    let signals = [
+        SignalKind::terminate(),
+        SignalKind::interrupt(),
+        SignalKind::hangup(),
+    ]
+    .map(signal);
     let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = signals else {
         eprintln!("cannot listen for signals");
         return ExitCode::FAILURE;
@@ -85,7 +99,9 @@ async fn run(loaded: config::Loaded, cli: &Cli, level: &LogLevel) -> ExitCode {
 
 /// Reads the configuration again. What is wrong with it changes nothing.
 fn reload(store: &Store, cli: &Cli, level: &LogLevel) {
-    let loaded = match config::load(cli, config::process_env(), |path| std::fs::read_to_string(path)) {
+    let loaded = match config::load(cli, config::process_env(), |path| {
+        std::fs::read_to_string(path)
+    }) {
         Ok(loaded) => loaded,
         Err(errors) => {
             for error in errors.as_slice() {
@@ -107,5 +123,9 @@ fn reload(store: &Store, cli: &Cli, level: &LogLevel) {
     for change in &restart {
         tracing::warn!(%change, "this change waits for a restart");
     }
-    tracing::info!(changed = live.len(), waiting = restart.len(), "configuration read again");
+    tracing::info!(
+        changed = live.len(),
+        waiting = restart.len(),
+        "configuration read again"
+    );
 }

@@ -67,9 +67,21 @@ impl Metrics {
     pub fn attach(&self, manager: Arc<PeerManager>, namespaces: Namespaces) {
         let mut registry = Registry::with_prefix("flaredb");
         registry.register("requests", "Requests answered", self.requests.clone());
-        registry.register_with_unit("request", "Time to answer a request", Unit::Seconds, self.seconds.clone());
-        registry.register("quorum_rejections", "Requests refused for want of a quorum", self.quorum_rejections.clone());
-        registry.register_collector(Box::new(Regions { manager, namespaces: namespaces.clone() }));
+        registry.register_with_unit(
+            "request",
+            "Time to answer a request",
+            Unit::Seconds,
+            self.seconds.clone(),
+        );
+        registry.register(
+            "quorum_rejections",
+            "Requests refused for want of a quorum",
+            self.quorum_rejections.clone(),
+        );
+        registry.register_collector(Box::new(Regions {
+            manager,
+            namespaces: namespaces.clone(),
+        }));
         // A second call would change nothing.
         let _ = self.namespaces.set(namespaces);
         let _ = self.registry.set(registry);
@@ -86,9 +98,20 @@ impl Metrics {
 
     /// A namespace's label: its name if it exists, so that labels are bounded by what exists.
     fn label(&self, namespace: &str) -> String {
-        let name = if namespace.is_empty() { NamespaceName::DEFAULT } else { namespace };
-        let known = self.namespaces.get().is_some_and(|namespaces| namespaces.tables().namespace(name).is_some());
-        if known { name.to_owned() } else { "unknown".to_owned() }
+        let name = if namespace.is_empty() {
+            NamespaceName::DEFAULT
+        } else {
+            namespace
+        };
+        let known = self
+            .namespaces
+            .get()
+            .is_some_and(|namespaces| namespaces.tables().namespace(name).is_some());
+        if known {
+            name.to_owned()
+        } else {
+            "unknown".to_owned()
+        }
     }
 }
 
@@ -103,7 +126,12 @@ pub struct Timed<'a> {
 impl<'a> Timed<'a> {
     /// The request came.
     pub fn start(metrics: &'a Metrics, method: &'static str, namespace: &str) -> Timed<'a> {
-        Timed { metrics, method, namespace: namespace.to_owned(), started: Instant::now() }
+        Timed {
+            metrics,
+            method,
+            namespace: namespace.to_owned(),
+            started: Instant::now(),
+        }
     }
 
     /// It was answered.
@@ -122,7 +150,9 @@ impl<'a> Timed<'a> {
                 None => ok += 1,
                 Some(error) => {
                     if error.reason == Reason::NoQuorum {
-                        let label = NamespaceLabel { namespace: namespace.clone() };
+                        let label = NamespaceLabel {
+                            namespace: namespace.clone(),
+                        };
                         self.metrics.quorum_rejections.get_or_create(&label).inc();
                     }
                     self.count(&namespace, label_of(code(error.reason)), 1);
@@ -133,13 +163,23 @@ impl<'a> Timed<'a> {
             self.count(&namespace, label_of(Code::Ok), ok);
         }
         if any {
-            let labels = LatencyLabels { method: self.method, mode: "strong" };
-            self.metrics.seconds.get_or_create(&labels).observe(self.started.elapsed().as_secs_f64());
+            let labels = LatencyLabels {
+                method: self.method,
+                mode: "strong",
+            };
+            self.metrics
+                .seconds
+                .get_or_create(&labels)
+                .observe(self.started.elapsed().as_secs_f64());
         }
     }
 
     fn count(&self, namespace: &str, code: String, by: u64) {
-        let labels = RequestLabels { method: self.method, namespace: namespace.to_owned(), code };
+        let labels = RequestLabels {
+            method: self.method,
+            namespace: namespace.to_owned(),
+            code,
+        };
         self.metrics.requests.get_or_create(&labels).inc_by(by);
     }
 }
@@ -186,26 +226,62 @@ impl Regions {
 
 impl Collector for Regions {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let reports: Vec<_> = self.manager.peers().iter().map(|peer| (peer.report(), peer.quorum().is_leader())).collect();
+        let reports: Vec<_> = self
+            .manager
+            .peers()
+            .iter()
+            .map(|peer| (peer.report(), peer.quorum().is_leader()))
+            .collect();
         let region = |id: u64| vec![("region", id.to_string())];
         let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         type Field = fn(&(rdb_proto::raft::RegionReport, bool)) -> u64;
         let fields: [(&str, &str, Field); 5] = [
-            ("quorum_available", "1 while a leader with a quorum is known", |(report, _)| u64::from(report.quorum)),
-            ("raft_is_leader", "1 on the store that leads the region", |(_, leads)| u64::from(*leads)),
-            ("raft_term", "Term of the region's leader", |(report, _)| report.term),
-            ("raft_commit_index", "Last log index known to be committed", |(report, _)| report.commit_index),
-            ("raft_applied_index", "Last log index applied here", |(report, _)| report.applied_index),
+            (
+                "quorum_available",
+                "1 while a leader with a quorum is known",
+                |(report, _)| u64::from(report.quorum),
+            ),
+            (
+                "raft_is_leader",
+                "1 on the store that leads the region",
+                |(_, leads)| u64::from(*leads),
+            ),
+            ("raft_term", "Term of the region's leader", |(report, _)| {
+                report.term
+            }),
+            (
+                "raft_commit_index",
+                "Last log index known to be committed",
+                |(report, _)| report.commit_index,
+            ),
+            (
+                "raft_applied_index",
+                "Last log index applied here",
+                |(report, _)| report.applied_index,
+            ),
         ];
         for (name, help, field) in fields {
-            Self::gauges(&mut encoder, name, help, reports.iter().map(|report| (region(report.0.region_id), number(field(report)))))?;
+            Self::gauges(
+                &mut encoder,
+                name,
+                help,
+                reports
+                    .iter()
+                    .map(|report| (region(report.0.region_id), number(field(report)))),
+            )?;
         }
         let tables = self.namespaces.tables();
         let mut totals = std::collections::BTreeMap::new();
         for (report, _) in &reports {
             for namespace in &report.namespaces {
-                if let Some(row) = tables.namespaces.get(&rdb_types::NamespaceId(namespace.namespace_id)).filter(|row| !row.deleted) {
-                    let total = totals.entry(row.name.clone()).or_insert((0u64, 0u64, 0u64, row.mode));
+                if let Some(row) = tables
+                    .namespaces
+                    .get(&rdb_types::NamespaceId(namespace.namespace_id))
+                    .filter(|row| !row.deleted)
+                {
+                    let total = totals
+                        .entry(row.name.clone())
+                        .or_insert((0u64, 0u64, 0u64, row.mode));
                     total.0 += namespace.keys;
                     total.1 += namespace.bytes;
                     total.2 = total.2.max(namespace.epoch);
@@ -214,32 +290,90 @@ impl Collector for Regions {
             }
         }
         let labelled = |name: &String| vec![("namespace", name.clone())];
-        Self::gauges(&mut encoder, "namespace_keys", "Records on this store", totals.iter().map(|(name, total)| (labelled(name), number(total.0))))?;
-        Self::gauges(&mut encoder, "namespace_bytes", "Bytes of keys and values on this store", totals.iter().map(|(name, total)| (labelled(name), number(total.1))))?;
-        Self::gauges(&mut encoder, "namespace_epoch", "Grows with every step of a mode change", totals.iter().map(|(name, total)| (labelled(name), number(total.2))))?;
+        Self::gauges(
+            &mut encoder,
+            "namespace_keys",
+            "Records on this store",
+            totals
+                .iter()
+                .map(|(name, total)| (labelled(name), number(total.0))),
+        )?;
+        Self::gauges(
+            &mut encoder,
+            "namespace_bytes",
+            "Bytes of keys and values on this store",
+            totals
+                .iter()
+                .map(|(name, total)| (labelled(name), number(total.1))),
+        )?;
+        Self::gauges(
+            &mut encoder,
+            "namespace_epoch",
+            "Grows with every step of a mode change",
+            totals
+                .iter()
+                .map(|(name, total)| (labelled(name), number(total.2))),
+        )?;
         Self::gauges(
             &mut encoder,
             "namespace_mode",
             "1 for the mode in force",
             totals.iter().map(|(name, total)| {
-                let mode = rdb_proto::convert::mode(total.3).map_or("unknown", rdb_types::Mode::as_str);
-                (vec![("namespace", name.clone()), ("mode", mode.to_owned())], 1)
+                let mode =
+                    rdb_proto::convert::mode(total.3).map_or("unknown", rdb_types::Mode::as_str);
+                (
+                    vec![("namespace", name.clone()), ("mode", mode.to_owned())],
+                    1,
+                )
             }),
         )?;
         let engine = self.manager.context().engine.stats();
         let committer = self.manager.context().committer.stats();
         for (name, help, value) in [
-            ("storage_disk_bytes", "Bytes of the database on disk", engine.disk_bytes),
-            ("storage_memtable_bytes", "Bytes of writes held in memory", engine.memtable_bytes),
-            ("storage_cache_bytes", "Bytes of the block cache in use", engine.cache_bytes),
-            ("storage_queued_bytes", "Bytes of batches that wait for the committer", committer.queued_bytes),
+            (
+                "storage_disk_bytes",
+                "Bytes of the database on disk",
+                engine.disk_bytes,
+            ),
+            (
+                "storage_memtable_bytes",
+                "Bytes of writes held in memory",
+                engine.memtable_bytes,
+            ),
+            (
+                "storage_cache_bytes",
+                "Bytes of the block cache in use",
+                engine.cache_bytes,
+            ),
+            (
+                "storage_queued_bytes",
+                "Bytes of batches that wait for the committer",
+                committer.queued_bytes,
+            ),
         ] {
-            Self::gauges(&mut encoder, name, help, std::iter::once((Vec::new(), number(value))))?;
+            Self::gauges(
+                &mut encoder,
+                name,
+                help,
+                std::iter::once((Vec::new(), number(value))),
+            )?;
         }
         for (name, help, value) in [
-            ("storage_syncs", "Syncs of the write-ahead log", engine.syncs),
-            ("storage_commit_submissions", "Batches submitted to the committer", committer.submissions),
-            ("storage_commit_groups", "Groups that the committer wrote; batches per group is how well a sync is shared", committer.groups),
+            (
+                "storage_syncs",
+                "Syncs of the write-ahead log",
+                engine.syncs,
+            ),
+            (
+                "storage_commit_submissions",
+                "Batches submitted to the committer",
+                committer.submissions,
+            ),
+            (
+                "storage_commit_groups",
+                "Groups that the committer wrote; batches per group is how well a sync is shared",
+                committer.groups,
+            ),
         ] {
             let counter = ConstCounter::new(value);
             let descriptor = encoder.encode_descriptor(name, help, None, counter.metric_type())?;

@@ -10,8 +10,8 @@ use crate::error::{Error, Outcome};
 use crate::peer::Peer;
 use crate::peer_manager::PeerManager;
 use crate::region::meta::{self, MetaState};
-use rdb_proto::raft::{self, CreateNamespaceCommand, NamespaceRow, command, command_outcome};
 use rdb_proto::convert;
+use rdb_proto::raft::{self, CreateNamespaceCommand, NamespaceRow, command, command_outcome};
 use rdb_types::{Mode, NamespaceId, NamespaceName, Reason, RegionId};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -29,9 +29,13 @@ impl Namespaces {
     }
 
     fn meta_peer(&self) -> Result<Arc<Peer>, Error> {
-        self.manager
-            .peer(RegionId::META)
-            .ok_or_else(|| Error::new(Reason::NotReady, "this store is still joining its cluster; try again").outcome(Outcome::NotApplied))
+        self.manager.peer(RegionId::META).ok_or_else(|| {
+            Error::new(
+                Reason::NotReady,
+                "this store is still joining its cluster; try again",
+            )
+            .outcome(Outcome::NotApplied)
+        })
     }
 
     /// The cluster's tables as far as this store has applied them.
@@ -50,7 +54,9 @@ impl Namespaces {
 
     fn parse(name: &str) -> Result<NamespaceName, Error> {
         NamespaceName::of_request(name).map_err(|error| {
-            Error::invalid("namespace", error.to_string()).with("limit", NamespaceName::MAX_BYTES).outcome(Outcome::NotApplied)
+            Error::invalid("namespace", error.to_string())
+                .with("limit", NamespaceName::MAX_BYTES)
+                .outcome(Outcome::NotApplied)
         })
     }
 
@@ -61,18 +67,28 @@ impl Namespaces {
             return Ok(row.clone());
         }
         let tables = self.refresh(deadline).await?;
-        tables.namespace(name.as_str()).cloned().ok_or_else(|| meta::not_found(name.as_str()))
+        tables
+            .namespace(name.as_str())
+            .cloned()
+            .ok_or_else(|| meta::not_found(name.as_str()))
     }
 
     /// The namespace of a read that may be stale: this store's copy alone is asked, so that it works
     /// without a quorum, too.
     pub fn find_local(&self, name: &str) -> Result<NamespaceRow, Error> {
         let name = Self::parse(name)?;
-        self.tables().namespace(name.as_str()).cloned().ok_or_else(|| meta::not_found(name.as_str()))
+        self.tables()
+            .namespace(name.as_str())
+            .cloned()
+            .ok_or_else(|| meta::not_found(name.as_str()))
     }
 
     /// The namespace of a write; created in the default mode if there is none.
-    pub async fn find_or_create(&self, name: &str, deadline: Instant) -> Result<NamespaceRow, Error> {
+    pub async fn find_or_create(
+        &self,
+        name: &str,
+        deadline: Instant,
+    ) -> Result<NamespaceRow, Error> {
         let parsed = Self::parse(name)?;
         if let Some(row) = self.tables().namespace(parsed.as_str()) {
             return Ok(row.clone());
@@ -80,17 +96,36 @@ impl Namespaces {
         if !self.manager.context().config.load().consistency.auto_create {
             return self.find(name, deadline).await;
         }
-        self.create(CreateNamespaceCommand { name: parsed.as_str().to_owned(), from_default: true, ..Default::default() }, deadline)
-            .await
+        self.create(
+            CreateNamespaceCommand {
+                name: parsed.as_str().to_owned(),
+                from_default: true,
+                ..Default::default()
+            },
+            deadline,
+        )
+        .await
     }
 
     /// Creates a namespace and installs it in its regions.
-    pub async fn create(&self, create: CreateNamespaceCommand, deadline: Instant) -> Result<NamespaceRow, Error> {
-        let command = raft::Command { kind: Some(command::Kind::CreateNamespace(create)) };
+    pub async fn create(
+        &self,
+        create: CreateNamespaceCommand,
+        deadline: Instant,
+    ) -> Result<NamespaceRow, Error> {
+        let command = raft::Command {
+            kind: Some(command::Kind::CreateNamespace(create)),
+        };
         let row = match self.meta_peer()?.command(command, deadline).await? {
             command_outcome::Outcome::Namespace(row) => row,
             command_outcome::Outcome::Error(error) => return Err(Error::from_wire(error)),
-            _ => return Err(Error::new(Reason::NotReady, "the meta region answered something else").outcome(Outcome::Unknown)),
+            _ => {
+                return Err(Error::new(
+                    Reason::NotReady,
+                    "the meta region answered something else",
+                )
+                .outcome(Outcome::Unknown));
+            }
         };
         tracing::info!(namespace = %row.name, id = row.id, mode = ?convert::mode(row.mode), from_default = row.from_default, "namespace is there");
         for peer in self.manager.data_peers() {
@@ -104,9 +139,19 @@ impl Namespaces {
     }
 
     /// Tells a region of a namespace, unless it knows.
-    pub async fn install(&self, peer: &Arc<Peer>, row: &NamespaceRow, deadline: Instant) -> Result<(), Error> {
-        let install = raft::InstallNamespace { namespace_id: row.id, mode: row.mode };
-        let command = raft::Command { kind: Some(command::Kind::InstallNamespace(install)) };
+    pub async fn install(
+        &self,
+        peer: &Arc<Peer>,
+        row: &NamespaceRow,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let install = raft::InstallNamespace {
+            namespace_id: row.id,
+            mode: row.mode,
+        };
+        let command = raft::Command {
+            kind: Some(command::Kind::InstallNamespace(install)),
+        };
         match peer.command(command, deadline).await? {
             command_outcome::Outcome::Error(error) => Err(Error::from_wire(error)),
             _ => Ok(()),

@@ -14,7 +14,10 @@ use crate::clock::StoreClock;
 use crate::config::LiveConfig;
 use crate::contacts::Contacts;
 use crate::error::Error;
-use crate::raft::{Inbound, NetworkSettings, QuorumView, RaftLogStore, RaftOf, RaftSettings, RegionNetwork, SnapshotSpool, StoreNode, raft_config};
+use crate::raft::{
+    Inbound, NetworkSettings, QuorumView, RaftLogStore, RaftOf, RaftSettings, RegionNetwork,
+    SnapshotSpool, StoreNode, raft_config,
+};
 use crate::region::machine::SummaryCell;
 use crate::region::{RegionMachine, layout};
 use crate::transport::SharedTransport;
@@ -22,8 +25,8 @@ use futures::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver;
 use prost::Message;
 use quorum::QuorumWatch;
-use rdb_proto::raft::{self, WriteOp, WriteResult, command_outcome, peer_request, peer_response};
 use rdb_proto::convert;
+use rdb_proto::raft::{self, WriteOp, WriteResult, command_outcome, peer_request, peer_response};
 use rdb_storage::{Committer, Engine, Family, KeyRange, View};
 use rdb_types::{NamespaceId, Reason, RegionId, StoreId};
 use reads::{ReadCore, Reads};
@@ -80,18 +83,36 @@ pub struct Peer {
 
 impl Peer {
     /// Opens the region from disk and takes part in it.
-    pub async fn start(context: &PeerContext, descriptor: raft::RegionDescriptor) -> Result<Arc<Peer>, Error> {
+    pub async fn start(
+        context: &PeerContext,
+        descriptor: raft::RegionDescriptor,
+    ) -> Result<Arc<Peer>, Error> {
         let region = RegionId(descriptor.id);
-        let machine = RegionMachine::open(context.me, descriptor.clone(), context.engine.clone(), context.committer.clone())?;
+        let machine = RegionMachine::open(
+            context.me,
+            descriptor.clone(),
+            context.engine.clone(),
+            context.committer.clone(),
+        )?;
         let cell = machine.cell();
         let log = RaftLogStore::open(context.engine.clone(), context.committer.clone(), region)?;
         let view = Arc::new(QuorumView::new());
-        let network = RegionNetwork::new(region, context.transport.clone(), view.clone(), NetworkSettings::default());
+        let network = RegionNetwork::new(
+            region,
+            context.transport.clone(),
+            view.clone(),
+            NetworkSettings::default(),
+        );
         let config = raft_config(&format!("region {region}"), &context.raft)
             .map_err(|error| Error::new(Reason::InvalidArgument, error.to_string()))?;
         let raft = openraft::Raft::new(u64::from(context.me.get()), config, network, log, machine)
             .await
-            .map_err(|error| Error::new(Reason::NotReady, format!("region {region} does not start: {error}")))?;
+            .map_err(|error| {
+                Error::new(
+                    Reason::NotReady,
+                    format!("region {region} does not start: {error}"),
+                )
+            })?;
         let quorum = Arc::new(QuorumWatch::new(
             context.me,
             region,
@@ -132,18 +153,39 @@ impl Peer {
             quorum,
             stop: stop.clone(),
         });
-        tokio::spawn(watch_over(Arc::downgrade(&peer), context.fatal.clone(), stop.clone()));
-        tokio::spawn(keep_time(Arc::downgrade(&peer), context.clock.clone(), stop));
+        tokio::spawn(watch_over(
+            Arc::downgrade(&peer),
+            context.fatal.clone(),
+            stop.clone(),
+        ));
+        tokio::spawn(keep_time(
+            Arc::downgrade(&peer),
+            context.clock.clone(),
+            stop,
+        ));
         Ok(peer)
     }
 
     /// Forms the group, on the store that bootstraps. Does nothing when that was done before.
     pub async fn initialize(&self, members: BTreeMap<u64, StoreNode>) -> Result<(), Error> {
-        let failed = |error: String| Error::new(Reason::NotReady, format!("region {} cannot be initialised: {error}", self.id()));
-        if self.raft.is_initialized().await.map_err(|error| failed(error.to_string()))? {
+        let failed = |error: String| {
+            Error::new(
+                Reason::NotReady,
+                format!("region {} cannot be initialised: {error}", self.id()),
+            )
+        };
+        if self
+            .raft
+            .is_initialized()
+            .await
+            .map_err(|error| failed(error.to_string()))?
+        {
             return Ok(());
         }
-        self.raft.initialize(members).await.map_err(|error| failed(error.to_string()))
+        self.raft
+            .initialize(members)
+            .await
+            .map_err(|error| failed(error.to_string()))
     }
 
     /// The region's id.
@@ -187,13 +229,23 @@ impl Peer {
     }
 
     /// Strong writes; see [`StrongQueue::write`].
-    pub async fn write(&self, ops: Vec<WriteOp>, deadline: Instant) -> Result<Vec<WriteResult>, Error> {
+    pub async fn write(
+        &self,
+        ops: Vec<WriteOp>,
+        deadline: Instant,
+    ) -> Result<Vec<WriteResult>, Error> {
         self.queue.write(ops, false, deadline).await
     }
 
     /// Gets a command into the region's log and brings back what apply answered.
-    pub async fn command(&self, command: raft::Command, deadline: Instant) -> Result<command_outcome::Outcome, Error> {
-        self.queue.command(command.encode_to_vec().into(), false, deadline).await
+    pub async fn command(
+        &self,
+        command: raft::Command,
+        deadline: Instant,
+    ) -> Result<command_outcome::Outcome, Error> {
+        self.queue
+            .command(command.encode_to_vec().into(), false, deadline)
+            .await
     }
 
     /// Resolves when a read here is linearizable.
@@ -214,7 +266,8 @@ impl Peer {
         timeout: Duration,
     ) -> BoxFuture<'static, Result<peer_response::Body, Error>> {
         if let peer_request::Body::Append(append) = &request {
-            self.quorum.heard_leader(Duration::from_millis(append.quorum_age_ms));
+            self.quorum
+                .heard_leader(Duration::from_millis(append.quorum_age_ms));
         }
         let request = match self.inbound.handle(from, request) {
             Ok(answer) => return answer,
@@ -226,18 +279,29 @@ impl Peer {
             match request {
                 peer_request::Body::ReadIndex(_) => {
                     let index = peer.reads.barrier(true, deadline).await?;
-                    Ok(peer_response::Body::ReadIndex(raft::ReadIndexReply { index }))
+                    Ok(peer_response::Body::ReadIndex(raft::ReadIndexReply {
+                        index,
+                    }))
                 }
                 peer_request::Body::Write(write) => {
                     let results = peer.queue.write(write.ops, true, deadline).await?;
-                    Ok(peer_response::Body::Write(raft::WriteForwardReply { results }))
+                    Ok(peer_response::Body::Write(raft::WriteForwardReply {
+                        results,
+                    }))
                 }
                 peer_request::Body::Propose(propose) => {
                     let outcome = peer.queue.command(propose.command, true, deadline).await?;
-                    let outcome = raft::CommandOutcome { outcome: Some(outcome) };
-                    Ok(peer_response::Body::Propose(raft::ProposeReply { outcome: outcome.encode_to_vec().into() }))
+                    let outcome = raft::CommandOutcome {
+                        outcome: Some(outcome),
+                    };
+                    Ok(peer_response::Body::Propose(raft::ProposeReply {
+                        outcome: outcome.encode_to_vec().into(),
+                    }))
                 }
-                _ => Err(Error::new(Reason::Unimplemented, "this store does not know that request; upgrade it")),
+                _ => Err(Error::new(
+                    Reason::Unimplemented,
+                    "this store does not know that request; upgrade it",
+                )),
             }
         })
     }
@@ -250,7 +314,12 @@ impl Peer {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
             let commit_index = metrics.local_committed.map_or(0, |id| id.index);
-            (metrics.current_leader.unwrap_or(0), metrics.current_term, commit_index, metrics.last_log_index.unwrap_or(0))
+            (
+                metrics.current_leader.unwrap_or(0),
+                metrics.current_term,
+                commit_index,
+                metrics.last_log_index.unwrap_or(0),
+            )
         };
         let namespaces = self.cell.with(|summary| {
             summary
@@ -281,7 +350,12 @@ impl Peer {
 
     /// What this replica knows of a namespace: mode and epoch.
     pub fn namespace(&self, namespace: NamespaceId) -> Option<(rdb_types::Mode, rdb_types::Epoch)> {
-        self.cell.with(|summary| summary.namespaces.get(&namespace).map(|state| (state.mode, state.epoch)))
+        self.cell.with(|summary| {
+            summary
+                .namespaces
+                .get(&namespace)
+                .map(|state| (state.mode, state.epoch))
+        })
     }
 
     /// Hands the lead over, if this replica has it: to the given store, or to any other voter.
@@ -292,12 +366,27 @@ impl Peer {
         let metrics = self.raft.metrics();
         let best = {
             let metrics = metrics.borrow_watched();
-            let caught_up = metrics.replication.iter().flatten().filter(|(id, _)| **id != metrics.id).max_by_key(|(_, at)| at.map(|at| at.index));
-            to.map(|to| u64::from(to.get())).or(caught_up.map(|(id, _)| *id))
+            let caught_up = metrics
+                .replication
+                .iter()
+                .flatten()
+                .filter(|(id, _)| **id != metrics.id)
+                .max_by_key(|(_, at)| at.map(|at| at.index));
+            to.map(|to| u64::from(to.get()))
+                .or(caught_up.map(|(id, _)| *id))
         };
         let Some(best) = best else { return Ok(false) };
-        let failed = |error: String| Error::new(Reason::NotReady, format!("region {} keeps its leader: {error}", self.id()));
-        self.raft.trigger().transfer_leader(best).await.map_err(|error| failed(error.to_string()))?;
+        let failed = |error: String| {
+            Error::new(
+                Reason::NotReady,
+                format!("region {} keeps its leader: {error}", self.id()),
+            )
+        };
+        self.raft
+            .trigger()
+            .transfer_leader(best)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
         Ok(true)
     }
 
@@ -317,7 +406,11 @@ impl Peer {
 
 /// Keeps what followers are told about the quorum fresh, and says in the log who leads, when the quorum
 /// is lost and when it is back, and when the region's consensus has ended.
-async fn watch_over(peer: std::sync::Weak<Peer>, fatal: watch::Sender<Option<String>>, stop: CancellationToken) {
+async fn watch_over(
+    peer: std::sync::Weak<Peer>,
+    fatal: watch::Sender<Option<String>>,
+    stop: CancellationToken,
+) {
     let (mut leader, mut available) = (None, true);
     let mut turn = 0u32;
     loop {
@@ -346,7 +439,12 @@ async fn watch_over(peer: std::sync::Weak<Peer>, fatal: watch::Sender<Option<Str
             if has_quorum {
                 tracing::info!(region, reached, needed, "the quorum is back");
             } else {
-                tracing::warn!(region, reached, needed, "no leader with a quorum: writes and linearizable reads are refused");
+                tracing::warn!(
+                    region,
+                    reached,
+                    needed,
+                    "no leader with a quorum: writes and linearizable reads are refused"
+                );
             }
             available = has_quorum;
         }
@@ -354,7 +452,9 @@ async fn watch_over(peer: std::sync::Weak<Peer>, fatal: watch::Sender<Option<Str
         if let Err(error) = ended
             && !stop.is_cancelled()
         {
-            let why = format!("region {region} has stopped: {error}. Free disk space or mend the disk if that is the cause, and start the store again");
+            let why = format!(
+                "region {region} has stopped: {error}. Free disk space or mend the disk if that is the cause, and start the store again"
+            );
             tracing::error!(region, %error, "the region has stopped");
             let _ = fatal.send(Some(why));
             return;
@@ -372,9 +472,15 @@ async fn keep_time(peer: std::sync::Weak<Peer>, clock: Arc<StoreClock>, stop: Ca
         let Some(peer) = peer.upgrade() else { return };
         if peer.quorum.is_leader() && peer.expiry_due(clock.unix_ms()) {
             // What fails here is tried again at the next turn.
-            let Ok(stamp) = clock.reserve(1).await else { continue };
-            let tick = raft::Command { kind: Some(raft::command::Kind::Tick(raft::Tick { stamp: stamp.0 })) };
-            let _ = peer.command(tick, Instant::now() + Duration::from_secs(1)).await;
+            let Ok(stamp) = clock.reserve(1).await else {
+                continue;
+            };
+            let tick = raft::Command {
+                kind: Some(raft::command::Kind::Tick(raft::Tick { stamp: stamp.0 })),
+            };
+            let _ = peer
+                .command(tick, Instant::now() + Duration::from_secs(1))
+                .await;
         }
     }
 }

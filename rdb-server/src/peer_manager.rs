@@ -10,8 +10,8 @@ use crate::peer::{Peer, PeerContext};
 use crate::transport::PeerHandler;
 use futures::future::BoxFuture;
 use parking_lot::RwLock;
-use rdb_proto::raft::{self, peer_request, peer_response};
 use rdb_proto::convert;
+use rdb_proto::raft::{self, peer_request, peer_response};
 use rdb_types::{Policies, Reason, RegionId, StoreId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,7 +41,14 @@ impl PeerManager {
     /// No peers yet.
     pub fn new(context: PeerContext, cluster: Arc<Cluster>, facts: StoreFacts) -> Arc<PeerManager> {
         let contacts = context.contacts.clone();
-        Arc::new(PeerManager { context, peers: RwLock::default(), contacts, cluster, facts, started: Instant::now() })
+        Arc::new(PeerManager {
+            context,
+            peers: RwLock::default(),
+            contacts,
+            cluster,
+            facts,
+            started: Instant::now(),
+        })
     }
 
     /// What all peers share.
@@ -72,14 +79,22 @@ impl PeerManager {
 
     /// The peers of data regions, in the order of their ranges.
     pub fn data_peers(&self) -> Vec<Arc<Peer>> {
-        let mut peers: Vec<_> = self.peers().into_iter().filter(|peer| peer.id() != RegionId::META).collect();
+        let mut peers: Vec<_> = self
+            .peers()
+            .into_iter()
+            .filter(|peer| peer.id() != RegionId::META)
+            .collect();
         peers.sort_by(|a, b| a.descriptor().start.cmp(&b.descriptor().start));
         peers
     }
 
     /// The peer of the region that holds a global key.
     pub fn peer_of_key(&self, global: &[u8]) -> Option<Arc<Peer>> {
-        self.peers.read().values().find(|peer| peer.covers(global)).cloned()
+        self.peers
+            .read()
+            .values()
+            .find(|peer| peer.covers(global))
+            .cloned()
     }
 
     /// What this store says of itself.
@@ -98,7 +113,10 @@ impl PeerManager {
     /// The namespaces that the configuration in force declares.
     pub fn declared(&self) -> Vec<raft::DeclaredNamespace> {
         let config = self.context.config.load();
-        let with_mode = config.namespaces.iter().filter_map(|(name, namespace)| Some((name, namespace, namespace.mode?)));
+        let with_mode = config
+            .namespaces
+            .iter()
+            .filter_map(|(name, namespace)| Some((name, namespace, namespace.mode?)));
         with_mode
             .map(|(name, namespace, mode)| raft::DeclaredNamespace {
                 name: name.clone(),
@@ -126,7 +144,12 @@ impl PeerManager {
                 tracing::warn!(region = peer.id().0, %error, "the lead is not handed over");
             }
         }
-        while Instant::now() < deadline && self.peers().iter().any(|peer| peer.quorum().is_leader() && peer.quorum().voters().len() > 1) {
+        while Instant::now() < deadline
+            && self
+                .peers()
+                .iter()
+                .any(|peer| peer.quorum().is_leader() && peer.quorum().voters().len() > 1)
+        {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         // What was taken before is answered before the streams are cut.
@@ -161,7 +184,10 @@ impl PeerHandler for PeerManager {
         match self.peer(region) {
             Some(peer) => peer.handle(from, request, timeout),
             None => Box::pin(async move {
-                Err(Error::new(Reason::NotReady, format!("region {region} is not open here yet")))
+                Err(Error::new(
+                    Reason::NotReady,
+                    format!("region {region} is not open here yet"),
+                ))
             }),
         }
     }

@@ -27,11 +27,23 @@ pub struct ModeService {
 impl ModeService {
     /// Over the tables and the peers of this store.
     pub fn new(manager: Arc<PeerManager>, namespaces: Namespaces, stores: Stores) -> ModeService {
-        ModeService { manager, namespaces, stores }
+        ModeService {
+            manager,
+            namespaces,
+            stores,
+        }
     }
 
     fn deadline<T>(&self, request: &Request<T>) -> Instant {
-        Instant::now() + timeout_of(request).unwrap_or_else(|| self.manager.context().config.load().consistency.request_timeout)
+        Instant::now()
+            + timeout_of(request).unwrap_or_else(|| {
+                self.manager
+                    .context()
+                    .config
+                    .load()
+                    .consistency
+                    .request_timeout
+            })
     }
 
     /// A namespace as this store sees it. Counts are those of this replica.
@@ -39,7 +51,10 @@ impl ModeService {
         let (mut keys, mut bytes, mut regions) = (0, 0, 0);
         for peer in self.manager.data_peers() {
             let counted = peer.cell().with(|summary| {
-                summary.namespaces.get(&rdb_types::NamespaceId(row.id)).map(|state| (state.keys, state.bytes))
+                summary
+                    .namespaces
+                    .get(&rdb_types::NamespaceId(row.id))
+                    .map(|state| (state.keys, state.bytes))
             });
             if let Some((its_keys, its_bytes)) = counted {
                 keys += its_keys;
@@ -52,7 +67,11 @@ impl ModeService {
             name: row.name.clone(),
             mode: row.mode,
             state: state_of(row) as i32,
-            policies: Some(row.policies.clone().unwrap_or_else(|| convert::policies_to_wire(&rdb_types::Policies::default()))),
+            policies: Some(
+                row.policies
+                    .clone()
+                    .unwrap_or_else(|| convert::policies_to_wire(&rdb_types::Policies::default())),
+            ),
             keys,
             bytes,
             regions,
@@ -60,7 +79,8 @@ impl ModeService {
     }
 
     fn row<'t>(tables: &'t MetaState, name: &str) -> Result<&'t NamespaceRow, Error> {
-        let name = NamespaceName::of_request(name).map_err(|error| Error::invalid("namespace", error.to_string()))?;
+        let name = NamespaceName::of_request(name)
+            .map_err(|error| Error::invalid("namespace", error.to_string()))?;
         tables.namespace(name.as_str()).ok_or_else(|| {
             let mut error = meta::not_found(name.as_str());
             error.metadata.remove("outcome");
@@ -69,15 +89,32 @@ impl ModeService {
     }
 
     /// What each store declares and applies of a namespace.
-    fn mode_of(&self, row: &NamespaceRow, statuses: &BTreeMap<StoreId, Result<raft::StoreStatus, String>>) -> raft::NamespaceMode {
+    fn mode_of(
+        &self,
+        row: &NamespaceRow,
+        statuses: &BTreeMap<StoreId, Result<raft::StoreStatus, String>>,
+    ) -> raft::NamespaceMode {
         let mut stores = Vec::new();
         let mut disagree = Vec::new();
         let mut epoch = 0;
         for (store, status) in statuses {
-            let mut mode = raft::StoreMode { store_id: u32::from(store.get()), reachable: status.is_ok(), ..Default::default() };
+            let mut mode = raft::StoreMode {
+                store_id: u32::from(store.get()),
+                reachable: status.is_ok(),
+                ..Default::default()
+            };
             if let Ok(status) = status {
-                mode.declared = status.declared.iter().find(|declared| declared.name == row.name).map_or(0, |declared| declared.mode);
-                for report in status.regions.iter().flat_map(|region| &region.namespaces).filter(|report| report.namespace_id == row.id) {
+                mode.declared = status
+                    .declared
+                    .iter()
+                    .find(|declared| declared.name == row.name)
+                    .map_or(0, |declared| declared.mode);
+                for report in status
+                    .regions
+                    .iter()
+                    .flat_map(|region| &region.namespaces)
+                    .filter(|report| report.namespace_id == row.id)
+                {
                     mode.applied = report.mode;
                     mode.epoch = mode.epoch.max(report.epoch);
                 }
@@ -91,7 +128,11 @@ impl ModeService {
         let mismatch = if disagree.is_empty() {
             String::new()
         } else {
-            format!("{}, the cluster serves {}: the committed mode wins until the files agree", disagree.join(", "), text_of(row.mode))
+            format!(
+                "{}, the cluster serves {}: the committed mode wins until the files agree",
+                disagree.join(", "),
+                text_of(row.mode)
+            )
         };
         raft::NamespaceMode {
             namespace: row.name.clone(),
@@ -112,7 +153,11 @@ fn text_of(mode: i32) -> &'static str {
 }
 
 fn state_of(row: &NamespaceRow) -> raft::State {
-    if row.mode == row.target { raft::State::Stable } else { raft::State::Switching }
+    if row.mode == row.target {
+        raft::State::Stable
+    } else {
+        raft::State::Switching
+    }
 }
 
 fn status(error: Error) -> Status {
@@ -122,7 +167,10 @@ fn status(error: Error) -> Status {
 
 #[tonic::async_trait]
 impl RaftService for ModeService {
-    async fn get_mode(&self, request: Request<raft::GetModeRequest>) -> Result<Response<raft::NamespaceMode>, Status> {
+    async fn get_mode(
+        &self,
+        request: Request<raft::GetModeRequest>,
+    ) -> Result<Response<raft::NamespaceMode>, Status> {
         let deadline = self.deadline(&request);
         let tables = self.namespaces.refresh(deadline).await.map_err(status)?;
         let row = Self::row(&tables, &request.get_ref().namespace).map_err(status)?;
@@ -130,28 +178,53 @@ impl RaftService for ModeService {
         Ok(Response::new(self.mode_of(row, &statuses)))
     }
 
-    async fn list_namespace_modes(&self, request: Request<raft::ListNamespaceModesRequest>) -> Result<Response<raft::ListNamespaceModesResponse>, Status> {
-        let tables = self.namespaces.refresh(self.deadline(&request)).await.map_err(status)?;
+    async fn list_namespace_modes(
+        &self,
+        request: Request<raft::ListNamespaceModesRequest>,
+    ) -> Result<Response<raft::ListNamespaceModesResponse>, Status> {
+        let tables = self
+            .namespaces
+            .refresh(self.deadline(&request))
+            .await
+            .map_err(status)?;
         let statuses = self.stores.statuses(&tables).await;
-        let namespaces = tables.namespaces.values().filter(|row| !row.deleted).map(|row| self.mode_of(row, &statuses)).collect();
-        Ok(Response::new(raft::ListNamespaceModesResponse { namespaces }))
+        let namespaces = tables
+            .namespaces
+            .values()
+            .filter(|row| !row.deleted)
+            .map(|row| self.mode_of(row, &statuses))
+            .collect();
+        Ok(Response::new(raft::ListNamespaceModesResponse {
+            namespaces,
+        }))
     }
 
     type UpdateNamespaceModeStream = BoxStream<'static, Result<raft::ModeChange, Status>>;
 
-    async fn update_namespace_mode(&self, _: Request<raft::UpdateNamespaceModeRequest>) -> Result<Response<Self::UpdateNamespaceModeStream>, Status> {
+    async fn update_namespace_mode(
+        &self,
+        _: Request<raft::UpdateNamespaceModeRequest>,
+    ) -> Result<Response<Self::UpdateNamespaceModeStream>, Status> {
         Err(not_built("UpdateNamespaceMode"))
     }
 
-    async fn create_namespace(&self, request: Request<raft::CreateNamespaceRequest>) -> Result<Response<raft::Namespace>, Status> {
+    async fn create_namespace(
+        &self,
+        request: Request<raft::CreateNamespaceRequest>,
+    ) -> Result<Response<raft::Namespace>, Status> {
         let deadline = self.deadline(&request);
         let create = request.into_inner();
         // Checked here as well as in apply: an illegal request never reaches a log. An empty name would
         // mean `default`, which exists.
-        let name = NamespaceName::parse(&create.name).map_err(|error| status(Error::invalid("name", error.to_string())))?;
-        convert::policies(create.policies.as_ref()).map_err(|(field, why)| status(Error::invalid(field, why)))?;
+        let name = NamespaceName::parse(&create.name)
+            .map_err(|error| status(Error::invalid("name", error.to_string())))?;
+        convert::policies(create.policies.as_ref())
+            .map_err(|(field, why)| status(Error::invalid(field, why)))?;
         if create.mode != 0 && convert::mode(create.mode).is_none() {
-            return Err(status(Error::invalid("mode", format!("{} is not a mode: 1 is strong, 2 eventual", create.mode))));
+            return Err(status(Error::invalid(
+                "mode",
+                format!("{} is not a mode: 1 is strong, 2 eventual", create.mode),
+            )));
         }
         let command = raft::CreateNamespaceCommand {
             name: name.as_str().to_owned(),
@@ -159,41 +232,79 @@ impl RaftService for ModeService {
             policies: create.policies,
             from_default: false,
         };
-        let row = self.namespaces.create(command, deadline).await.map_err(status)?;
+        let row = self
+            .namespaces
+            .create(command, deadline)
+            .await
+            .map_err(status)?;
         Ok(Response::new(self.describe(&row)))
     }
 
-    async fn update_namespace(&self, _: Request<raft::UpdateNamespaceRequest>) -> Result<Response<raft::Namespace>, Status> {
+    async fn update_namespace(
+        &self,
+        _: Request<raft::UpdateNamespaceRequest>,
+    ) -> Result<Response<raft::Namespace>, Status> {
         Err(not_built("UpdateNamespace"))
     }
 
-    async fn delete_namespace(&self, _: Request<raft::DeleteNamespaceRequest>) -> Result<Response<raft::DeleteNamespaceResponse>, Status> {
+    async fn delete_namespace(
+        &self,
+        _: Request<raft::DeleteNamespaceRequest>,
+    ) -> Result<Response<raft::DeleteNamespaceResponse>, Status> {
         Err(not_built("DeleteNamespace"))
     }
 
-    async fn describe_namespace(&self, request: Request<raft::DescribeNamespaceRequest>) -> Result<Response<raft::Namespace>, Status> {
-        let tables = self.namespaces.refresh(self.deadline(&request)).await.map_err(status)?;
+    async fn describe_namespace(
+        &self,
+        request: Request<raft::DescribeNamespaceRequest>,
+    ) -> Result<Response<raft::Namespace>, Status> {
+        let tables = self
+            .namespaces
+            .refresh(self.deadline(&request))
+            .await
+            .map_err(status)?;
         let row = Self::row(&tables, &request.get_ref().name).map_err(status)?;
         Ok(Response::new(self.describe(row)))
     }
 
-    async fn list_namespaces(&self, request: Request<raft::ListNamespacesRequest>) -> Result<Response<raft::ListNamespacesResponse>, Status> {
-        let tables = self.namespaces.refresh(self.deadline(&request)).await.map_err(status)?;
-        let namespaces = tables.namespaces.values().filter(|row| !row.deleted).map(|row| self.describe(row)).collect();
+    async fn list_namespaces(
+        &self,
+        request: Request<raft::ListNamespacesRequest>,
+    ) -> Result<Response<raft::ListNamespacesResponse>, Status> {
+        let tables = self
+            .namespaces
+            .refresh(self.deadline(&request))
+            .await
+            .map_err(status)?;
+        let namespaces = tables
+            .namespaces
+            .values()
+            .filter(|row| !row.deleted)
+            .map(|row| self.describe(row))
+            .collect();
         Ok(Response::new(raft::ListNamespacesResponse { namespaces }))
     }
 
-    async fn replication_status(&self, _: Request<raft::ReplicationStatusRequest>) -> Result<Response<raft::ReplicationStatusResponse>, Status> {
+    async fn replication_status(
+        &self,
+        _: Request<raft::ReplicationStatusRequest>,
+    ) -> Result<Response<raft::ReplicationStatusResponse>, Status> {
         Err(not_built("ReplicationStatus"))
     }
 
     type ListConflictsStream = BoxStream<'static, Result<raft::Conflict, Status>>;
 
-    async fn list_conflicts(&self, _: Request<raft::ListConflictsRequest>) -> Result<Response<Self::ListConflictsStream>, Status> {
+    async fn list_conflicts(
+        &self,
+        _: Request<raft::ListConflictsRequest>,
+    ) -> Result<Response<Self::ListConflictsStream>, Status> {
         Err(not_built("ListConflicts"))
     }
 
-    async fn restore_conflict(&self, _: Request<raft::RestoreConflictRequest>) -> Result<Response<raft::RestoreConflictResponse>, Status> {
+    async fn restore_conflict(
+        &self,
+        _: Request<raft::RestoreConflictRequest>,
+    ) -> Result<Response<raft::RestoreConflictResponse>, Status> {
         Err(not_built("RestoreConflict"))
     }
 }

@@ -99,7 +99,12 @@ struct RegionWrites {
 impl Router {
     /// Over the peers of this store.
     pub fn new(me: StoreId, manager: Arc<PeerManager>, namespaces: Namespaces) -> Router {
-        Router { me, manager, namespaces, scans: Arc::new(Semaphore::new(SCANS)) }
+        Router {
+            me,
+            manager,
+            namespaces,
+            scans: Arc::new(Semaphore::new(SCANS)),
+        }
     }
 
     /// The namespaces that requests name.
@@ -110,14 +115,25 @@ impl Router {
     fn place(&self, namespace: NamespaceId, key: &[u8], seen_epoch: u64) -> Result<Place, Error> {
         let global = GlobalKey::new(namespace, key);
         let peer = self.manager.peer_of_key(global.as_bytes()).ok_or_else(|| {
-            Error::new(Reason::NotReady, "this store is still joining its cluster; try again").outcome(Outcome::NotApplied)
+            Error::new(
+                Reason::NotReady,
+                "this store is still joining its cluster; try again",
+            )
+            .outcome(Outcome::NotApplied)
         })?;
         // A region that was not told of the namespace yet is told by the first write.
-        let epoch = peer.namespace(namespace).map_or(rdb_types::Epoch::FIRST.0, |(_, epoch)| epoch.0);
+        let epoch = peer
+            .namespace(namespace)
+            .map_or(rdb_types::Epoch::FIRST.0, |(_, epoch)| epoch.0);
         if seen_epoch > epoch {
-            return Err(Error::new(Reason::StaleReplica, format!("you have seen epoch {seen_epoch}, this store has {epoch}; ask another one"))
-                .with("epoch", epoch)
-                .outcome(Outcome::NotApplied));
+            return Err(Error::new(
+                Reason::StaleReplica,
+                format!(
+                    "you have seen epoch {seen_epoch}, this store has {epoch}; ask another one"
+                ),
+            )
+            .with("epoch", epoch)
+            .outcome(Outcome::NotApplied));
         }
         Ok(Place { peer, epoch })
     }
@@ -130,12 +146,21 @@ impl Router {
             region_id: peer.id().0,
             revision,
             staleness_bound_ms,
-            session: SessionToken { region: peer.id(), revision }.encode(),
+            session: SessionToken {
+                region: peer.id(),
+                revision,
+            }
+            .encode(),
         }
     }
 
     /// Reads keys of one namespace, with one barrier for each region. Answers in the order asked.
-    pub async fn read(&self, namespace: &str, reads: Vec<Read>, deadline: Instant) -> Vec<Result<Found, Error>> {
+    pub async fn read(
+        &self,
+        namespace: &str,
+        reads: Vec<Read>,
+        deadline: Instant,
+    ) -> Vec<Result<Found, Error>> {
         let local_only = reads.iter().all(|read| is_stale(&read.options));
         let row = if local_only {
             self.namespaces.find_local(namespace)
@@ -152,7 +177,10 @@ impl Router {
         let mut barriers: BTreeMap<u64, Result<u64, Error>> = BTreeMap::new();
         let mut answers = Vec::with_capacity(reads.len());
         for read in reads {
-            answers.push(self.read_one(namespace, read, &mut barriers, deadline).await);
+            answers.push(
+                self.read_one(namespace, read, &mut barriers, deadline)
+                    .await,
+            );
         }
         answers
     }
@@ -164,19 +192,31 @@ impl Router {
         barriers: &mut BTreeMap<u64, Result<u64, Error>>,
         deadline: Instant,
     ) -> Result<Found, Error> {
-        let Place { peer, epoch } = self.place(namespace, &read.key, read.options.seen_epoch).map_err(without_outcome)?;
-        let staleness_ms = self.settle(&peer, &read.options, barriers, deadline).await?;
+        let Place { peer, epoch } = self
+            .place(namespace, &read.key, read.options.seen_epoch)
+            .map_err(without_outcome)?;
+        let staleness_ms = self
+            .settle(&peer, &read.options, barriers, deadline)
+            .await?;
         let global = GlobalKey::new(namespace, &read.key);
         let stored = peer.view().get(Family::Data, global.as_bytes())?;
-        let (now, revision, installing) = peer.cell().with(|summary| (summary.last_stamp, summary.revision, summary.installing));
+        let (now, revision, installing) = peer
+            .cell()
+            .with(|summary| (summary.last_stamp, summary.revision, summary.installing));
         if installing {
             return Err(being_replaced(&peer));
         }
-        let record = stored.map(Record::decode).transpose().map_err(|error| damaged(&peer, &error))?;
+        let record = stored
+            .map(Record::decode)
+            .transpose()
+            .map_err(|error| damaged(&peer, &error))?;
         let record = record.filter(|record| !record.tombstone && !record.is_expired(now));
         // The summary follows the data: what was read may be newer than it.
         let revision = revision.max(record.as_ref().map_or(0, |record| record.revision));
-        Ok(Found { record, receipt: self.receipt(&peer, epoch, revision, staleness_ms) })
+        Ok(Found {
+            record,
+            receipt: self.receipt(&peer, epoch, revision, staleness_ms),
+        })
     }
 
     /// Waits until the region may be read here as asked; the staleness bound in milliseconds.
@@ -204,30 +244,52 @@ impl Router {
             }
         }
         // Read before the data is: a bound may be too large, never too small.
-        Ok(peer.staleness().map_or(STALENESS_UNKNOWN_MS, |age| age.as_millis() as u64 + 1))
+        Ok(peer
+            .staleness()
+            .map_or(STALENESS_UNKNOWN_MS, |age| age.as_millis() as u64 + 1))
     }
 
-    async fn catch_up(&self, peer: &Arc<Peer>, revision: u64, deadline: Instant) -> Result<(), Error> {
+    async fn catch_up(
+        &self,
+        peer: &Arc<Peer>,
+        revision: u64,
+        deadline: Instant,
+    ) -> Result<(), Error> {
         let caught_up = async {
             loop {
-                let (seen, index) = peer.cell().with(|summary| (summary.revision, summary.applied_index));
+                let (seen, index) = peer
+                    .cell()
+                    .with(|summary| (summary.revision, summary.applied_index));
                 if seen >= revision {
                     return;
                 }
                 peer.cell().wait_applied(index + 1).await;
             }
         };
-        tokio::time::timeout_at(deadline, caught_up).await.map_err(|_| {
-            Error::new(Reason::StaleReplica, format!("store {} has not seen yet what this session has; ask another one", self.me))
+        tokio::time::timeout_at(deadline, caught_up)
+            .await
+            .map_err(|_| {
+                Error::new(
+                    Reason::StaleReplica,
+                    format!(
+                        "store {} has not seen yet what this session has; ask another one",
+                        self.me
+                    ),
+                )
                 .with("region", peer.id())
                 .with("revision", revision)
-        })
+            })
     }
 
     /// Writes to one namespace, all operations of a region in one piece. Answers in the order given.
     ///
     /// `ops` come without namespace id and epoch: both are filled in here.
-    pub async fn write(&self, namespace: &str, ops: Vec<(WriteOp, u64)>, deadline: Instant) -> Vec<Result<Written, Error>> {
+    pub async fn write(
+        &self,
+        namespace: &str,
+        ops: Vec<(WriteOp, u64)>,
+        deadline: Instant,
+    ) -> Vec<Result<Written, Error>> {
         let count = ops.len();
         let all = |error: Error| (0..count).map(|_| Err(error.clone())).collect();
         let row = match self.namespaces.find_or_create(namespace, deadline).await {
@@ -253,19 +315,31 @@ impl Router {
                     }
                     let group = by_region
                         .entry(peer.id().0)
-                        .or_insert_with(|| RegionWrites { peer, epoch, places: Vec::new(), ops: Vec::new() });
+                        .or_insert_with(|| RegionWrites {
+                            peer,
+                            epoch,
+                            places: Vec::new(),
+                            ops: Vec::new(),
+                        });
                     group.places.push(at);
                     group.ops.push(op);
                 }
             }
         }
-        let groups = by_region.into_values().map(|RegionWrites { peer, epoch, places, ops }| {
-            let row = &row;
-            async move {
-                let results = self.write_region(&peer, row, ops, deadline).await;
-                (peer, epoch, places, results)
-            }
-        });
+        let groups = by_region.into_values().map(
+            |RegionWrites {
+                 peer,
+                 epoch,
+                 places,
+                 ops,
+             }| {
+                let row = &row;
+                async move {
+                    let results = self.write_region(&peer, row, ops, deadline).await;
+                    (peer, epoch, places, results)
+                }
+            },
+        );
         for (peer, epoch, places, results) in futures::future::join_all(groups).await {
             for (at, result) in places.into_iter().zip(results) {
                 answers[at] = Some(result.map(|applied| Written {
@@ -274,11 +348,26 @@ impl Router {
                 }));
             }
         }
-        let forgotten = || Error::new(Reason::OutcomeUnknown, "the region did not answer this write").outcome(Outcome::Unknown);
-        answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(forgotten()))).collect()
+        let forgotten = || {
+            Error::new(
+                Reason::OutcomeUnknown,
+                "the region did not answer this write",
+            )
+            .outcome(Outcome::Unknown)
+        };
+        answers
+            .into_iter()
+            .map(|answer| answer.unwrap_or_else(|| Err(forgotten())))
+            .collect()
     }
 
-    async fn write_region(&self, peer: &Arc<Peer>, row: &NamespaceRow, ops: Vec<WriteOp>, deadline: Instant) -> Vec<Result<Applied, Error>> {
+    async fn write_region(
+        &self,
+        peer: &Arc<Peer>,
+        row: &NamespaceRow,
+        ops: Vec<WriteOp>,
+        deadline: Instant,
+    ) -> Vec<Result<Applied, Error>> {
         let count = ops.len();
         if peer.namespace(NamespaceId(row.id)).is_none()
             && let Err(error) = self.namespaces.install(peer, row, deadline).await
@@ -294,13 +383,20 @@ impl Router {
     }
 
     /// Scans a namespace: one frozen moment of all regions that hold the range, in pages.
-    pub async fn scan(&self, namespace: &str, spec: ScanSpec, deadline: Instant) -> Result<mpsc::Receiver<Result<kv::ScanResponse, Error>>, Error> {
+    pub async fn scan(
+        &self,
+        namespace: &str,
+        spec: ScanSpec,
+        deadline: Instant,
+    ) -> Result<mpsc::Receiver<Result<kv::ScanResponse, Error>>, Error> {
         let row = if is_stale(&spec.options) {
             self.namespaces.find_local(namespace)
         } else {
             self.namespaces.find(namespace, deadline).await
         };
-        let namespace = row.and_then(|row| require_strong(&row)).map_err(without_outcome)?;
+        let namespace = row
+            .and_then(|row| require_strong(&row))
+            .map_err(without_outcome)?;
         let start = GlobalKey::new(namespace, &spec.start).as_bytes().clone();
         let end = match &spec.end {
             Some(end) => Some(GlobalKey::new(namespace, end).as_bytes().clone()),
@@ -320,22 +416,38 @@ impl Router {
                 continue;
             }
             let part = if empty { range.clone() } else { part };
-            let staleness_ms = self.settle(&peer, &spec.options, &mut barriers, deadline).await?;
-            let (now, revision, installing) = peer.cell().with(|summary| (summary.last_stamp, summary.revision, summary.installing));
+            let staleness_ms = self
+                .settle(&peer, &spec.options, &mut barriers, deadline)
+                .await?;
+            let (now, revision, installing) = peer
+                .cell()
+                .with(|summary| (summary.last_stamp, summary.revision, summary.installing));
             if installing {
                 return Err(being_replaced(&peer));
             }
             let epoch = peer.namespace(namespace).map_or(0, |(_, epoch)| epoch.0);
             if spec.options.seen_epoch > epoch && epoch != 0 {
-                return Err(Error::new(Reason::StaleReplica, "this store is behind the epoch that you have seen; ask another one").with("epoch", epoch));
+                return Err(Error::new(
+                    Reason::StaleReplica,
+                    "this store is behind the epoch that you have seen; ask another one",
+                )
+                .with("epoch", epoch));
             }
-            parts.push(Part { range: part, now, receipt: self.receipt(&peer, epoch, revision, staleness_ms), peer });
+            parts.push(Part {
+                range: part,
+                now,
+                receipt: self.receipt(&peer, epoch, revision, staleness_ms),
+                peer,
+            });
         }
         if spec.reverse {
             parts.reverse();
         }
         let Some(first) = parts.first() else {
-            return Err(Error::new(Reason::NotReady, "this store is still joining its cluster; try again"));
+            return Err(Error::new(
+                Reason::NotReady,
+                "this store is still joining its cluster; try again",
+            ));
         };
         let Ok(permit) = self.scans.clone().try_acquire_owned() else {
             return Err(Error::new(Reason::Overloaded, format!("{SCANS} scans are under way at this store; try again, or read the open ones to their end")).with("limit", SCANS));
@@ -345,7 +457,9 @@ impl Router {
         let runtime = tokio::runtime::Handle::current();
         tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            let send = |page| runtime.block_on(async { pages.send_timeout(page, SLOW_READER).await.is_ok() });
+            let send = |page| {
+                runtime.block_on(async { pages.send_timeout(page, SLOW_READER).await.is_ok() })
+            };
             if let Err(error) = scan_parts(view.as_ref(), &parts, &spec, &send) {
                 send(Err(error));
             }
@@ -363,10 +477,22 @@ struct Part {
 
 /// Reads the parts page by page until the limit, the end, or a reader that is gone. At least one page
 /// is sent, so that an empty answer has a receipt, too.
-fn scan_parts(view: &dyn View, parts: &[Part], spec: &ScanSpec, send: &impl Fn(Result<kv::ScanResponse, Error>) -> bool) -> Result<(), Error> {
-    let mut left = if spec.limit == 0 { usize::MAX } else { spec.limit };
+fn scan_parts(
+    view: &dyn View,
+    parts: &[Part],
+    spec: &ScanSpec,
+    send: &impl Fn(Result<kv::ScanResponse, Error>) -> bool,
+) -> Result<(), Error> {
+    let mut left = if spec.limit == 0 {
+        usize::MAX
+    } else {
+        spec.limit
+    };
     for (at, part) in parts.iter().enumerate() {
-        let mut page = kv::ScanResponse { entries: Vec::new(), receipt: Some(part.receipt.clone()) };
+        let mut page = kv::ScanResponse {
+            entries: Vec::new(),
+            receipt: Some(part.receipt.clone()),
+        };
         let mut bytes = 0;
         for item in view.scan(Family::Data, &part.range, spec.reverse) {
             let (key, value) = item?;
@@ -374,17 +500,27 @@ fn scan_parts(view: &dyn View, parts: &[Part], spec: &ScanSpec, send: &impl Fn(R
             if record.tombstone || record.is_expired(part.now) {
                 continue;
             }
-            let Some(global) = GlobalKey::from_bytes(key) else { continue };
+            let Some(global) = GlobalKey::from_bytes(key) else {
+                continue;
+            };
             if let Some(receipt) = &mut page.receipt
                 && record.revision > receipt.revision
             {
                 // The summary follows the data: what was read may be newer than it.
                 receipt.revision = record.revision;
-                receipt.session = SessionToken { region: part.peer.id(), revision: record.revision }.encode();
+                receipt.session = SessionToken {
+                    region: part.peer.id(),
+                    revision: record.revision,
+                }
+                .encode();
             }
             let entry = KeyValue {
                 key: global.user_key(),
-                value: if spec.keys_only { Bytes::new() } else { record.value },
+                value: if spec.keys_only {
+                    Bytes::new()
+                } else {
+                    record.value
+                },
                 version: record.stamp.0,
                 revision: record.revision,
                 create_revision: record.create_revision,
@@ -398,7 +534,13 @@ fn scan_parts(view: &dyn View, parts: &[Part], spec: &ScanSpec, send: &impl Fn(R
             }
             if bytes >= PAGE_BYTES {
                 bytes = 0;
-                let full = std::mem::replace(&mut page, kv::ScanResponse { entries: Vec::new(), receipt: Some(part.receipt.clone()) });
+                let full = std::mem::replace(
+                    &mut page,
+                    kv::ScanResponse {
+                        entries: Vec::new(),
+                        receipt: Some(part.receipt.clone()),
+                    },
+                );
                 if !send(Ok(full)) {
                     return Ok(());
                 }
@@ -422,10 +564,20 @@ fn without_outcome(mut error: Error) -> Error {
 }
 
 fn being_replaced(peer: &Peer) -> Error {
-    Error::new(Reason::NotReady, format!("region {} is being replaced by a snapshot here; ask another store or try again", peer.id()))
-        .with("region", peer.id())
+    Error::new(
+        Reason::NotReady,
+        format!(
+            "region {} is being replaced by a snapshot here; ask another store or try again",
+            peer.id()
+        ),
+    )
+    .with("region", peer.id())
 }
 
 fn damaged(peer: &Peer, error: &rdb_types::record::RecordError) -> Error {
-    Error::new(Reason::Corruption, format!("a record in region {} cannot be read: {error}", peer.id())).with("where", format!("region {}", peer.id()))
+    Error::new(
+        Reason::Corruption,
+        format!("a record in region {} cannot be read: {error}", peer.id()),
+    )
+    .with("where", format!("region {}", peer.id()))
 }

@@ -31,9 +31,14 @@ use prost::Message;
 use rdb_proto::admin::admin_server::AdminServer;
 use rdb_proto::kv::kv_server::KvServer;
 use rdb_proto::raft::raft_service_server::RaftServiceServer;
-use rdb_proto::raft::{self, ClusterPlan, Member, RegionDescriptor, command, peer_request, peer_response};
+use rdb_proto::raft::{
+    self, ClusterPlan, Member, RegionDescriptor, command, peer_request, peer_response,
+};
 use rdb_proto::{WIRE_MINOR, convert};
-use rdb_storage::{Committer, DataDir, Durability, Engine, Family, MemoryEngine, RocksEngine, RocksOptions, StorageError, WriteBatch};
+use rdb_storage::{
+    Committer, DataDir, Durability, Engine, Family, MemoryEngine, RocksEngine, RocksOptions,
+    StorageError, WriteBatch,
+};
 use rdb_types::{GlobalKey, NamespaceId, Reason, RegionId, StoreId};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -75,7 +80,9 @@ impl StoreOptions {
         StoreOptions {
             config,
             clock: Arc::new(SystemClock::new()),
-            on_fatal: Box::new(|error| tracing::error!(%error, "the disk can no longer be trusted")),
+            on_fatal: Box::new(
+                |error| tracing::error!(%error, "the disk can no longer be trusted"),
+            ),
             listeners: None,
             wrap_transport: None,
         }
@@ -86,7 +93,9 @@ impl StoreOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A port cannot be bound.
-    #[error("cannot listen on {addr} ({key}): {source}; stop what uses it, or choose another with --{flag}")]
+    #[error(
+        "cannot listen on {addr} ({key}): {source}; stop what uses it, or choose another with --{flag}"
+    )]
     Listen {
         /// The address.
         addr: SocketAddr,
@@ -138,9 +147,20 @@ impl Store {
     /// Binds, opens and serves. Joining the cluster goes on in the background; see [`Store::ready`]
     /// and [`Store::failed`].
     pub async fn start(options: StoreOptions) -> Result<Store, StartError> {
-        let StoreOptions { config, clock, on_fatal, listeners, wrap_transport } = options;
-        let me = StoreId::new(u64::from(config.store.id))
-            .ok_or_else(|| StartError::Disk(format!("{} is not a store id; ids are 1 to {}", config.store.id, StoreId::MAX)))?;
+        let StoreOptions {
+            config,
+            clock,
+            on_fatal,
+            listeners,
+            wrap_transport,
+        } = options;
+        let me = StoreId::new(u64::from(config.store.id)).ok_or_else(|| {
+            StartError::Disk(format!(
+                "{} is not a store id; ids are 1 to {}",
+                config.store.id,
+                StoreId::MAX
+            ))
+        })?;
         let (listener, http_listener) = match listeners {
             Some(listeners) => listeners,
             None => (
@@ -148,12 +168,27 @@ impl Store {
                 listen(config.store.http_addr, "store.http_addr", "http-addr").await?,
             ),
         };
-        let addr = listener.local_addr().map_err(|error| StartError::Disk(error.to_string()))?;
-        let http_addr = http_listener.local_addr().map_err(|error| StartError::Disk(error.to_string()))?;
+        let addr = listener
+            .local_addr()
+            .map_err(|error| StartError::Disk(error.to_string()))?;
+        let http_addr = http_listener
+            .local_addr()
+            .map_err(|error| StartError::Disk(error.to_string()))?;
 
-        let Disk { data_dir, engine, spool, store_uuid } = open_disk(&config)?;
+        let Disk {
+            data_dir,
+            engine,
+            spool,
+            store_uuid,
+        } = open_disk(&config)?;
         let committer = Committer::start(engine.clone(), on_fatal);
-        let clock = StoreClock::open(me, clock, engine.as_ref(), committer.clone(), config.consistency.max_clock_skew)?;
+        let clock = StoreClock::open(
+            me,
+            clock,
+            engine.as_ref(),
+            committer.clone(),
+            config.consistency.max_clock_skew,
+        )?;
         let plan = stored_plan(engine.as_ref())?;
         if let Some(found) = data_dir.as_ref().and_then(|dir| dir.identity().cluster_id)
             && plan.is_none()
@@ -163,21 +198,32 @@ impl Store {
             )));
         }
 
-        let address = if config.store.addr.port() == 0 { addr.to_string() } else { config.advertised_addr() };
-        let member = Member { store_id: u32::from(me.get()), store_uuid, address };
+        let address = if config.store.addr.port() == 0 {
+            addr.to_string()
+        } else {
+            config.advertised_addr()
+        };
+        let member = Member {
+            store_id: u32::from(me.get()),
+            store_uuid,
+            address,
+        };
         let peers: BTreeMap<StoreId, String> = config
             .cluster
             .peers
             .iter()
             .filter_map(|(id, address)| Some((StoreId::new(u64::from(*id))?, address.clone())))
             .collect();
-        let cluster = Cluster::new(member.clone(), &peers, plan).ok_or_else(|| StartError::Disk("the store has no id".into()))?;
+        let cluster = Cluster::new(member.clone(), &peers, plan)
+            .ok_or_else(|| StartError::Disk("the store has no id".into()))?;
 
         let contacts = Arc::new(Contacts::new());
         let mut grpc_options = GrpcOptions::default();
         // An entry holds what one request brought, a message one entry at least.
         let largest = usize::try_from(config.limits.max_request.as_bytes()).unwrap_or(usize::MAX);
-        grpc_options.max_message_bytes = grpc_options.max_message_bytes.max(largest.saturating_mul(2).saturating_add(1 << 20));
+        grpc_options.max_message_bytes = grpc_options
+            .max_message_bytes
+            .max(largest.saturating_mul(2).saturating_add(1 << 20));
         let grpc = GrpcTransport::new(me, cluster.clone(), grpc_options.clone());
         let wrapped: SharedTransport = match wrap_transport {
             Some(wrap) => wrap(me, grpc.clone()),
@@ -209,13 +255,22 @@ impl Store {
             max_inflight: config.limits.max_inflight as usize,
             request_id_retention: config.consistency.request_id_retention,
         };
-        let facts = StoreFacts { member, http_address: http_addr.to_string() };
+        let facts = StoreFacts {
+            member,
+            http_address: http_addr.to_string(),
+        };
         let manager = PeerManager::new(context, cluster.clone(), facts);
         let namespaces = Namespaces::new(manager.clone());
         let metrics = Metrics::new();
         metrics.attach(manager.clone(), namespaces.clone());
         let peer_service = PeerService::new(manager.clone(), cluster.clone(), &grpc_options);
-        let probes = Probes { cluster: cluster.clone(), manager: manager.clone(), namespaces: namespaces.clone(), metrics: metrics.clone(), leaving: Arc::default() };
+        let probes = Probes {
+            cluster: cluster.clone(),
+            manager: manager.clone(),
+            namespaces: namespaces.clone(),
+            metrics: metrics.clone(),
+            leaving: Arc::default(),
+        };
         let parts = Arc::new(Parts {
             me,
             data_dir,
@@ -236,7 +291,8 @@ impl Store {
         parts.serve_grpc(&mut tasks, listener, &stop, &metrics, &grpc_options);
         let (probes, halt) = (parts.probes.clone(), stop.clone());
         tasks.spawn(async move {
-            let served = axum::serve(http_listener, http::routes(probes)).with_graceful_shutdown(halt.cancelled_owned());
+            let served = axum::serve(http_listener, http::routes(probes))
+                .with_graceful_shutdown(halt.cancelled_owned());
             if let Err(error) = served.await {
                 tracing::error!(%error, "the HTTP port is closed");
             }
@@ -253,7 +309,14 @@ impl Store {
             }
         });
         tracing::info!(store = me.get(), %addr, %http_addr, "listening");
-        Ok(Store { addr, http_addr, parts, tasks, stop, fatal })
+        Ok(Store {
+            addr,
+            http_addr,
+            parts,
+            tasks,
+            stop,
+            fatal,
+        })
     }
 
     /// Where clients and stores dial.
@@ -314,8 +377,19 @@ impl Store {
     }
 }
 
-async fn listen(addr: SocketAddr, key: &'static str, flag: &'static str) -> Result<TcpListener, StartError> {
-    TcpListener::bind(addr).await.map_err(|source| StartError::Listen { addr, key, flag, source })
+async fn listen(
+    addr: SocketAddr,
+    key: &'static str,
+    flag: &'static str,
+) -> Result<TcpListener, StartError> {
+    TcpListener::bind(addr)
+        .await
+        .map_err(|source| StartError::Listen {
+            addr,
+            key,
+            flag,
+            source,
+        })
 }
 
 struct Disk {
@@ -338,10 +412,19 @@ fn open_disk(config: &Config) -> Result<Disk, StartError> {
             let data_dir = DataDir::open(path, u32::from(config.store.id))?;
             let engine = RocksEngine::open(&data_dir.db_path(), RocksOptions::default())?;
             data_dir.mark_initialised()?;
-            let spool = FileSpool::new(path.join("snapshots"))
-                .map_err(|error| StartError::Disk(format!("cannot use {}: {error}", path.join("snapshots").display())))?;
+            let spool = FileSpool::new(path.join("snapshots")).map_err(|error| {
+                StartError::Disk(format!(
+                    "cannot use {}: {error}",
+                    path.join("snapshots").display()
+                ))
+            })?;
             let store_uuid = data_dir.identity().store_uuid.to_string();
-            Ok(Disk { data_dir: Some(data_dir), engine: Arc::new(engine), spool: Arc::new(spool), store_uuid })
+            Ok(Disk {
+                data_dir: Some(data_dir),
+                engine: Arc::new(engine),
+                spool: Arc::new(spool),
+                store_uuid,
+            })
         }
     }
 }
@@ -362,7 +445,11 @@ fn first_regions(config: &Config) -> Vec<RegionDescriptor> {
         .cluster
         .bootstrap_split
         .iter()
-        .map(|split| GlobalKey::new(NamespaceId(split.namespace_id), &split.key).as_bytes().clone())
+        .map(|split| {
+            GlobalKey::new(NamespaceId(split.namespace_id), &split.key)
+                .as_bytes()
+                .clone()
+        })
         .filter(|bound| *bound > data_start)
         .collect();
     bounds.push(data_start.clone());
@@ -402,10 +489,19 @@ impl Parts {
         let kv = KvServer::new(KvService::new(router, self.config.clone(), metrics.clone()))
             .max_decoding_message_size(max_request)
             .max_encoding_message_size(usize::MAX);
-        let modes = RaftServiceServer::new(ModeService::new(self.manager.clone(), self.namespaces.clone(), stores.clone()))
-            .max_decoding_message_size(max_request);
-        let admin = AdminServer::new(AdminService::new(self.me, self.manager.clone(), self.namespaces.clone(), stores))
-            .max_decoding_message_size(max_request);
+        let modes = RaftServiceServer::new(ModeService::new(
+            self.manager.clone(),
+            self.namespaces.clone(),
+            stores.clone(),
+        ))
+        .max_decoding_message_size(max_request);
+        let admin = AdminServer::new(AdminService::new(
+            self.me,
+            self.manager.clone(),
+            self.namespaces.clone(),
+            stores,
+        ))
+        .max_decoding_message_size(max_request);
         let (health_reporter, health) = tonic_health::server::health_reporter();
         let reflection = || {
             tonic_reflection::server::Builder::configure()
@@ -437,7 +533,10 @@ impl Parts {
     async fn live(self: Arc<Self>) -> Result<(), Error> {
         let plan = self.join().await?;
         tracing::info!(cluster = %plan.cluster_id, members = plan.members.len(), regions = plan.regions.len(), "member of the cluster");
-        let bootstraps = self.engine.get(Family::Region, &layout::row("bootstraps"))?.is_some();
+        let bootstraps = self
+            .engine
+            .get(Family::Region, &layout::row("bootstraps"))?
+            .is_some();
         for descriptor in &plan.regions {
             let peer = self.manager.open(descriptor.clone()).await?;
             if bootstraps {
@@ -447,9 +546,17 @@ impl Parts {
         self.register(&plan).await?;
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            let leads = self.manager.peer(RegionId::META).is_some_and(|peer| peer.quorum().is_leader());
+            let leads = self
+                .manager
+                .peer(RegionId::META)
+                .is_some_and(|peer| peer.quorum().is_leader());
             // What does not work now is tried again in a second.
-            if leads && let Err(error) = self.namespaces.reconcile(Instant::now() + Duration::from_secs(5)).await {
+            if leads
+                && let Err(error) = self
+                    .namespaces
+                    .reconcile(Instant::now() + Duration::from_secs(5))
+                    .await
+            {
                 tracing::debug!(%error, "regions do not know all namespaces yet");
             }
         }
@@ -471,7 +578,9 @@ impl Parts {
                         members,
                         regions: first_regions(&self.config.load()),
                         namespaces: self.manager.declared(),
-                        default_mode: convert::mode_to_wire(self.config.load().consistency.default_mode),
+                        default_mode: convert::mode_to_wire(
+                            self.config.load().consistency.default_mode,
+                        ),
                     };
                     tracing::info!(cluster = %plan.cluster_id, "beginning a cluster");
                     self.keep_plan(plan, true).await?;
@@ -480,9 +589,17 @@ impl Parts {
                 Step::Ask { missing, planner } => {
                     if last_word.is_none_or(|at: Instant| at.elapsed() > Duration::from_secs(5)) {
                         last_word = Some(Instant::now());
-                        tracing::info!(?missing, planner, "waiting for the other first members: a cluster begins once all of them answer");
+                        tracing::info!(
+                            ?missing,
+                            planner,
+                            "waiting for the other first members: a cluster begins once all of them answer"
+                        );
                     }
-                    let asked = self.cluster.others().into_iter().map(|store| self.ask(store));
+                    let asked = self
+                        .cluster
+                        .others()
+                        .into_iter()
+                        .map(|store| self.ask(store));
                     futures::future::join_all(asked).await;
                     tokio::select! {
                         () = self.cluster.changed() => {}
@@ -495,7 +612,17 @@ impl Parts {
 
     async fn ask(&self, store: StoreId) {
         let request = peer_request::Body::Status(raft::StoreStatusRequest {});
-        match self.transport.call(store, Lane::Control, RegionId(0), request, Duration::from_secs(1)).await {
+        match self
+            .transport
+            .call(
+                store,
+                Lane::Control,
+                RegionId(0),
+                request,
+                Duration::from_secs(1),
+            )
+            .await
+        {
             Ok(peer_response::Body::Status(status)) => {
                 if let Err(error) = self.cluster.heard(&status) {
                     tracing::warn!(store = store.get(), %error, "does not fit");
@@ -510,7 +637,11 @@ impl Parts {
         let mut batch = WriteBatch::new();
         batch.put(Family::Region, layout::row("plan"), plan.encode_to_vec());
         if bootstraps {
-            batch.put(Family::Region, layout::row("bootstraps"), Bytes::from_static(b"1"));
+            batch.put(
+                Family::Region,
+                layout::row("bootstraps"),
+                Bytes::from_static(b"1"),
+            );
         }
         self.committer.commit(batch, Durability::Synced).await?;
         self.note_cluster(&plan)?;
@@ -519,16 +650,26 @@ impl Parts {
     }
 
     fn note_cluster(&self, plan: &ClusterPlan) -> Result<(), Error> {
-        let Some(data_dir) = &self.data_dir else { return Ok(()) };
-        let id = uuid::Uuid::parse_str(&plan.cluster_id)
-            .map_err(|error| Error::new(Reason::Corruption, format!("the cluster's id {:?} is no UUID: {error}", plan.cluster_id)))?;
-        data_dir.set_cluster_id(id).map_err(|error| Error::new(Reason::Refused, error.to_string()))
+        let Some(data_dir) = &self.data_dir else {
+            return Ok(());
+        };
+        let id = uuid::Uuid::parse_str(&plan.cluster_id).map_err(|error| {
+            Error::new(
+                Reason::Corruption,
+                format!("the cluster's id {:?} is no UUID: {error}", plan.cluster_id),
+            )
+        })?;
+        data_dir
+            .set_cluster_id(id)
+            .map_err(|error| Error::new(Reason::Refused, error.to_string()))
     }
 
     /// Fills the cluster's tables if they are empty, and says in them where this store is.
     async fn register(&self, plan: &ClusterPlan) -> Result<(), Error> {
         let facts = self.manager.facts().clone();
-        let init = command::Kind::InitCluster(raft::InitCluster { plan: Some(plan.clone()) });
+        let init = command::Kind::InitCluster(raft::InitCluster {
+            plan: Some(plan.clone()),
+        });
         let register = command::Kind::RegisterStore(raft::RegisterStore {
             member: Some(facts.member),
             declared: self.manager.declared(),
@@ -549,16 +690,22 @@ impl Parts {
                 }
             }
         }
-        self.namespaces.reconcile(Instant::now() + Duration::from_secs(5)).await.or_else(|error| {
-            tracing::debug!(%error, "regions do not know all namespaces yet");
-            Ok(())
-        })
+        self.namespaces
+            .reconcile(Instant::now() + Duration::from_secs(5))
+            .await
+            .or_else(|error| {
+                tracing::debug!(%error, "regions do not know all namespaces yet");
+                Ok(())
+            })
     }
 
     async fn meta_command(&self, kind: command::Kind) -> Result<(), Error> {
         let peer = self.manager.open(self.meta_descriptor()?).await?;
         let command = raft::Command { kind: Some(kind) };
-        match peer.command(command, Instant::now() + Duration::from_secs(5)).await? {
+        match peer
+            .command(command, Instant::now() + Duration::from_secs(5))
+            .await?
+        {
             raft::command_outcome::Outcome::Error(error) => Err(Error::from_wire(error)),
             _ => Ok(()),
         }
@@ -566,28 +713,56 @@ impl Parts {
 
     fn meta_descriptor(&self) -> Result<RegionDescriptor, Error> {
         let plan = self.cluster.plan();
-        plan.and_then(|plan| plan.regions.into_iter().find(|region| region.id == RegionId::META.0))
-            .ok_or_else(|| Error::new(Reason::NotReady, "this store belongs to no cluster yet"))
+        plan.and_then(|plan| {
+            plan.regions
+                .into_iter()
+                .find(|region| region.id == RegionId::META.0)
+        })
+        .ok_or_else(|| Error::new(Reason::NotReady, "this store belongs to no cluster yet"))
     }
 }
 
 /// Tells `grpc.health.v1` how the store and each namespace are.
-async fn report_health(reporter: tonic_health::server::HealthReporter, probes: Probes, stop: CancellationToken) {
+async fn report_health(
+    reporter: tonic_health::server::HealthReporter,
+    probes: Probes,
+    stop: CancellationToken,
+) {
     use tonic_health::ServingStatus;
-    let status = |serving: bool| if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+    let status = |serving: bool| {
+        if serving {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        }
+    };
     let kv = <KvServer<KvService> as tonic::server::NamedService>::NAME;
     loop {
         let ready = probes.ready();
         reporter.set_service_status("", status(ready)).await;
         reporter.set_service_status(kv, status(ready)).await;
-        let data_quorum = probes.manager.data_peers().iter().all(|peer| peer.quorum().available());
-        for row in probes.namespaces.tables().namespaces.values().filter(|row| !row.deleted) {
-            reporter.set_service_status(row.name.clone(), status(ready && data_quorum)).await;
+        let data_quorum = probes
+            .manager
+            .data_peers()
+            .iter()
+            .all(|peer| peer.quorum().available());
+        for row in probes
+            .namespaces
+            .tables()
+            .namespaces
+            .values()
+            .filter(|row| !row.deleted)
+        {
+            reporter
+                .set_service_status(row.name.clone(), status(ready && data_quorum))
+                .await;
         }
         tokio::select! {
             () = stop.cancelled() => break,
             () = tokio::time::sleep(Duration::from_millis(250)) => {}
         }
     }
-    reporter.set_service_status("", ServingStatus::NotServing).await;
+    reporter
+        .set_service_status("", ServingStatus::NotServing)
+        .await;
 }

@@ -35,13 +35,27 @@ impl SessionToken {
 
     /// Reads a token that came back.
     pub fn decode(bytes: &[u8]) -> Result<SessionToken, Error> {
-        let broken = || Error::invalid("session", "this is not a session token; hand back what an answer's receipt holds, or nothing");
-        let [FORMAT, rest @ ..] = bytes else { return Err(broken()) };
-        let number = |part: Option<&[u8]>| part.and_then(|part| part.try_into().ok()).map(u64::from_be_bytes).ok_or_else(broken);
+        let broken = || {
+            Error::invalid(
+                "session",
+                "this is not a session token; hand back what an answer's receipt holds, or nothing",
+            )
+        };
+        let [FORMAT, rest @ ..] = bytes else {
+            return Err(broken());
+        };
+        let number = |part: Option<&[u8]>| {
+            part.and_then(|part| part.try_into().ok())
+                .map(u64::from_be_bytes)
+                .ok_or_else(broken)
+        };
         if rest.len() != 16 {
             return Err(broken());
         }
-        Ok(SessionToken { region: RegionId(number(rest.get(..8))?), revision: number(rest.get(8..))? })
+        Ok(SessionToken {
+            region: RegionId(number(rest.get(..8))?),
+            revision: number(rest.get(8..))?,
+        })
     }
 }
 
@@ -51,7 +65,10 @@ mod tests {
 
     #[test]
     fn a_token_comes_back_and_anything_else_is_refused() {
-        let token = SessionToken { region: RegionId(2), revision: 77 };
+        let token = SessionToken {
+            region: RegionId(2),
+            revision: 77,
+        };
         assert_eq!(SessionToken::decode(&token.encode()).unwrap(), token);
         for broken in [&b""[..], b"\x02", b"\x01short", &[1; 18]] {
             assert!(SessionToken::decode(broken).is_err());

@@ -24,12 +24,22 @@ pub struct Stores {
 impl Stores {
     /// For this store.
     pub fn new(me: StoreId, manager: Arc<PeerManager>, transport: SharedTransport) -> Stores {
-        Stores { me, manager, transport }
+        Stores {
+            me,
+            manager,
+            transport,
+        }
     }
 
     /// The status of every store of the table, or why it could not be had.
-    pub async fn statuses(&self, tables: &MetaState) -> BTreeMap<StoreId, Result<StoreStatus, String>> {
-        let asked = tables.stores.keys().map(|store| async move { (*store, self.status(*store).await) });
+    pub async fn statuses(
+        &self,
+        tables: &MetaState,
+    ) -> BTreeMap<StoreId, Result<StoreStatus, String>> {
+        let asked = tables
+            .stores
+            .keys()
+            .map(|store| async move { (*store, self.status(*store).await) });
         join_all(asked).await.into_iter().collect()
     }
 
@@ -38,7 +48,11 @@ impl Stores {
             return Ok(self.manager.status());
         }
         let request = peer_request::Body::Status(StoreStatusRequest {});
-        match self.transport.call(store, Lane::Control, RegionId(0), request, PATIENCE).await {
+        match self
+            .transport
+            .call(store, Lane::Control, RegionId(0), request, PATIENCE)
+            .await
+        {
             Ok(peer_response::Body::Status(status)) => Ok(status),
             Ok(_) => Err("it answered something else".to_owned()),
             Err(error) => Err(error.to_string()),

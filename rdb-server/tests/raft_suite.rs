@@ -3,7 +3,12 @@
 //!
 //! The state machine is one of the test's own: what is judged here is everything below it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may stop at what it did not expect")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::type_complexity,
+    reason = "a test may stop at what it did not expect"
+)]
 
 #[path = "raft_suite/cluster.rs"]
 mod cluster;

@@ -3,7 +3,11 @@
 //!
 //! What is refused is refused with one clear line and exit 1, and nothing on disk is touched.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may stop at what it did not expect")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test may stop at what it did not expect"
+)]
 #![allow(clippy::print_stdout, reason = "what was measured is worth reading")]
 
 mod support;
@@ -29,10 +33,17 @@ async fn assert_one_cluster(cluster: &mut Cluster) -> String {
     for store in 0..cluster.len() {
         ids.push(cluster.cluster_status(store).await.unwrap().cluster_id);
     }
-    assert!(!ids[0].is_empty() && ids.iter().all(|id| *id == ids[0]), "one list of peers, one cluster: {ids:?}");
+    assert!(
+        !ids[0].is_empty() && ids.iter().all(|id| *id == ids[0]),
+        "one list of peers, one cluster: {ids:?}"
+    );
     for store in 0..cluster.len() {
         let noted = fs::read_to_string(cluster.node(store).data_dir().join("STORE")).unwrap();
-        assert!(noted.contains(&ids[0]), "store {} notes its cluster: {noted}", store + 1);
+        assert!(
+            noted.contains(&ids[0]),
+            "store {} notes its cluster: {noted}",
+            store + 1
+        );
     }
     ids.remove(0)
 }
@@ -65,7 +76,11 @@ async fn stores_killed_while_they_form_a_cluster_form_one() {
         for store in order {
             cluster.launch(store);
         }
-        assert_eq!(assert_one_cluster(&mut cluster).await, id, "a restart is not another beginning");
+        assert_eq!(
+            assert_one_cluster(&mut cluster).await,
+            id,
+            "a restart is not another beginning"
+        );
         let store = Plain::on(&cluster, (round + 1) % 3).await;
         assert_eq!(text(&store.get("k").await.unwrap()).as_deref(), Some("v"));
     }
@@ -78,14 +93,31 @@ async fn nobody_begins_a_cluster_without_all_of_the_list() {
     cluster.launch(1);
     for store in [0, 1] {
         let http = cluster.http_addr(store);
-        eventually(PATIENT, "it listens", async || http::get(http, "/livez").await).await;
+        eventually(PATIENT, "it listens", async || {
+            http::get(http, "/livez").await
+        })
+        .await;
     }
     // Two of three would be a quorum; yet nobody may know that the third is not in a cluster already.
     tokio::time::sleep(Duration::from_secs(2)).await;
     for store in [0, 1] {
-        assert_eq!(http::get(cluster.http_addr(store), "/readyz").await.unwrap().status, 503);
-        assert!(cluster.log(store).contains("waiting for the other first members"), "{}", cluster.log(store));
-        refused(Plain::on(&cluster, store).await.put("k", "v").await).is(Code::Unavailable, "NOT_READY").outcome("not_applied");
+        assert_eq!(
+            http::get(cluster.http_addr(store), "/readyz")
+                .await
+                .unwrap()
+                .status,
+            503
+        );
+        assert!(
+            cluster
+                .log(store)
+                .contains("waiting for the other first members"),
+            "{}",
+            cluster.log(store)
+        );
+        refused(Plain::on(&cluster, store).await.put("k", "v").await)
+            .is(Code::Unavailable, "NOT_READY")
+            .outcome("not_applied");
     }
     cluster.launch(2);
     assert_one_cluster(&mut cluster).await;
@@ -103,7 +135,10 @@ fn fingerprint(dir: &Path) -> BTreeMap<String, (u64, Option<std::time::SystemTim
             if meta.is_dir() {
                 dirs.push(entry.path());
             } else {
-                files.insert(entry.path().display().to_string(), (meta.len(), meta.modified().ok()));
+                files.insert(
+                    entry.path().display().to_string(),
+                    (meta.len(), meta.modified().ok()),
+                );
             }
         }
     }
@@ -136,7 +171,9 @@ async fn a_wiped_directory_under_an_old_id_is_refused_and_the_cluster_goes_on() 
     store.put("k", "goes on").await.unwrap();
     assert_eq!(cluster.cluster_status(0).await.unwrap().stores.len(), 3);
     // Again, now with what the refused start left behind.
-    Node::run_to_exit(cluster.node(2).args(), ENDS).await.refused();
+    Node::run_to_exit(cluster.node(2).args(), ENDS)
+        .await
+        .refused();
 
     // A directory that lost only its database.
     fs::remove_dir_all(&data_dir).unwrap();
@@ -152,7 +189,10 @@ async fn a_wiped_directory_under_an_old_id_is_refused_and_the_cluster_goes_on() 
     fs::rename(&db_kept, &db).unwrap();
     cluster.restart(2).await;
     let back = Plain::on(&cluster, 2).await;
-    assert_eq!(text(&back.get("k").await.unwrap()).as_deref(), Some("goes on"));
+    assert_eq!(
+        text(&back.get("k").await.unwrap()).as_deref(),
+        Some("goes on")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -169,36 +209,72 @@ async fn what_is_in_use_or_belongs_to_another_is_refused_and_untouched() {
 
     // The directory is in use.
     let exit = Node::run_to_exit(&elsewhere, ENDS).await;
-    assert!(exit.refused().contains("in use by another process (pid "), "{exit:?}");
+    assert!(
+        exit.refused().contains("in use by another process (pid "),
+        "{exit:?}"
+    );
     // The client port is, or the HTTP port: no directory is made.
-    for (flag, port) in [("--addr", cluster.addr(0)), ("--http-addr", cluster.http_addr(0))] {
-        let clash = with_flag(&with_flag(&elsewhere, flag, &port.to_string()), "--data-dir", &other_dir);
+    for (flag, port) in [
+        ("--addr", cluster.addr(0)),
+        ("--http-addr", cluster.http_addr(0)),
+    ] {
+        let clash = with_flag(
+            &with_flag(&elsewhere, flag, &port.to_string()),
+            "--data-dir",
+            &other_dir,
+        );
         let exit = Node::run_to_exit(&clash, ENDS).await;
         let line = exit.refused();
-        assert!(line.contains("cannot listen on") && line.contains(&port.to_string()) && line.contains(flag), "{line:?}");
+        assert!(
+            line.contains("cannot listen on")
+                && line.contains(&port.to_string())
+                && line.contains(flag),
+            "{line:?}"
+        );
         assert!(!Path::new(&other_dir).exists(), "nothing is touched");
     }
     // The store that runs did not notice.
-    Plain::on(&cluster, 0).await.put("k", "still here").await.unwrap();
+    Plain::on(&cluster, 0)
+        .await
+        .put("k", "still here")
+        .await
+        .unwrap();
 
     // Another id over the same directory.
     cluster.stop(0).await;
     let before = fingerprint(&data_dir);
     let exit = Node::run_to_exit(&with_flag(&args, "--store-id", "2"), ENDS).await;
     let line = exit.refused();
-    assert!(line.contains("belongs to store 1") && line.contains("not to store 2"), "{line:?}");
+    assert!(
+        line.contains("belongs to store 1") && line.contains("not to store 2"),
+        "{line:?}"
+    );
     // A directory that holds something else.
     let foreign = cluster.dir().join("foreign");
     fs::create_dir(&foreign).unwrap();
     fs::write(foreign.join("thesis.txt"), "years of work").unwrap();
-    let exit = Node::run_to_exit(&with_flag(&args, "--data-dir", &foreign.display().to_string()), ENDS).await;
-    assert!(exit.refused().contains("is not a data directory"), "{exit:?}");
-    assert_eq!(fs::read_dir(&foreign).unwrap().count(), 1, "nothing is touched");
+    let exit = Node::run_to_exit(
+        &with_flag(&args, "--data-dir", &foreign.display().to_string()),
+        ENDS,
+    )
+    .await;
+    assert!(
+        exit.refused().contains("is not a data directory"),
+        "{exit:?}"
+    );
+    assert_eq!(
+        fs::read_dir(&foreign).unwrap().count(),
+        1,
+        "nothing is touched"
+    );
     assert_eq!(fingerprint(&data_dir), before, "nothing is touched");
 
     // A cluster of one starts again, also without --peer, and has everything.
     cluster.restart(0).await;
-    assert_eq!(text(&Plain::on(&cluster, 0).await.get("k").await.unwrap()).as_deref(), Some("still here"));
+    assert_eq!(
+        text(&Plain::on(&cluster, 0).await.get("k").await.unwrap()).as_deref(),
+        Some("still here")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -206,7 +282,9 @@ async fn different_peer_lists_form_no_cluster() {
     let mut cluster = Cluster::prepare(3, &[]);
     // Store 2 has never heard of store 3.
     let (first, second) = (cluster.addr(0), cluster.addr(1));
-    cluster.node_mut(1).set_flag("--peer", &format!("1={first}"));
+    cluster
+        .node_mut(1)
+        .set_flag("--peer", &format!("1={first}"));
     let args = ["--peer".to_owned(), format!("2={second}")];
     cluster.node_mut(1).add_args(&args);
     for store in 0..3 {
@@ -215,17 +293,34 @@ async fn different_peer_lists_form_no_cluster() {
     let complaint = "give all first members the same --peer list";
     eventually(PATIENT, "somebody says that the lists differ", async || {
         let found = (0..3).any(|store| cluster.log(store).contains(complaint));
-        if found { Ok(()) } else { Err("nothing in the logs".to_owned()) }
+        if found {
+            Ok(())
+        } else {
+            Err("nothing in the logs".to_owned())
+        }
     })
     .await;
     for store in 0..3 {
-        assert_ne!(http::get(cluster.http_addr(store), "/readyz").await.unwrap().status, 200, "store {}", store + 1);
-        assert!(!cluster.log(store).contains("beginning a cluster"), "nobody may begin one");
+        assert_ne!(
+            http::get(cluster.http_addr(store), "/readyz")
+                .await
+                .unwrap()
+                .status,
+            200,
+            "store {}",
+            store + 1
+        );
+        assert!(
+            !cluster.log(store).contains("beginning a cluster"),
+            "nobody may begin one"
+        );
     }
     // Corrected, they are one cluster.
     cluster.kill(1);
     let third = cluster.addr(2);
-    cluster.node_mut(1).add_args(&["--peer".to_owned(), format!("3={third}")]);
+    cluster
+        .node_mut(1)
+        .add_args(&["--peer".to_owned(), format!("3={third}")]);
     cluster.launch(1);
     assert_one_cluster(&mut cluster).await;
 }
@@ -240,32 +335,64 @@ async fn a_store_of_another_cluster_is_refused_and_both_go_on() {
     other.kill(0);
     let stranger = one.addr(1);
     let own = other.addr(0);
-    other.node_mut(0).add_args(&["--peer".to_owned(), format!("1={own}"), "--peer".to_owned(), format!("2={stranger}")]);
+    other.node_mut(0).add_args(&[
+        "--peer".to_owned(),
+        format!("1={own}"),
+        "--peer".to_owned(),
+        format!("2={stranger}"),
+    ]);
     other.restart(0).await;
-    assert_eq!(text(&Plain::on(&other, 0).await.get("k").await.unwrap()).as_deref(), Some("other"));
+    assert_eq!(
+        text(&Plain::on(&other, 0).await.get("k").await.unwrap()).as_deref(),
+        Some("other")
+    );
     // And store 3 of the first one is sent to the other cluster instead of to store 1.
     one.kill(2);
     let (second, third) = (one.addr(1), one.addr(2));
     one.node_mut(2).set_flag("--peer", &format!("1={own}"));
-    one.node_mut(2).add_args(&["--peer".to_owned(), format!("2={second}"), "--peer".to_owned(), format!("3={third}")]);
+    one.node_mut(2).add_args(&[
+        "--peer".to_owned(),
+        format!("2={second}"),
+        "--peer".to_owned(),
+        format!("3={third}"),
+    ]);
     one.launch(2);
     let store = Plain::on(&one, 0).await;
     eventually(PATIENT, "the refusal is in a log", async || {
         let refusal = "belongs to cluster";
         let found = one.log(2).contains(refusal) || other.log(0).contains(refusal);
-        if found { Ok(()) } else { Err("nothing in the logs".to_owned()) }
+        if found {
+            Ok(())
+        } else {
+            Err("nothing in the logs".to_owned())
+        }
     })
     .await;
     store.put("k", "one goes on").await.unwrap();
-    Plain::on(&other, 0).await.put("k", "other goes on").await.unwrap();
-    assert_eq!(text(&store.get("k").await.unwrap()).as_deref(), Some("one goes on"));
-    let (id, other_id) = (one.cluster_status(0).await.unwrap().cluster_id, other.cluster_status(0).await.unwrap().cluster_id);
+    Plain::on(&other, 0)
+        .await
+        .put("k", "other goes on")
+        .await
+        .unwrap();
+    assert_eq!(
+        text(&store.get("k").await.unwrap()).as_deref(),
+        Some("one goes on")
+    );
+    let (id, other_id) = (
+        one.cluster_status(0).await.unwrap().cluster_id,
+        other.cluster_status(0).await.unwrap().cluster_id,
+    );
     assert_ne!(id, other_id);
     // Corrected, it is back.
     one.kill(2);
     let first = one.addr(0);
     one.node_mut(2).set_flag("--peer", &format!("1={first}"));
-    one.node_mut(2).add_args(&["--peer".to_owned(), format!("2={second}"), "--peer".to_owned(), format!("3={third}")]);
+    one.node_mut(2).add_args(&[
+        "--peer".to_owned(),
+        format!("2={second}"),
+        "--peer".to_owned(),
+        format!("3={third}"),
+    ]);
     one.launch(2);
     assert_eq!(assert_one_cluster(&mut one).await, id);
 }
@@ -294,19 +421,31 @@ async fn sigterm_leaves_in_order_and_hands_the_lead_over() {
     let status = cluster.stop(leader).await;
     println!("left in order after {:?}", asked.elapsed());
     assert_eq!(status.code(), Some(0), "{}", cluster.log(leader));
-    assert!(asked.elapsed() < Duration::from_secs(8), "leaving took {:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_secs(8),
+        "leaving took {:?}",
+        asked.elapsed()
+    );
     tokio::time::sleep(Duration::from_millis(300)).await;
     stop.cancel();
     let (longest, count) = writing.await.unwrap();
     println!("{count} writes meanwhile, the slowest took {longest:?}");
-    assert!(longest < Duration::from_millis(1500), "the lead was not handed over: a write took {longest:?}");
+    assert!(
+        longest < Duration::from_millis(1500),
+        "the lead was not handed over: a write took {longest:?}"
+    );
     assert!(!cluster.log(leader).contains("panicked"));
 
     // It comes back, and all three leave one after the other.
     cluster.restart(leader).await;
     let last = cluster.leader_of(DATA).await;
     for store in (0..3).filter(|store| *store != last).chain([last]) {
-        assert_eq!(cluster.stop(store).await.code(), Some(0), "{}", cluster.log(store));
+        assert_eq!(
+            cluster.stop(store).await.code(),
+            Some(0),
+            "{}",
+            cluster.log(store)
+        );
     }
 }
 
@@ -317,17 +456,28 @@ async fn check_config_says_what_is_wrong_and_touches_nothing() {
     let data_dir = cluster.dir().join("untouched");
     let run = async |text: &str| {
         fs::write(&file, text).unwrap();
-        let args = ["--config".to_owned(), file.display().to_string(), "--check-config".to_owned()];
+        let args = [
+            "--config".to_owned(),
+            file.display().to_string(),
+            "--check-config".to_owned(),
+        ];
         Node::run_to_exit(&args, ENDS).await
     };
-    let good = format!("[store]\nid = 7\ndata_dir = {:?}\n[consistency]\nquorum_timeout = \"3s\"\n", data_dir.display().to_string());
+    let good = format!(
+        "[store]\nid = 7\ndata_dir = {:?}\n[consistency]\nquorum_timeout = \"3s\"\n",
+        data_dir.display().to_string()
+    );
     let exit = run(&good).await;
     assert_eq!(exit.status.code(), Some(0), "{exit:?}");
     assert!(!exit.stdout.is_empty(), "{exit:?}");
 
     let exit = run("[store]\nid = 7\n\n[consistency]\nquorum_timout = \"3s\"\n").await;
     assert_eq!(exit.status.code(), Some(1));
-    for word in ["flaredb.toml:5", "consistency.quorum_timout", "quorum_timeout"] {
+    for word in [
+        "flaredb.toml:5",
+        "consistency.quorum_timout",
+        "quorum_timeout",
+    ] {
         assert!(exit.stderr.contains(word), "{word:?} in {}", exit.stderr);
     }
     // The same errors keep a store from starting.
@@ -339,6 +489,10 @@ async fn check_config_says_what_is_wrong_and_touches_nothing() {
     assert_eq!(exit.status.code(), Some(1));
     assert!(exit.stderr.contains("--store-id"), "{exit:?}");
     let exit = Node::run_to_exit(&["--no-such-flag".to_owned()], ENDS).await;
-    assert_eq!(exit.status.code(), Some(2), "usage errors are exit 2: {exit:?}");
+    assert_eq!(
+        exit.status.code(),
+        Some(2),
+        "usage errors are exit 2: {exit:?}"
+    );
     assert!(!data_dir.exists(), "nothing is touched");
 }

@@ -5,7 +5,11 @@
 //! snapshots, digests), `writes.rs` (request ids, expiry, namespaces). The names of the tests are the
 //! promises.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may stop at what it did not expect")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test may stop at what it did not expect"
+)]
 #![allow(clippy::print_stdout, reason = "what was measured is worth reading")]
 
 #[path = "test_consistency/basic.rs"]

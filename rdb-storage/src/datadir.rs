@@ -314,7 +314,9 @@ fn is_missing_or_empty(path: &Path) -> Result<bool, DataDirError> {
 /// half created does not open, and nobody was promised anything that could be in it.
 fn remove_unfinished_database(path: &Path) -> Result<(), DataDirError> {
     match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(io_error("remove", path)(error))
+        }
         _ => Ok(()),
     }
 }

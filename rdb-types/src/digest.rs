@@ -43,7 +43,10 @@ impl Digest {
 
     /// Reads what [`Digest::to_bytes`] wrote; `None` for another length.
     pub fn from_bytes(bytes: &[u8]) -> Option<Digest> {
-        bytes.try_into().ok().map(|array| Digest(u128::from_be_bytes(array)))
+        bytes
+            .try_into()
+            .ok()
+            .map(|array| Digest(u128::from_be_bytes(array)))
     }
 }
 
@@ -61,7 +64,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn record(stamp: u64, value: &[u8]) -> Record {
-        Record { stamp: Stamp(stamp), value: Bytes::copy_from_slice(value), ..Record::default() }
+        Record {
+            stamp: Stamp(stamp),
+            value: Bytes::copy_from_slice(value),
+            ..Record::default()
+        }
     }
 
     #[test]
@@ -70,8 +77,20 @@ mod tests {
         assert_ne!(base, Digest::of(b"j", &record(1, b"v")));
         assert_ne!(base, Digest::of(b"k", &record(2, b"v")));
         assert_ne!(base, Digest::of(b"k", &record(1, b"w")));
-        assert_ne!(base, Digest::of(b"k", &Record { expires_at_ms: 5, ..record(1, b"v") }));
-        assert_ne!(Digest::of(b"ab", &record(1, b"c")), Digest::of(b"a", &record(1, b"bc")));
+        assert_ne!(
+            base,
+            Digest::of(
+                b"k",
+                &Record {
+                    expires_at_ms: 5,
+                    ..record(1, b"v")
+                }
+            )
+        );
+        assert_ne!(
+            Digest::of(b"ab", &record(1, b"c")),
+            Digest::of(b"a", &record(1, b"bc"))
+        );
     }
 
     proptest! {

@@ -13,7 +13,10 @@ impl StoreId {
 
     /// `None` unless `id` is in 1..=1023.
     pub fn new(id: u64) -> Option<StoreId> {
-        u16::try_from(id).ok().filter(|id| (1..=Self::MAX).contains(id)).map(StoreId)
+        u16::try_from(id)
+            .ok()
+            .filter(|id| (1..=Self::MAX).contains(id))
+            .map(StoreId)
     }
 
     /// The bare number.

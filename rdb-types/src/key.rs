@@ -51,7 +51,10 @@ impl GlobalKey {
 
     /// The first global key after a namespace; `None` for the last namespace there can be.
     pub fn namespace_end(namespace: NamespaceId) -> Option<Bytes> {
-        namespace.0.checked_add(1).map(|next| GlobalKey::namespace_start(NamespaceId(next)))
+        namespace
+            .0
+            .checked_add(1)
+            .map(|next| GlobalKey::namespace_start(NamespaceId(next)))
     }
 }
 

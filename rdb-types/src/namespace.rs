@@ -36,7 +36,9 @@ impl FromStr for Mode {
         match text {
             "strong" => Ok(Mode::Strong),
             "eventual" => Ok(Mode::Eventual),
-            other => Err(format!("there is no mode {other:?}; a mode is \"strong\" or \"eventual\"")),
+            other => Err(format!(
+                "there is no mode {other:?}; a mode is \"strong\" or \"eventual\""
+            )),
         }
     }
 }
@@ -74,7 +76,9 @@ impl FromStr for Durability {
         match text {
             "sync" => Ok(Durability::Sync),
             "relaxed" => Ok(Durability::Relaxed),
-            other => Err(format!("there is no durability {other:?}; it is \"sync\" or \"relaxed\"")),
+            other => Err(format!(
+                "there is no durability {other:?}; it is \"sync\" or \"relaxed\""
+            )),
         }
     }
 }
@@ -98,7 +102,9 @@ pub struct NamespaceName(String);
 
 /// A name that is not legal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{name:?} is not a namespace name: {why}; a name is 1 to 64 of a-z 0-9 _ . - and starts with a letter")]
+#[error(
+    "{name:?} is not a namespace name: {why}; a name is 1 to 64 of a-z 0-9 _ . - and starts with a letter"
+)]
 pub struct NameError {
     name: String,
     why: &'static str,
@@ -118,14 +124,18 @@ impl NamespaceName {
             let name = name.chars().take(Self::MAX_BYTES + 1).collect();
             Err(NameError { name, why })
         };
-        let Some(first) = name.bytes().next() else { return refuse("it is empty") };
+        let Some(first) = name.bytes().next() else {
+            return refuse("it is empty");
+        };
         if name.len() > Self::MAX_BYTES {
             return refuse("it is too long");
         }
         if !first.is_ascii_lowercase() {
             return refuse("it does not start with a letter a-z");
         }
-        if !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_.-".contains(&byte)) {
+        if !name.bytes().all(|byte| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_.-".contains(&byte)
+        }) {
             return refuse("it has a character that is not allowed");
         }
         Ok(NamespaceName(name.to_owned()))
@@ -157,11 +167,24 @@ mod tests {
         for good in ["a", "default", "a-b_c.d9", &"x".repeat(64)] {
             assert_eq!(NamespaceName::parse(good).unwrap().as_str(), good);
         }
-        for bad in ["", "9a", "-a", "A", "aB", "a b", "a/b", "ä", "a\n", &"x".repeat(65)] {
+        for bad in [
+            "",
+            "9a",
+            "-a",
+            "A",
+            "aB",
+            "a b",
+            "a/b",
+            "ä",
+            "a\n",
+            &"x".repeat(65),
+        ] {
             assert!(NamespaceName::parse(bad).is_err(), "{bad:?}");
         }
         assert_eq!(NamespaceName::of_request("").unwrap().as_str(), "default");
-        let long = NamespaceName::parse(&"y".repeat(100_000)).unwrap_err().to_string();
+        let long = NamespaceName::parse(&"y".repeat(100_000))
+            .unwrap_err()
+            .to_string();
         assert!(long.len() < 300, "{} bytes", long.len());
     }
 

@@ -84,7 +84,11 @@ impl FromStr for Reason {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Reason, ()> {
-        Reason::ALL.iter().copied().find(|reason| reason.as_str() == text).ok_or(())
+        Reason::ALL
+            .iter()
+            .copied()
+            .find(|reason| reason.as_str() == text)
+            .ok_or(())
     }
 }
 

@@ -49,13 +49,17 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     /// Written by a newer build, or damaged.
-    #[error("record format {0} is not known to this build (it knows {FORMAT}): it was written by a newer one, or is damaged")]
+    #[error(
+        "record format {0} is not known to this build (it knows {FORMAT}): it was written by a newer one, or is damaged"
+    )]
     Format(u8),
     /// Shorter than its header says.
     #[error("record of {0} bytes is too short: it is damaged")]
     Short(usize),
     /// Flags that no build ever wrote.
-    #[error("record flags {0:#x} are not known to this build: it was written by a newer one, or is damaged")]
+    #[error(
+        "record flags {0:#x} are not known to this build: it was written by a newer one, or is damaged"
+    )]
     Flags(u8),
 }
 
@@ -156,15 +160,28 @@ mod tests {
 
     #[test]
     fn a_newer_format_and_a_cut_record_are_refused() {
-        let record = Record { expires_at_ms: 9, value: Bytes::from_static(b"v"), ..Record::default() };
+        let record = Record {
+            expires_at_ms: 9,
+            value: Bytes::from_static(b"v"),
+            ..Record::default()
+        };
         let good = record.encode();
         let mut newer = good.to_vec();
         newer[0] = 2;
         assert_eq!(Record::decode(newer.into()), Err(RecordError::Format(2)));
-        assert_eq!(Record::decode(good.slice(..20)), Err(RecordError::Short(20)));
-        assert_eq!(Record::decode(good.slice(..45)), Err(RecordError::Short(45)));
+        assert_eq!(
+            Record::decode(good.slice(..20)),
+            Err(RecordError::Short(20))
+        );
+        assert_eq!(
+            Record::decode(good.slice(..45)),
+            Err(RecordError::Short(45))
+        );
         let mut flagged = good.to_vec();
         flagged[1] = 0x80;
-        assert_eq!(Record::decode(flagged.into()), Err(RecordError::Flags(0x80)));
+        assert_eq!(
+            Record::decode(flagged.into()),
+            Err(RecordError::Flags(0x80))
+        );
     }
 }

@@ -15,7 +15,9 @@ pub struct RequestId(Bytes);
 impl RequestId {
     /// `None` when it is empty (the write has none) or too long (the edge refuses it first).
     pub fn new(bytes: Bytes) -> Option<RequestId> {
-        (1..=MAX_BYTES).contains(&bytes.len()).then_some(RequestId(bytes))
+        (1..=MAX_BYTES)
+            .contains(&bytes.len())
+            .then_some(RequestId(bytes))
     }
 
     /// The bytes as given.
@@ -32,7 +34,11 @@ impl RequestId {
             _ => return None,
         };
         let is_version_7 = raw[6] >> 4 == 7 && raw[8] >> 6 == 0b10;
-        is_version_7.then(|| raw[..6].iter().fold(0, |ms, byte| (ms << 8) | u64::from(*byte)))
+        is_version_7.then(|| {
+            raw[..6]
+                .iter()
+                .fold(0, |ms, byte| (ms << 8) | u64::from(*byte))
+        })
     }
 }
 
@@ -59,15 +65,37 @@ mod tests {
     #[test]
     fn only_a_uuid_of_version_7_tells_its_age() {
         // RFC 9562, appendix A.6: made on Tuesday, February 22, 2022 2:22:22.00 PM GMT-05:00.
-        let text = RequestId::new(Bytes::from_static(b"017F22E2-79B0-7CC3-98C4-DC0C0C07398F")).unwrap();
+        let text =
+            RequestId::new(Bytes::from_static(b"017F22E2-79B0-7CC3-98C4-DC0C0C07398F")).unwrap();
         assert_eq!(text.made_at_ms(), Some(0x017F_22E2_79B0));
-        let raw = [0x01, 0x7F, 0x22, 0xE2, 0x79, 0xB0, 0x7C, 0xC3, 0x98, 0xC4, 0xDC, 0x0C, 0x0C, 0x07, 0x39, 0x8F];
-        assert_eq!(RequestId::new(raw.to_vec().into()).unwrap().made_at_ms(), Some(0x017F_22E2_79B0));
+        let raw = [
+            0x01, 0x7F, 0x22, 0xE2, 0x79, 0xB0, 0x7C, 0xC3, 0x98, 0xC4, 0xDC, 0x0C, 0x0C, 0x07,
+            0x39, 0x8F,
+        ];
+        assert_eq!(
+            RequestId::new(raw.to_vec().into()).unwrap().made_at_ms(),
+            Some(0x017F_22E2_79B0)
+        );
         let mut version_4 = raw;
         version_4[6] = 0x4C;
-        assert_eq!(RequestId::new(version_4.to_vec().into()).unwrap().made_at_ms(), None);
-        assert_eq!(RequestId::new(Bytes::from_static(b"order-4711")).unwrap().made_at_ms(), None);
-        assert_eq!(RequestId::new(Bytes::from_static(b"017F22E2x79B0-7CC3-98C4-DC0C0C07398F")).unwrap().made_at_ms(), None);
+        assert_eq!(
+            RequestId::new(version_4.to_vec().into())
+                .unwrap()
+                .made_at_ms(),
+            None
+        );
+        assert_eq!(
+            RequestId::new(Bytes::from_static(b"order-4711"))
+                .unwrap()
+                .made_at_ms(),
+            None
+        );
+        assert_eq!(
+            RequestId::new(Bytes::from_static(b"017F22E2x79B0-7CC3-98C4-DC0C0C07398F"))
+                .unwrap()
+                .made_at_ms(),
+            None
+        );
     }
 
     #[test]

@@ -78,7 +78,11 @@ impl Stamp {
             return self;
         }
         let same_tick = Stamp((last.tick() << STORE_BITS) | u64::from(self.store_bits()));
-        if same_tick > last { same_tick } else { same_tick.next() }
+        if same_tick > last {
+            same_tick
+        } else {
+            same_tick.next()
+        }
     }
 }
 
@@ -90,7 +94,13 @@ impl fmt::Display for Stamp {
 
 impl fmt::Debug for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}@{}", self.unix_ms(), self.counter(), self.store_bits())
+        write!(
+            f,
+            "{}.{}@{}",
+            self.unix_ms(),
+            self.counter(),
+            self.store_bits()
+        )
     }
 }
 
@@ -144,7 +154,9 @@ impl HybridClock {
         // What was observed from elsewhere may be ahead; only the clock's own borrowing is bounded.
         let borrowed_ms = last.saturating_sub(physical.max(self.observed_tick)) >> COUNTER_BITS;
         if borrowed_ms > self.max_ahead_ms {
-            return Err(ClockWait::Ahead { wait_ms: borrowed_ms - self.max_ahead_ms });
+            return Err(ClockWait::Ahead {
+                wait_ms: borrowed_ms - self.max_ahead_ms,
+            });
         }
         if last >= self.bound_tick {
             return Err(ClockWait::Bound);
@@ -170,7 +182,9 @@ impl HybridClock {
 
     /// Says that `bound_ms` is durable. A lower one than before changes nothing.
     pub fn raise_bound(&mut self, bound_ms: u64) {
-        self.bound_tick = self.bound_tick.max(bound_ms.saturating_sub(EPOCH_UNIX_MS) << COUNTER_BITS);
+        self.bound_tick = self
+            .bound_tick
+            .max(bound_ms.saturating_sub(EPOCH_UNIX_MS) << COUNTER_BITS);
     }
 
     /// Milliseconds of stamps that may still be given out below the bound.
@@ -198,9 +212,15 @@ mod tests {
     #[test]
     fn parts_come_back() {
         let stamp = Stamp::pack(NOW, 4095, store(1023));
-        assert_eq!((stamp.unix_ms(), stamp.counter(), stamp.store_bits()), (NOW, 4095, 1023));
+        assert_eq!(
+            (stamp.unix_ms(), stamp.counter(), stamp.store_bits()),
+            (NOW, 4095, 1023)
+        );
         let next = stamp.next();
-        assert_eq!((next.unix_ms(), next.counter(), next.store_bits()), (NOW + 1, 0, 1023));
+        assert_eq!(
+            (next.unix_ms(), next.counter(), next.store_bits()),
+            (NOW + 1, 0, 1023)
+        );
     }
 
     #[test]
@@ -214,7 +234,10 @@ mod tests {
                 Err(wait) => break wait,
             }
         };
-        assert!(matches!(wait, ClockWait::Ahead { wait_ms: 1.. }), "{wait:?}");
+        assert!(
+            matches!(wait, ClockWait::Ahead { wait_ms: 1.. }),
+            "{wait:?}"
+        );
         assert!((250 * 4096..=252 * 4096).contains(&given), "{given}");
         assert!(clock.reserve(NOW + 10, 8192).is_ok());
     }
@@ -246,7 +269,10 @@ mod tests {
         assert!(given > fast);
         assert_eq!(given.store_bits(), 1);
         let other = Stamp::pack(NOW, 0, store(3)).at_least_after(fast);
-        assert_eq!((other.unix_ms(), other.counter(), other.store_bits()), (NOW + 50, 7, 3));
+        assert_eq!(
+            (other.unix_ms(), other.counter(), other.store_bits()),
+            (NOW + 50, 7, 3)
+        );
     }
 
     proptest! {

@@ -36,7 +36,10 @@ impl Acks {
         // Read under the lock: the list is in the order of time.
         let mut acks = self.0.lock();
         let at = Instant::now();
-        acks.push(Ack { at, took: at.saturating_duration_since(began) });
+        acks.push(Ack {
+            at,
+            took: at.saturating_duration_since(began),
+        });
     }
 
     pub(super) fn count(&self) -> u64 {
@@ -49,22 +52,51 @@ impl Acks {
 
     /// Whether a write that was begun after `since` has been acknowledged.
     pub(super) fn any_begun_after(&self, since: Instant) -> bool {
-        self.0.lock().iter().rev().take_while(|ack| ack.at > since).any(|ack| ack.at - ack.took > since)
+        self.0
+            .lock()
+            .iter()
+            .rev()
+            .take_while(|ack| ack.at > since)
+            .any(|ack| ack.at - ack.took > since)
     }
 }
 
 fn stretch(acks: &[Ack], from: Instant, to: Instant) -> Stretch {
-    let inside: Vec<Ack> = acks.iter().copied().filter(|ack| ack.at >= from && ack.at <= to).collect();
-    let times = std::iter::once(from).chain(inside.iter().map(|ack| ack.at)).chain([to]);
+    let inside: Vec<Ack> = acks
+        .iter()
+        .copied()
+        .filter(|ack| ack.at >= from && ack.at <= to)
+        .collect();
+    let times = std::iter::once(from)
+        .chain(inside.iter().map(|ack| ack.at))
+        .chain([to]);
     let times: Vec<Instant> = times.collect();
-    let longest_pause = times.windows(2).map(|pair| pair[1].saturating_duration_since(pair[0])).max().unwrap_or_default();
+    let longest_pause = times
+        .windows(2)
+        .map(|pair| pair[1].saturating_duration_since(pair[0]))
+        .max()
+        .unwrap_or_default();
     let mut took: Vec<Duration> = inside.iter().map(|ack| ack.took).collect();
     took.sort_unstable();
-    let at_percent = |percent: usize| took.get((took.len() * percent / 100).min(took.len().saturating_sub(1))).copied().unwrap_or_default();
+    let at_percent = |percent: usize| {
+        took.get((took.len() * percent / 100).min(took.len().saturating_sub(1)))
+            .copied()
+            .unwrap_or_default()
+    };
     let seconds = to.saturating_duration_since(from).as_secs_f64();
     let count = inside.len() as u64;
-    let per_second = if seconds > 0.0 { (count as f64 / seconds) as u64 } else { 0 };
-    Stretch { count, per_second, median: at_percent(50), p99: at_percent(99), longest_pause }
+    let per_second = if seconds > 0.0 {
+        (count as f64 / seconds) as u64
+    } else {
+        0
+    };
+    Stretch {
+        count,
+        per_second,
+        median: at_percent(50),
+        p99: at_percent(99),
+        longest_pause,
+    }
 }
 
 #[cfg(test)]
@@ -76,16 +108,29 @@ mod tests {
     #[test]
     fn a_pause_is_the_longest_silence_its_ends_included() {
         let start = Instant::now();
-        let ack = |ms: u32| Ack { at: start + MS * ms, took: MS * (ms / 100) };
+        let ack = |ms: u32| Ack {
+            at: start + MS * ms,
+            took: MS * (ms / 100),
+        };
         let acks = [ack(100), ack(200), ack(700), ack(900)];
         let all = stretch(&acks, start, start + MS * 1000);
-        assert_eq!((all.count, all.per_second, all.longest_pause), (4, 4, MS * 500));
+        assert_eq!(
+            (all.count, all.per_second, all.longest_pause),
+            (4, 4, MS * 500)
+        );
         assert_eq!((all.median, all.p99), (MS * 7, MS * 9));
-        assert_eq!(stretch(&acks, start, start + MS * 2000).longest_pause, MS * 1100, "it lasts until the end");
+        assert_eq!(
+            stretch(&acks, start, start + MS * 2000).longest_pause,
+            MS * 1100,
+            "it lasts until the end"
+        );
         let part = stretch(&acks, start + MS * 150, start + MS * 250);
         assert_eq!((part.count, part.longest_pause), (1, MS * 50));
         let none = stretch(&acks, start + MS * 210, start + MS * 230);
-        assert_eq!((none.count, none.median, none.longest_pause), (0, Duration::ZERO, MS * 20));
+        assert_eq!(
+            (none.count, none.median, none.longest_pause),
+            (0, Duration::ZERO, MS * 20)
+        );
     }
 
     #[test]

@@ -35,9 +35,18 @@ impl Cluster {
     /// Three stores that do not run yet, with directories below `dir`.
     pub(super) fn new(dir: &Path) -> Result<Cluster, Error> {
         let ids = (1..=STORES).filter_map(|id| StoreId::new(id.into()));
-        let nodes = ids.map(|id| Node::reserve(id, dir.join(format!("store-{id}")))).collect::<Result<Vec<_>, _>>()?;
-        let peers = nodes.iter().map(|node| (node.id().get(), node.addr().to_string())).collect();
-        Ok(Cluster { nodes, peers, faults: Faults::new(SEED) })
+        let nodes = ids
+            .map(|id| Node::reserve(id, dir.join(format!("store-{id}"))))
+            .collect::<Result<Vec<_>, _>>()?;
+        let peers = nodes
+            .iter()
+            .map(|node| (node.id().get(), node.addr().to_string()))
+            .collect();
+        Ok(Cluster {
+            nodes,
+            peers,
+            faults: Faults::new(SEED),
+        })
     }
 
     /// Every store, in the order of the endpoints.
@@ -50,7 +59,9 @@ impl Cluster {
     }
 
     pub(super) fn is_running(&self, store: StoreId) -> bool {
-        self.nodes.iter().any(|node| node.id() == store && node.is_running())
+        self.nodes
+            .iter()
+            .any(|node| node.id() == store && node.is_running())
     }
 
     /// Starts those that do not run, and waits until all say that they are ready.
@@ -60,7 +71,11 @@ impl Cluster {
         let give_up = Instant::now() + GIVE_UP;
         while let Some(node) = self.nodes.iter().find(|node| !node.is_ready()) {
             if Instant::now() > give_up {
-                return Err(failed(format!("store {} is not ready after {} s", node.id(), GIVE_UP.as_secs())));
+                return Err(failed(format!(
+                    "store {} is not ready after {} s",
+                    node.id(),
+                    GIVE_UP.as_secs()
+                )));
             }
             sleep(Duration::from_millis(5)).await;
         }
@@ -94,7 +109,10 @@ impl Cluster {
 
     /// The other stores that this one cannot talk to because of a cut.
     pub(super) fn cut_from(&self, store: StoreId) -> Vec<StoreId> {
-        self.ids().into_iter().filter(|&other| self.faults.is_cut(store, other)).collect()
+        self.ids()
+            .into_iter()
+            .filter(|&other| self.faults.is_cut(store, other))
+            .collect()
     }
 
     /// Stops those that run, in order.
@@ -104,7 +122,10 @@ impl Cluster {
 
     /// A client of the whole cluster, as a program would have one.
     pub(super) fn client(&self) -> Result<Client, ClientError> {
-        Client::new(ClientOptions { discover: true, ..self.options(&self.ids()) })
+        Client::new(ClientOptions {
+            discover: true,
+            ..self.options(&self.ids())
+        })
     }
 
     /// A client that knows these stores only, and learns of no others.
@@ -114,7 +135,10 @@ impl Cluster {
 
     fn options(&self, stores: &[StoreId]) -> ClientOptions {
         ClientOptions {
-            retry: RetryPolicy { max_backoff: Duration::from_millis(100), ..RetryPolicy::default() },
+            retry: RetryPolicy {
+                max_backoff: Duration::from_millis(100),
+                ..RetryPolicy::default()
+            },
             discover: false,
             ..ClientOptions::new(stores.iter().map(|&store| self.addr(store)))
         }
@@ -125,7 +149,10 @@ impl Cluster {
         Client::new(ClientOptions {
             request_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_millis(500),
-            retry: RetryPolicy { max_attempts: Some(1), ..RetryPolicy::default() },
+            retry: RetryPolicy {
+                max_attempts: Some(1),
+                ..RetryPolicy::default()
+            },
             wait_for_ready: false,
             discover: false,
             ..ClientOptions::new([self.addr(store)])

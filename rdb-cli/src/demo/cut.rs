@@ -61,31 +61,59 @@ pub(super) struct StaleRead {
 }
 
 /// Cuts `store` off for at least `how_long`, and asks. The cut stays.
-pub(super) async fn watch(cluster: &Cluster, shared: &Shared, store: StoreId, how_long: Duration) -> Result<CutOff, Error> {
-    let others: Vec<StoreId> = cluster.ids().into_iter().filter(|&other| other != store).collect();
+pub(super) async fn watch(
+    cluster: &Cluster,
+    shared: &Shared,
+    store: StoreId,
+    how_long: Duration,
+) -> Result<CutOff, Error> {
+    let others: Vec<StoreId> = cluster
+        .ids()
+        .into_iter()
+        .filter(|&other| other != store)
+        .collect();
     let there = cluster.probe(store)?;
     let elsewhere = cluster.client_of(&others)?;
-    shared.client.put(NAMESPACE, MARKER, BEFORE, PutOptions::default()).await?;
+    shared
+        .client
+        .put(NAMESPACE, MARKER, BEFORE, PutOptions::default())
+        .await?;
     // Linearizable, so that the store is known to have it.
-    there.get(NAMESPACE, MARKER, ReadOptions::linearizable()).await?;
+    there
+        .get(NAMESPACE, MARKER, ReadOptions::linearizable())
+        .await?;
 
     cluster.isolate(store);
     let cut = Instant::now();
     let until = cut + how_long;
     let reads = async {
-        let written = elsewhere.put(NAMESPACE, MARKER, AFTER, PutOptions::default()).await;
+        let written = elsewhere
+            .put(NAMESPACE, MARKER, AFTER, PutOptions::default())
+            .await;
         let overwritten = Instant::now();
         if let Err(error) = written {
             // Nothing is known to be old now: there is nothing to ask.
             return (Err(error.to_string()), (0, 0), (Vec::new(), None));
         }
-        let (fresh, stale) = tokio::join!(read_fresh(&there, until), read_stale(&there, overwritten, until));
+        let (fresh, stale) = tokio::join!(
+            read_fresh(&there, until),
+            read_stale(&there, overwritten, until)
+        );
         (Ok(overwritten - cut), fresh, stale)
     };
-    let ((refusal, wrote_alone), (others_wrote_after, fresh, stale)) = tokio::join!(write_alone(shared, &there, cut), reads);
+    let ((refusal, wrote_alone), (others_wrote_after, fresh, stale)) =
+        tokio::join!(write_alone(shared, &there, cut), reads);
     sleep_until(until.into()).await;
     let ((reads_refused, reads_outdated), (stale_reads, stale_failed)) = (fresh, stale);
-    Ok(CutOff { refusal, wrote_alone, others_wrote_after, reads_refused, reads_outdated, stale_reads, stale_failed })
+    Ok(CutOff {
+        refusal,
+        wrote_alone,
+        others_wrote_after,
+        reads_refused,
+        reads_outdated,
+        stale_reads,
+        stale_failed,
+    })
 }
 
 /// Writes until the store says that it has no quorum. What it was given counts as an order like any
@@ -98,9 +126,21 @@ async fn write_alone(shared: &Shared, there: &Client, cut: Instant) -> (Option<R
         match orders::place(shared, there, key).await {
             Ok(()) => acknowledged += 1,
             Err(error) if error.reason == Some(Reason::NoQuorum) => {
-                let metadata = |name| error.metadata.get(name).cloned().unwrap_or_else(|| "?".to_owned());
+                let metadata = |name| {
+                    error
+                        .metadata
+                        .get(name)
+                        .cloned()
+                        .unwrap_or_else(|| "?".to_owned())
+                };
                 let (reached, needed) = (metadata("reached"), metadata("needed"));
-                let refusal = Refusal { after: cut.elapsed(), took: began.elapsed(), reached, needed, outcome: error.outcome };
+                let refusal = Refusal {
+                    after: cut.elapsed(),
+                    took: began.elapsed(),
+                    reached,
+                    needed,
+                    outcome: error.outcome,
+                };
                 return (Some(refusal), acknowledged);
             }
             Err(error) => tracing::debug!(%error, "not yet NO_QUORUM"),
@@ -119,7 +159,10 @@ async fn read_fresh(there: &Client, until: Instant) -> (u64, u64) {
     let (mut refused, mut outdated) = (0, 0);
     // At least one, however late the others were.
     loop {
-        match there.get(NAMESPACE, MARKER, ReadOptions::linearizable()).await {
+        match there
+            .get(NAMESPACE, MARKER, ReadOptions::linearizable())
+            .await
+        {
             Ok(answer) if answer.value != AFTER.as_bytes() => outdated += 1,
             Ok(_) => {}
             Err(_) => refused += 1,
@@ -132,7 +175,11 @@ async fn read_fresh(there: &Client, until: Instant) -> (u64, u64) {
 }
 
 /// Stale reads, and how old each was.
-async fn read_stale(there: &Client, overwritten: Instant, until: Instant) -> (Vec<StaleRead>, Option<String>) {
+async fn read_stale(
+    there: &Client,
+    overwritten: Instant,
+    until: Instant,
+) -> (Vec<StaleRead>, Option<String>) {
     let mut reads = Vec::new();
     loop {
         let age = overwritten.elapsed();
@@ -149,7 +196,14 @@ async fn read_stale(there: &Client, overwritten: Instant, until: Instant) -> (Ve
 
 async fn read_once(there: &Client, age: Duration) -> Result<StaleRead, ClientError> {
     let answer = there.get(NAMESPACE, MARKER, ReadOptions::stale()).await?;
-    let bound = Duration::from_millis(answer.receipt.map_or(0, |receipt| receipt.staleness_bound_ms));
+    let bound = Duration::from_millis(
+        answer
+            .receipt
+            .map_or(0, |receipt| receipt.staleness_bound_ms),
+    );
     let is_current = answer.value == AFTER.as_bytes();
-    Ok(StaleRead { age: if is_current { Duration::ZERO } else { age }, bound })
+    Ok(StaleRead {
+        age: if is_current { Duration::ZERO } else { age },
+        bound,
+    })
 }

@@ -117,7 +117,10 @@ impl Load {
         for _ in 0..TRANSFER_CLIENTS {
             tasks.spawn(transfers::work(Arc::clone(shared)));
         }
-        Load { shared: Arc::clone(shared), tasks }
+        Load {
+            shared: Arc::clone(shared),
+            tasks,
+        }
     }
 
     /// Lets every client finish what it is doing. `Err`: one of them broke.

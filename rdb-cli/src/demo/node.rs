@@ -53,7 +53,12 @@ impl Node {
     /// A store that does not run yet, with ports that nobody else has.
     pub(super) fn reserve(id: StoreId, data_dir: PathBuf) -> Result<Node, Error> {
         let port = || Port::reserve().map_err(|error| failed(format!("no free port: {error}")));
-        Ok(Node { id, ports: [port()?, port()?], data_dir, running: None })
+        Ok(Node {
+            id,
+            ports: [port()?, port()?],
+            data_dir,
+            running: None,
+        })
     }
 
     pub(super) fn id(&self) -> StoreId {
@@ -71,11 +76,17 @@ impl Node {
 
     /// Whether it says that it can serve requests.
     pub(super) fn is_ready(&self) -> bool {
-        self.running.as_ref().is_some_and(|running| running.store.ready())
+        self.running
+            .as_ref()
+            .is_some_and(|running| running.store.ready())
     }
 
     /// Starts it on its data directory. Joining the cluster goes on afterwards.
-    pub(super) async fn start(&mut self, peers: &BTreeMap<u16, String>, faults: &Arc<Faults>) -> Result<(), Error> {
+    pub(super) async fn start(
+        &mut self,
+        peers: &BTreeMap<u16, String>,
+        faults: &Arc<Faults>,
+    ) -> Result<(), Error> {
         if self.running.is_some() {
             return Ok(());
         }
@@ -86,15 +97,23 @@ impl Node {
                     self.running = Some(running);
                     return Ok(());
                 }
-                Err(StartError::DataDir(DataDirError::InUse { .. }) | StartError::Storage(_)) if Instant::now() < give_up => {
+                Err(StartError::DataDir(DataDirError::InUse { .. }) | StartError::Storage(_))
+                    if Instant::now() < give_up =>
+                {
                     sleep(Duration::from_millis(20)).await;
                 }
-                Err(error) => return Err(failed(format!("store {} does not start: {error}", self.id))),
+                Err(error) => {
+                    return Err(failed(format!("store {} does not start: {error}", self.id)));
+                }
             }
         }
     }
 
-    async fn try_start(&self, peers: &BTreeMap<u16, String>, faults: &Arc<Faults>) -> Result<Running, StartError> {
+    async fn try_start(
+        &self,
+        peers: &BTreeMap<u16, String>,
+        faults: &Arc<Faults>,
+    ) -> Result<Running, StartError> {
         let mut config = Config::default();
         config.store.id = self.id.get();
         config.store.addr = self.ports[0].addr;
@@ -103,19 +122,35 @@ impl Node {
         config.cluster.name = "demo".to_owned();
         config.cluster.peers.clone_from(peers);
         let faults = Arc::clone(faults);
-        let runtime = OwnRuntime::new(self.id).map_err(|error| StartError::Disk(format!("no threads: {error}")))?;
+        let runtime = OwnRuntime::new(self.id)
+            .map_err(|error| StartError::Disk(format!("no threads: {error}")))?;
         // On the store's runtime, so that all it spawns lives and dies there.
         let started = runtime.spawn(async move {
             let mut options = StoreOptions::new(config);
-            let listen = |addr, key, flag| Port::listen(addr).map_err(|source| StartError::Listen { addr, key, flag, source });
+            let listen = |addr, key, flag| {
+                Port::listen(addr).map_err(|source| StartError::Listen {
+                    addr,
+                    key,
+                    flag,
+                    source,
+                })
+            };
             options.listeners = Some((
                 listen(options.config.store.addr, "store.addr", "addr")?,
-                listen(options.config.store.http_addr, "store.http_addr", "http-addr")?,
+                listen(
+                    options.config.store.http_addr,
+                    "store.http_addr",
+                    "http-addr",
+                )?,
             ));
-            options.wrap_transport = Some(Box::new(move |me, inner| FaultyTransport::new(me, inner, faults)));
+            options.wrap_transport = Some(Box::new(move |me, inner| {
+                FaultyTransport::new(me, inner, faults)
+            }));
             Store::start(options).await
         });
-        let store = started.await.map_err(|error| StartError::Disk(format!("its start broke: {error}")))??;
+        let store = started
+            .await
+            .map_err(|error| StartError::Disk(format!("its start broke: {error}")))??;
         Ok(Running { runtime, store })
     }
 
@@ -143,11 +178,18 @@ impl OwnRuntime {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         // Three stores share the machine with their clients; two threads keep a slow disk from
         // stopping heartbeats.
-        let runtime = builder.worker_threads(2).thread_name(format!("store-{store}")).enable_all().build()?;
+        let runtime = builder
+            .worker_threads(2)
+            .thread_name(format!("store-{store}"))
+            .enable_all()
+            .build()?;
         Ok(OwnRuntime(Some(runtime)))
     }
 
-    async fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Result<T, String> {
+    async fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, String> {
         match &self.0 {
             Some(runtime) => runtime.spawn(work).await.map_err(|error| error.to_string()),
             None => Err("its runtime is gone".to_owned()),
@@ -173,7 +215,10 @@ struct Port {
 impl Port {
     fn reserve() -> io::Result<Port> {
         let holder = bound(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
-        Ok(Port { addr: holder.local_addr()?, _holder: holder })
+        Ok(Port {
+            addr: holder.local_addr()?,
+            _holder: holder,
+        })
     }
 
     /// Listens on a reserved port. Needs the runtime that will accept.
@@ -198,7 +243,9 @@ mod tests {
     #[tokio::test]
     async fn a_reserved_port_refuses_until_somebody_listens_and_again_afterwards() {
         let port = Port::reserve().unwrap();
-        let refused = |result: io::Result<TcpStream>| result.unwrap_err().kind() == io::ErrorKind::ConnectionRefused;
+        let refused = |result: io::Result<TcpStream>| {
+            result.unwrap_err().kind() == io::ErrorKind::ConnectionRefused
+        };
         assert!(refused(TcpStream::connect(port.addr).await));
         for _ in 0..2 {
             let listener = Port::listen(port.addr).unwrap();

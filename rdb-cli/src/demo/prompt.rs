@@ -47,7 +47,11 @@ enum Command<'a> {
 /// Reads and obeys until `quit`.
 pub(super) async fn run(cluster: &mut Cluster) -> Result<(), Error> {
     let client = cluster.client()?;
-    let endpoints: Vec<String> = cluster.ids().into_iter().map(|store| cluster.addr(store)).collect();
+    let endpoints: Vec<String> = cluster
+        .ids()
+        .into_iter()
+        .map(|store| cluster.addr(store))
+        .collect();
     output::line(&format!(
         "The cluster stays up. Type help, or use another terminal:\n  flaredb --endpoints {} -n {NAMESPACE} status\n",
         endpoints.join(",")
@@ -58,34 +62,73 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<(), Error> {
             let mut out = io::stdout().lock();
             let _ = out.write_all(b"flaredb> ").and_then(|()| out.flush());
         }
-        let Some(line) = lines.recv().await else { return Ok(()) };
+        let Some(line) = lines.recv().await else {
+            return Ok(());
+        };
         let answer = match parse(&line, &cluster.ids()) {
             Err(why) => why,
             Ok(Command::Quit) => return Ok(()),
             Ok(Command::Nothing) => continue,
-            Ok(command) => obey(command, cluster, &client).await.unwrap_or_else(|error| error.to_string()),
+            Ok(command) => obey(command, cluster, &client)
+                .await
+                .unwrap_or_else(|error| error.to_string()),
         };
         output::line(&answer)?;
     }
 }
 
-async fn obey(command: Command<'_>, cluster: &mut Cluster, client: &Client) -> Result<String, Error> {
+async fn obey(
+    command: Command<'_>,
+    cluster: &mut Cluster,
+    client: &Client,
+) -> Result<String, Error> {
     let began = Instant::now();
     Ok(match command {
         Command::Put(key, value) => {
-            let answer = client.put(NAMESPACE, key.to_owned(), value.to_owned(), PutOptions::default()).await?;
-            format!("version {}, acknowledged by a quorum after {}", answer.version, spent(began.elapsed()))
+            let answer = client
+                .put(
+                    NAMESPACE,
+                    key.to_owned(),
+                    value.to_owned(),
+                    PutOptions::default(),
+                )
+                .await?;
+            format!(
+                "version {}, acknowledged by a quorum after {}",
+                answer.version,
+                spent(began.elapsed())
+            )
         }
         Command::Get(key, store) => {
             let answer = match store {
-                None => client.get(NAMESPACE, key.to_owned(), ReadOptions::linearizable()).await?,
-                Some(store) => cluster.probe(store)?.get(NAMESPACE, key.to_owned(), ReadOptions::stale()).await?,
+                None => {
+                    client
+                        .get(NAMESPACE, key.to_owned(), ReadOptions::linearizable())
+                        .await?
+                }
+                Some(store) => {
+                    cluster
+                        .probe(store)?
+                        .get(NAMESPACE, key.to_owned(), ReadOptions::stale())
+                        .await?
+                }
             };
-            let value = if answer.found { text::cell(&answer.value) } else { "there is no such key".to_owned() };
+            let value = if answer.found {
+                text::cell(&answer.value)
+            } else {
+                "there is no such key".to_owned()
+            };
             let receipt = answer.receipt.unwrap_or_default();
             match receipt.staleness_bound_ms {
-                0 => format!("{value}\n  linearizable, from store {}, after {}", receipt.store_id, spent(began.elapsed())),
-                bound_ms => format!("{value}\n  stale, from store {}: at most {bound_ms} ms old", receipt.store_id),
+                0 => format!(
+                    "{value}\n  linearizable, from store {}, after {}",
+                    receipt.store_id,
+                    spent(began.elapsed())
+                ),
+                bound_ms => format!(
+                    "{value}\n  stale, from store {}: at most {bound_ms} ms old",
+                    receipt.store_id
+                ),
             }
         }
         Command::Kill(store) if cluster.is_running(store) => {
@@ -93,22 +136,34 @@ async fn obey(command: Command<'_>, cluster: &mut Cluster, client: &Client) -> R
             format!("store {store} is dead")
         }
         Command::Kill(store) => format!("store {store} does not run"),
-        Command::Restart(store) if cluster.is_running(store) => format!("store {store} runs already"),
+        Command::Restart(store) if cluster.is_running(store) => {
+            format!("store {store} runs already")
+        }
         Command::Restart(store) => {
             cluster.start_one(store).await?;
             format!("store {store} runs again after {}", spent(began.elapsed()))
         }
         Command::Partition(store) => {
             cluster.isolate(store);
-            let others: Vec<String> = cluster.cut_from(store).iter().map(ToString::to_string).collect();
-            format!("nothing passes between store {store} and stores {}; clients reach all of them", others.join(" and "))
+            let others: Vec<String> = cluster
+                .cut_from(store)
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            format!(
+                "nothing passes between store {store} and stores {}; clients reach all of them",
+                others.join(" and ")
+            )
         }
         Command::Heal => {
             cluster.heal();
             "every cut is taken back".to_owned()
         }
         Command::Status => status::screen_of(&client.cluster_status().await?),
-        Command::Switch => "not yet: every namespace is strong, modes cannot be switched in this version".to_owned(),
+        Command::Switch => {
+            "not yet: every namespace is strong, modes cannot be switched in this version"
+                .to_owned()
+        }
         Command::Help | Command::Quit | Command::Nothing => HELP.to_owned(),
     })
 }
@@ -118,8 +173,17 @@ fn parse<'a>(line: &'a str, stores: &[StoreId]) -> Result<Command<'a>, String> {
     let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     let rest = rest.trim();
     let store = |text: &str| {
-        let id = text.parse().ok().and_then(StoreId::new).filter(|id| stores.contains(id));
-        id.ok_or_else(|| format!("{text:?} is not a store; the stores are 1 to {}", stores.len()))
+        let id = text
+            .parse()
+            .ok()
+            .and_then(StoreId::new)
+            .filter(|id| stores.contains(id));
+        id.ok_or_else(|| {
+            format!(
+                "{text:?} is not a store; the stores are 1 to {}",
+                stores.len()
+            )
+        })
     };
     Ok(match word {
         "" => Command::Nothing,
@@ -127,7 +191,9 @@ fn parse<'a>(line: &'a str, stores: &[StoreId]) -> Result<Command<'a>, String> {
             Some((key, value)) => Command::Put(key, value.trim()),
             None => return Err("put KEY VALUE".to_owned()),
         },
-        "get" if rest.is_empty() => return Err("get KEY, or get KEY N for store N's own copy".to_owned()),
+        "get" if rest.is_empty() => {
+            return Err("get KEY, or get KEY N for store N's own copy".to_owned());
+        }
         "get" => match rest.split_once(char::is_whitespace) {
             Some((key, at)) => Command::Get(key, Some(store(at.trim())?)),
             None => Command::Get(rest, None),

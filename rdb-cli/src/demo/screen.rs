@@ -18,7 +18,10 @@ impl Screen {
     pub(super) fn new() -> Screen {
         let bar = ProgressBar::new_spinner();
         bar.enable_steady_tick(Duration::from_millis(100));
-        Screen { started: Instant::now(), bar }
+        Screen {
+            started: Instant::now(),
+            bar,
+        }
     }
 
     /// A line, with the time since the start before it.
@@ -42,7 +45,8 @@ impl Screen {
     pub(super) fn counting(&self, what: &'static str, total: u64) -> ProgressBar {
         // The template is a constant that the library accepts; the default stands in for it otherwise.
         let style = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len} {per_sec}");
-        self.bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        self.bar
+            .set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         self.bar.reset();
         self.bar.set_length(total);
         self.bar.set_message(what);
@@ -94,10 +98,20 @@ mod tests {
 
     #[test]
     fn numbers_and_times_for_people() {
-        for (number, text) in [(0u64, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
+        for (number, text) in [
+            (0u64, "0"),
+            (999, "999"),
+            (1000, "1,000"),
+            (1_234_567, "1,234,567"),
+        ] {
             assert_eq!(grouped(number), text);
         }
-        for (micros, text) in [(850, "850 us"), (1_250, "1.2 ms"), (412_300, "412 ms"), (2_149_000, "2.1 s")] {
+        for (micros, text) in [
+            (850, "850 us"),
+            (1_250, "1.2 ms"),
+            (412_300, "412 ms"),
+            (2_149_000, "2.1 s"),
+        ] {
             assert_eq!(spent(Duration::from_micros(micros)), text);
         }
     }

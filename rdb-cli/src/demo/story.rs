@@ -35,7 +35,11 @@ const LOADERS: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Tells it all, with `phase` of load between the events. What it gives back is to be judged.
-pub(super) async fn tell(screen: &Screen, cluster: &mut Cluster, phase: Duration) -> Result<Evidence, Error> {
+pub(super) async fn tell(
+    screen: &Screen,
+    cluster: &mut Cluster,
+    phase: Duration,
+) -> Result<Evidence, Error> {
     let shared = begin(screen, cluster).await?;
     let records = fill(screen, &shared.client).await?;
     let load = Load::start(&shared);
@@ -48,20 +52,37 @@ pub(super) async fn tell(screen: &Screen, cluster: &mut Cluster, phase: Duration
 }
 
 async fn begin(screen: &Screen, cluster: &mut Cluster) -> Result<Arc<Shared>, Error> {
-    let stores = cluster.ids().into_iter().map(|store| format!("{store} at {}", cluster.addr(store)));
-    screen.say(format!("starting stores {}", stores.collect::<Vec<_>>().join(", ")))?;
+    let stores = cluster
+        .ids()
+        .into_iter()
+        .map(|store| format!("{store} at {}", cluster.addr(store)));
+    screen.say(format!(
+        "starting stores {}",
+        stores.collect::<Vec<_>>().join(", ")
+    ))?;
     screen.doing("waiting for the stores to form a cluster");
     let began = Instant::now();
     cluster.start().await?;
     let client = cluster.client()?;
     let leader = leader(&client).await?;
-    screen.say(format!("ready after {}: one cluster of 3, store {leader} leads", spent(began.elapsed())))?;
+    screen.say(format!(
+        "ready after {}: one cluster of 3, store {leader} leads",
+        spent(began.elapsed())
+    ))?;
 
-    client.create_namespace(NAMESPACE, Some(Mode::Strong), None).await?;
+    client
+        .create_namespace(NAMESPACE, Some(Mode::Strong), None)
+        .await?;
     transfers::open_accounts(&client).await?;
     screen.say(format!("created namespace {NAMESPACE}, mode strong"))?;
-    let probes = cluster.ids().into_iter().map(|store| Ok((store, cluster.probe(store)?)));
-    Ok(Shared::new(client, probes.collect::<Result<_, ClientError>>()?))
+    let probes = cluster
+        .ids()
+        .into_iter()
+        .map(|store| Ok((store, cluster.probe(store)?)));
+    Ok(Shared::new(
+        client,
+        probes.collect::<Result<_, ClientError>>()?,
+    ))
 }
 
 /// Loads the records; how many were acknowledged.
@@ -72,7 +93,9 @@ async fn fill(screen: &Screen, client: &Client) -> Result<u64, Error> {
         let client = client.clone();
         async move {
             let key = format!("{RECORD_PREFIX}{number:08}");
-            client.put(NAMESPACE, key, record(number), PutOptions::default()).await
+            client
+                .put(NAMESPACE, key, record(number), PutOptions::default())
+                .await
         }
     });
     let mut writes = writes.buffer_unordered(LOADERS);
@@ -113,13 +136,20 @@ async fn under_load(screen: &Screen, shared: &Shared, phase: Duration) -> Result
 }
 
 /// Kills it, lets the others go on, brings it back. Answers for how long no write was acknowledged.
-async fn kill_the_leader(screen: &Screen, cluster: &mut Cluster, shared: &Shared, phase: Duration) -> Result<Option<Duration>, Error> {
+async fn kill_the_leader(
+    screen: &Screen,
+    cluster: &mut Cluster,
+    shared: &Shared,
+    phase: Duration,
+) -> Result<Option<Duration>, Error> {
     let victim = leader(&shared.client).await?;
     let errors = errors(shared);
     screen.doing(format!("store {victim} is dead, clients go on"));
     let killed = Instant::now();
     cluster.kill(victim);
-    screen.say(format!("killed store {victim}, the leader, in the middle of its work"))?;
+    screen.say(format!(
+        "killed store {victim}, the leader, in the middle of its work"
+    ))?;
     while !shared.acks.any_begun_after(killed) {
         if killed.elapsed() > PATIENCE {
             return Ok(None);
@@ -138,24 +168,52 @@ async fn kill_the_leader(screen: &Screen, cluster: &mut Cluster, shared: &Shared
 
     screen.doing(format!("store {victim} comes back"));
     let began = Instant::now();
-    let goal = View::ask(&shared.client).await.map(|view| view.committed()).unwrap_or_default();
+    let goal = View::ask(&shared.client)
+        .await
+        .map(|view| view.committed())
+        .unwrap_or_default();
     cluster.start().await?;
-    let caught_up = View::wait(&shared.client, PATIENCE, |view| view.has_applied(victim, &goal).then_some(())).await;
-    caught_up.ok_or_else(|| failed(format!("store {victim} did not catch up within {} s of its return", PATIENCE.as_secs())))?;
-    screen.say(format!("started store {victim} again on its data: back and caught up after {}", spent(began.elapsed())))?;
+    let caught_up = View::wait(&shared.client, PATIENCE, |view| {
+        view.has_applied(victim, &goal).then_some(())
+    })
+    .await;
+    caught_up.ok_or_else(|| {
+        failed(format!(
+            "store {victim} did not catch up within {} s of its return",
+            PATIENCE.as_secs()
+        ))
+    })?;
+    screen.say(format!(
+        "started store {victim} again on its data: back and caught up after {}",
+        spent(began.elapsed())
+    ))?;
     Ok(Some(seen.longest_pause))
 }
 
-async fn cut_the_leader_off(screen: &Screen, cluster: &Cluster, shared: &Shared, phase: Duration) -> Result<CutOff, Error> {
+async fn cut_the_leader_off(
+    screen: &Screen,
+    cluster: &Cluster,
+    shared: &Shared,
+    phase: Duration,
+) -> Result<CutOff, Error> {
     let victim = leader(&shared.client).await?;
-    let others: Vec<StoreId> = cluster.ids().into_iter().filter(|&store| store != victim).collect();
+    let others: Vec<StoreId> = cluster
+        .ids()
+        .into_iter()
+        .filter(|&store| store != victim)
+        .collect();
     let errors = errors(shared);
-    screen.say(format!("cutting store {victim}, which leads, off from the others; clients still reach all three"))?;
+    screen.say(format!(
+        "cutting store {victim}, which leads, off from the others; clients still reach all three"
+    ))?;
     screen.doing(format!("store {victim} is cut off, clients go on"));
     let how_long = Config::default().consistency.quorum_timeout + phase;
     let seen = cut::watch(cluster, shared, victim, how_long).await?;
     match &seen.others_wrote_after {
-        Ok(after) => screen.say(format!("the other two have a leader of their own, and write again {} after the cut", spent(*after)))?,
+        Ok(after) => screen.say(format!(
+            "the other two have a leader of their own, and write again {} after the cut",
+            spent(*after)
+        ))?,
         Err(error) => screen.say(format!("the other two take no writes: {error}"))?,
     }
     match &seen.refusal {
@@ -177,12 +235,23 @@ async fn cut_the_leader_off(screen: &Screen, cluster: &Cluster, shared: &Shared,
     }
 
     let elsewhere = cluster.client_of(&others)?;
-    let goal = View::ask(&elsewhere).await.map(|view| view.committed()).unwrap_or_default();
+    let goal = View::ask(&elsewhere)
+        .await
+        .map(|view| view.committed())
+        .unwrap_or_default();
     screen.doing("the cut is healed");
     let began = Instant::now();
     cluster.heal();
-    let caught_up = View::wait(&elsewhere, PATIENCE, |view| view.has_applied(victim, &goal).then_some(())).await;
-    caught_up.ok_or_else(|| failed(format!("store {victim} did not catch up within {} s of the healing", PATIENCE.as_secs())))?;
+    let caught_up = View::wait(&elsewhere, PATIENCE, |view| {
+        view.has_applied(victim, &goal).then_some(())
+    })
+    .await;
+    caught_up.ok_or_else(|| {
+        failed(format!(
+            "store {victim} did not catch up within {} s of the healing",
+            PATIENCE.as_secs()
+        ))
+    })?;
     let took = began.elapsed();
     let (refused, unknown) = errors_since(shared, errors);
     screen.say(format!(
@@ -203,25 +272,68 @@ async fn gather(
 ) -> Result<Evidence, Error> {
     screen.doing("comparing the stores");
     let digests = View::wait(&shared.client, PATIENCE, |view| {
-        view.is_settled(cluster).then(|| cluster.ids().into_iter().map(|store| (store, view.digests(store, NAMESPACE))).collect::<Vec<_>>())
+        view.is_settled(cluster).then(|| {
+            cluster
+                .ids()
+                .into_iter()
+                .map(|store| (store, view.digests(store, NAMESPACE)))
+                .collect::<Vec<_>>()
+        })
     });
     let digests: Vec<(StoreId, Result<Digests, String>)> = digests.await.unwrap_or_else(|| {
-        let why = format!("the stores had not applied the same within {} s of the last write", PATIENCE.as_secs());
-        cluster.ids().into_iter().map(|store| (store, Err(why.clone()))).collect()
+        let why = format!(
+            "the stores had not applied the same within {} s of the last write",
+            PATIENCE.as_secs()
+        );
+        cluster
+            .ids()
+            .into_iter()
+            .map(|store| (store, Err(why.clone())))
+            .collect()
     });
     let mut replicas = Vec::new();
     for (store, digest) in digests {
         let scan = scan(&cluster.probe(store)?, "", ReadOptions::stale(), false).await;
-        let scan = scan.map(|entries| entries.into_iter().map(|entry| (entry.key, entry.value)).collect());
-        replicas.push(Replica { name: format!("store {store}"), digest, scan: scan.map_err(|error| error.to_string()) });
+        let scan = scan.map(|entries| {
+            entries
+                .into_iter()
+                .map(|entry| (entry.key, entry.value))
+                .collect()
+        });
+        replicas.push(Replica {
+            name: format!("store {store}"),
+            digest,
+            scan: scan.map_err(|error| error.to_string()),
+        });
     }
-    let fresh = |prefix, keys_only| scan(&shared.client, prefix, ReadOptions::linearizable(), keys_only);
-    let orders_found: BTreeSet<String> =
-        fresh(orders::PREFIX, true).await?.iter().map(|entry| String::from_utf8_lossy(&entry.key).into_owned()).collect();
+    let fresh = |prefix, keys_only| {
+        scan(
+            &shared.client,
+            prefix,
+            ReadOptions::linearizable(),
+            keys_only,
+        )
+    };
+    let orders_found: BTreeSet<String> = fresh(orders::PREFIX, true)
+        .await?
+        .iter()
+        .map(|entry| String::from_utf8_lossy(&entry.key).into_owned())
+        .collect();
     let found = fresh(RECORD_PREFIX, false).await?;
-    let records_found = found.iter().zip(0..).filter(|(entry, number)| entry.value == record(*number)).count() as u64;
-    let balances = fresh(transfers::PREFIX, false).await?.iter().map(|entry| balance(&entry.value)).collect();
-    screen.say(format!("stopped the clients after {} writes; read everything back, on each store", grouped(shared.acks.count())))?;
+    let records_found = found
+        .iter()
+        .zip(0..)
+        .filter(|(entry, number)| entry.value == record(*number))
+        .count() as u64;
+    let balances = fresh(transfers::PREFIX, false)
+        .await?
+        .iter()
+        .map(|entry| balance(&entry.value))
+        .collect();
+    screen.say(format!(
+        "stopped the clients after {} writes; read everything back, on each store",
+        grouped(shared.acks.count())
+    ))?;
     screen.doing("checking the histories");
     Ok(Evidence {
         calls: shared.recorder.calls(),
@@ -238,8 +350,18 @@ async fn gather(
     })
 }
 
-async fn scan(client: &Client, prefix: &'static str, read: ReadOptions, keys_only: bool) -> Result<Vec<KeyValue>, ClientError> {
-    let options = ScanOptions { prefix: Bytes::from_static(prefix.as_bytes()), keys_only, read, ..ScanOptions::default() };
+async fn scan(
+    client: &Client,
+    prefix: &'static str,
+    read: ReadOptions,
+    keys_only: bool,
+) -> Result<Vec<KeyValue>, ClientError> {
+    let options = ScanOptions {
+        prefix: Bytes::from_static(prefix.as_bytes()),
+        keys_only,
+        read,
+        ..ScanOptions::default()
+    };
     client.scan(NAMESPACE, options).try_collect().await
 }
 
@@ -250,7 +372,10 @@ async fn leader(client: &Client) -> Result<StoreId, Error> {
 
 /// Refusals and unknown outcomes so far.
 fn errors(shared: &Shared) -> (u64, u64) {
-    (shared.refused.load(Ordering::Relaxed), shared.unknown.load(Ordering::Relaxed))
+    (
+        shared.refused.load(Ordering::Relaxed),
+        shared.unknown.load(Ordering::Relaxed),
+    )
 }
 
 fn errors_since(shared: &Shared, before: (u64, u64)) -> (u64, u64) {

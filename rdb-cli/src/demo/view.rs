@@ -25,7 +25,11 @@ impl View {
     }
 
     /// Asks until the answer has it, or until `within` has passed.
-    pub(super) async fn wait<T>(client: &Client, within: Duration, find: impl Fn(&View) -> Option<T>) -> Option<T> {
+    pub(super) async fn wait<T>(
+        client: &Client,
+        within: Duration,
+        find: impl Fn(&View) -> Option<T>,
+    ) -> Option<T> {
         let give_up = Instant::now() + within;
         loop {
             if let Some(found) = View::ask(client).await.as_ref().and_then(&find) {
@@ -40,7 +44,10 @@ impl View {
 
     /// The store that leads the data, by the newest term that any replica knows of.
     pub(super) fn leader(&self) -> Option<StoreId> {
-        let newest = self.reports().filter(|(_, report)| report.leader != 0).max_by_key(|(_, report)| report.term)?;
+        let newest = self
+            .reports()
+            .filter(|(_, report)| report.leader != 0)
+            .max_by_key(|(_, report)| report.term)?;
         StoreId::new(newest.1.leader.into())
     }
 
@@ -57,15 +64,27 @@ impl View {
     /// Whether a store has applied all of that.
     pub(super) fn has_applied(&self, store: StoreId, committed: &BTreeMap<u64, u64>) -> bool {
         committed.iter().all(|(region, index)| {
-            self.reports().any(|(of, report)| of == store && report.region_id == *region && report.applied_index >= *index)
+            self.reports().any(|(of, report)| {
+                of == store && report.region_id == *region && report.applied_index >= *index
+            })
         })
     }
 
     /// What a store's replica of a namespace adds up to, for each region: how far it has applied, and
     /// the digest of what it holds.
-    pub(super) fn digests(&self, store: StoreId, namespace: &str) -> Result<Vec<(u64, u64, String)>, String> {
-        let row = self.0.namespaces.iter().find(|row| row.name == namespace && !row.deleted);
-        let id = row.ok_or_else(|| format!("the cluster does not know the namespace {namespace}"))?.id;
+    pub(super) fn digests(
+        &self,
+        store: StoreId,
+        namespace: &str,
+    ) -> Result<Vec<(u64, u64, String)>, String> {
+        let row = self
+            .0
+            .namespaces
+            .iter()
+            .find(|row| row.name == namespace && !row.deleted);
+        let id = row
+            .ok_or_else(|| format!("the cluster does not know the namespace {namespace}"))?
+            .id;
         let of_store = self.reports().filter(|(of, _)| *of == store);
         let digests: Vec<_> = of_store
             .filter_map(|(_, report)| {
@@ -75,22 +94,40 @@ impl View {
                 Some((report.region_id, report.applied_index, hex))
             })
             .collect();
-        if digests.is_empty() { Err(format!("store {store} reports no replica of {namespace}")) } else { Ok(digests) }
+        if digests.is_empty() {
+            Err(format!("store {store} reports no replica of {namespace}"))
+        } else {
+            Ok(digests)
+        }
     }
 
     /// Whether every store answers and has applied the same.
     pub(super) fn is_settled(&self, cluster: &Cluster) -> bool {
         let committed = self.committed();
-        let all_last = self.reports().all(|(_, report)| report.last_index == report.applied_index);
-        !committed.is_empty() && all_last && cluster.ids().into_iter().all(|store| self.has_applied(store, &committed))
+        let all_last = self
+            .reports()
+            .all(|(_, report)| report.last_index == report.applied_index);
+        !committed.is_empty()
+            && all_last
+            && cluster
+                .ids()
+                .into_iter()
+                .all(|store| self.has_applied(store, &committed))
     }
 
     /// The reports on data regions, of all stores that answered.
     fn reports(&self) -> impl Iterator<Item = (StoreId, &RegionReport)> {
-        let stores = self.0.stores.iter().filter_map(|store| Some((store.member.as_ref()?, store.status.as_ref()?)));
+        let stores = self
+            .0
+            .stores
+            .iter()
+            .filter_map(|store| Some((store.member.as_ref()?, store.status.as_ref()?)));
         stores.flat_map(|(member, status)| {
             let id = StoreId::new(member.store_id.into());
-            let data = status.regions.iter().filter(|report| report.region_id != RegionId::META.0);
+            let data = status
+                .regions
+                .iter()
+                .filter(|report| report.region_id != RegionId::META.0);
             data.filter_map(move |report| Some((id?, report)))
         })
     }

@@ -294,6 +294,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_is_too_late_is_not_sent_any_more() {
+        let (session, mut gather, _end) = Session::parts("a:1", &ClientOptions::default());
+        let mut late = pin!(session.call(put(b"1"), soon()));
+        assert!(poll!(&mut late).is_pending());
+        // The connection can send again only now; the caller has not looked at the clock yet.
+        tokio::time::advance(Duration::from_secs(2)).await;
+        let mut next = pin!(session.call(put(b"2"), soon()));
+        assert!(poll!(&mut next).is_pending());
+        assert_eq!(values(&gather.next().await.unwrap()), [b"2"]);
+        assert!(!late.await.unwrap_err().may_be_applied);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_caller_that_goes_away_leaves_nothing_behind() {
         let (session, mut gather, _end) = Session::parts("a:1", &ClientOptions::default());
         let (mut sent, mut stays) = (

@@ -47,9 +47,13 @@ fn timing(assembly: &mut Assembly) {
         let (place, other) = blame(assembly, min.0, heartbeat.0);
         let (beat, election) = (show_duration(heartbeat.1), show_duration(min.1));
         let text = if place == min.0 {
-            format!("{election} must be at least twice {other} ({beat}): one late heartbeat must not call an election")
+            format!(
+                "{election} must be at least twice {other} ({beat}): one late heartbeat must not call an election"
+            )
         } else {
-            format!("{beat} must be at most half of {other} ({election}): one late heartbeat must not call an election")
+            format!(
+                "{beat} must be at most half of {other} ({election}): one late heartbeat must not call an election"
+            )
         };
         add(assembly, place, text);
     }

@@ -55,7 +55,15 @@ impl QuorumWatch {
         contacts: Arc<Contacts>,
         view: Arc<QuorumView>,
     ) -> QuorumWatch {
-        QuorumWatch { me, region, config, metrics, contacts, view, last_good: Mutex::new(Instant::now()) }
+        QuorumWatch {
+            me,
+            region,
+            config,
+            metrics,
+            contacts,
+            view,
+            last_good: Mutex::new(Instant::now()),
+        }
     }
 
     /// A leader's request came, sent when its last acknowledgement by a quorum was this old.
@@ -70,7 +78,11 @@ impl QuorumWatch {
     pub fn age(&self) -> Duration {
         let acked = {
             let metrics = self.metrics.borrow_watched();
-            let alone = metrics.membership_config.membership().voter_ids().all(|voter| voter == metrics.id);
+            let alone = metrics
+                .membership_config
+                .membership()
+                .voter_ids()
+                .all(|voter| voter == metrics.id);
             match metrics.state {
                 // A group of one is its own quorum; nobody acknowledges anything to it.
                 ServerState::Leader if alone => Some(Duration::ZERO),
@@ -108,7 +120,10 @@ impl QuorumWatch {
 
     /// The last known leader.
     pub fn leader(&self) -> Option<StoreId> {
-        self.metrics.borrow_watched().current_leader.and_then(StoreId::new)
+        self.metrics
+            .borrow_watched()
+            .current_leader
+            .and_then(StoreId::new)
     }
 
     /// Whether this replica leads.
@@ -118,7 +133,13 @@ impl QuorumWatch {
 
     /// The voters, this replica included where it is one.
     pub fn voters(&self) -> Vec<StoreId> {
-        self.metrics.borrow_watched().membership_config.membership().voter_ids().filter_map(StoreId::new).collect()
+        self.metrics
+            .borrow_watched()
+            .membership_config
+            .membership()
+            .voter_ids()
+            .filter_map(StoreId::new)
+            .collect()
     }
 
     /// Replicas that were heard of lately (this one counts), and how many are needed. Lately is half of
@@ -127,7 +148,9 @@ impl QuorumWatch {
         let (voters, lately) = (self.voters(), self.timeout() / 2);
         let reached = voters
             .iter()
-            .filter(|store| **store == self.me || self.contacts.age(**store).is_some_and(|age| age < lately))
+            .filter(|store| {
+                **store == self.me || self.contacts.age(**store).is_some_and(|age| age < lately)
+            })
             .count();
         (reached as u32, (voters.len() / 2 + 1) as u32)
     }
@@ -141,7 +164,9 @@ impl QuorumWatch {
     /// The refusal of a region without a quorum.
     pub fn lost(&self, outcome: Option<Outcome>) -> Error {
         let (reached, needed) = self.reached_and_needed();
-        let leader = self.leader().map_or_else(|| "none".to_owned(), |leader| leader.to_string());
+        let leader = self
+            .leader()
+            .map_or_else(|| "none".to_owned(), |leader| leader.to_string());
         let region = self.region;
         let seconds = self.age().as_secs_f32();
         let tail = match outcome {
@@ -169,12 +194,24 @@ impl QuorumWatch {
         let leader = self.leader();
         let metrics = self.metrics.borrow_watched();
         let address = leader
-            .and_then(|leader| metrics.membership_config.membership().get_node(&u64::from(leader.get())).map(|node| node.address.clone()))
+            .and_then(|leader| {
+                metrics
+                    .membership_config
+                    .membership()
+                    .get_node(&u64::from(leader.get()))
+                    .map(|node| node.address.clone())
+            })
             .unwrap_or_default();
-        Error::new(Reason::NotLeader, format!("store {} does not lead region {}", self.me, self.region))
-            .with("leader", leader.map_or_else(|| "none".to_owned(), |leader| leader.to_string()))
-            .with("leader_address", address)
-            .with("region", self.region)
-            .outcome(Outcome::NotApplied)
+        Error::new(
+            Reason::NotLeader,
+            format!("store {} does not lead region {}", self.me, self.region),
+        )
+        .with(
+            "leader",
+            leader.map_or_else(|| "none".to_owned(), |leader| leader.to_string()),
+        )
+        .with("leader_address", address)
+        .with("region", self.region)
+        .outcome(Outcome::NotApplied)
     }
 }

@@ -60,20 +60,33 @@ impl Reads {
         let (sender, receiver) = mpsc::channel(READS_PER_ROUND);
         let fresh_as_of = Arc::new(Mutex::new(None));
         tokio::spawn(core.run(receiver, fresh_as_of.clone()));
-        Reads { sender, fresh_as_of }
+        Reads {
+            sender,
+            fresh_as_of,
+        }
     }
 
     /// Resolves when this replica has applied all that was committed when this was called. Answers the
     /// index up to which that was.
     pub async fn barrier(&self, forwarded: bool, deadline: Instant) -> Result<u64, Error> {
         let leaving = || Error::new(Reason::NotReady, "this store is shutting down");
-        let too_late = || Error::new(Reason::DeadlineExceeded, "the deadline passed before the read could be served");
+        let too_late = || {
+            Error::new(
+                Reason::DeadlineExceeded,
+                "the deadline passed before the read could be served",
+            )
+        };
         let (reply, answer) = oneshot::channel();
         let wait = async {
-            self.sender.send(Waiter { forwarded, reply }).await.map_err(|_| leaving())?;
+            self.sender
+                .send(Waiter { forwarded, reply })
+                .await
+                .map_err(|_| leaving())?;
             answer.await.unwrap_or_else(|_| Err(leaving()))
         };
-        tokio::time::timeout_at(deadline, wait).await.unwrap_or_else(|_| Err(too_late()))
+        tokio::time::timeout_at(deadline, wait)
+            .await
+            .unwrap_or_else(|_| Err(too_late()))
     }
 
     /// How old the data here may be at most: all that was committed that long ago is in it. `None`:
@@ -83,14 +96,21 @@ impl Reads {
         if fresh.is_none_or(|at| at.elapsed() > Duration::from_millis(100)) {
             let (reply, _) = oneshot::channel();
             // A full queue has rounds to come anyway.
-            let _ = self.sender.try_send(Waiter { forwarded: false, reply });
+            let _ = self.sender.try_send(Waiter {
+                forwarded: false,
+                reply,
+            });
         }
         fresh.map(|at| at.elapsed())
     }
 }
 
 impl ReadCore {
-    async fn run(self, mut receiver: mpsc::Receiver<Waiter>, fresh_as_of: Arc<Mutex<Option<Instant>>>) {
+    async fn run(
+        self,
+        mut receiver: mpsc::Receiver<Waiter>,
+        fresh_as_of: Arc<Mutex<Option<Instant>>>,
+    ) {
         let mut waiters = Vec::new();
         loop {
             if waiters.is_empty() {
@@ -141,14 +161,22 @@ impl ReadCore {
                 for waiter in waiters.extract_if(.., |waiter| waiter.forwarded) {
                     let _ = waiter.reply.send(Err(self.quorum.not_leader()));
                 }
-                let Route::Follow(leader) = route else { return Err(None) };
+                let Route::Follow(leader) = route else {
+                    return Err(None);
+                };
                 if waiters.is_empty() {
                     return Err(None);
                 }
                 let request = peer_request::Body::ReadIndex(ReadIndexRequest {});
-                match self.transport.call(leader, Lane::Control, self.region, request, ATTEMPT).await {
+                match self
+                    .transport
+                    .call(leader, Lane::Control, self.region, request, ATTEMPT)
+                    .await
+                {
                     Ok(peer_response::Body::ReadIndex(reply)) => reply.index,
-                    Err(TransportError::Refused(error)) if error.reason == Reason::NoQuorum => return Err(Some(error)),
+                    Err(TransportError::Refused(error)) if error.reason == Reason::NoQuorum => {
+                        return Err(Some(error));
+                    }
                     Ok(_) | Err(_) => return Err(None),
                 }
             }

@@ -21,7 +21,9 @@ use crate::transport::{Lane, SharedTransport, TransportError};
 use bytes::Bytes;
 use openraft::errors::{ClientWriteError, RaftError};
 use prost::Message;
-use rdb_proto::raft::{self, WriteOp, WriteResult, command, command_outcome, peer_request, peer_response, write_result};
+use rdb_proto::raft::{
+    self, WriteOp, WriteResult, command, command_outcome, peer_request, peer_response, write_result,
+};
 use rdb_types::{Reason, RegionId, StoreId};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -55,8 +57,14 @@ pub struct StrongSettings {
 
 /// What somebody waits for.
 enum Work {
-    Writes { ops: Vec<WriteOp>, reply: oneshot::Sender<Result<Vec<WriteResult>, Error>> },
-    Command { command: Bytes, reply: oneshot::Sender<Result<command_outcome::Outcome, Error>> },
+    Writes {
+        ops: Vec<WriteOp>,
+        reply: oneshot::Sender<Result<Vec<WriteResult>, Error>>,
+    },
+    Command {
+        command: Bytes,
+        reply: oneshot::Sender<Result<command_outcome::Outcome, Error>>,
+    },
 }
 
 /// A piece of work in the queue.
@@ -94,7 +102,12 @@ impl Drop for Slots {
 impl Work {
     fn size(&self) -> (usize, usize) {
         match self {
-            Work::Writes { ops, .. } => (ops.len(), ops.iter().map(|op| op.key.len() + op.value.len() + 64).sum()),
+            Work::Writes { ops, .. } => (
+                ops.len(),
+                ops.iter()
+                    .map(|op| op.key.len() + op.value.len() + 64)
+                    .sum(),
+            ),
             Work::Command { command, .. } => (1, command.len()),
         }
     }
@@ -109,7 +122,11 @@ impl Waiting {
     }
 
     fn outcome(&self) -> Outcome {
-        if self.maybe_applied { Outcome::Unknown } else { Outcome::NotApplied }
+        if self.maybe_applied {
+            Outcome::Unknown
+        } else {
+            Outcome::NotApplied
+        }
     }
 
     /// Whether another attempt cannot apply it twice.
@@ -149,7 +166,11 @@ impl StrongQueue {
     pub fn start(core: StrongCore) -> StrongQueue {
         // Every piece of work in it holds a slot, so there is always room for one that got its slots.
         let (sender, receiver) = mpsc::channel(core.settings.max_inflight + 1);
-        let queue = StrongQueue { sender, load: Arc::default(), max_inflight: core.settings.max_inflight };
+        let queue = StrongQueue {
+            sender,
+            load: Arc::default(),
+            max_inflight: core.settings.max_inflight,
+        };
         tokio::spawn(Arc::new(core).run(receiver));
         queue
     }
@@ -158,7 +179,11 @@ impl StrongQueue {
         let (ops, bytes) = work.size();
         let before = self.load.ops.fetch_add(ops, Ordering::AcqRel);
         let bytes_before = self.load.bytes.fetch_add(bytes, Ordering::AcqRel);
-        let slots = Slots { ops, bytes, load: self.load.clone() };
+        let slots = Slots {
+            ops,
+            bytes,
+            load: self.load.clone(),
+        };
         // One large request is let in when nothing else waits.
         if before > 0 && (before + ops > self.max_inflight || bytes_before + bytes > QUEUE_BYTES) {
             return Err(Error::new(
@@ -177,22 +202,53 @@ impl StrongQueue {
     }
 
     /// Writes, and answers each operation. `Err` is for all of them.
-    pub async fn write(&self, ops: Vec<WriteOp>, forwarded: bool, deadline: Instant) -> Result<Vec<WriteResult>, Error> {
+    pub async fn write(
+        &self,
+        ops: Vec<WriteOp>,
+        forwarded: bool,
+        deadline: Instant,
+    ) -> Result<Vec<WriteResult>, Error> {
         let (reply, answer) = oneshot::channel();
-        self.submit(Work::Writes { ops, reply }, forwarded, deadline, answer).await
+        self.submit(Work::Writes { ops, reply }, forwarded, deadline, answer)
+            .await
     }
 
     /// Proposes an encoded command and brings back what apply answered.
-    pub async fn command(&self, command: Bytes, forwarded: bool, deadline: Instant) -> Result<command_outcome::Outcome, Error> {
+    pub async fn command(
+        &self,
+        command: Bytes,
+        forwarded: bool,
+        deadline: Instant,
+    ) -> Result<command_outcome::Outcome, Error> {
         let (reply, answer) = oneshot::channel();
-        self.submit(Work::Command { command, reply }, forwarded, deadline, answer).await
+        self.submit(
+            Work::Command { command, reply },
+            forwarded,
+            deadline,
+            answer,
+        )
+        .await
     }
 
-    async fn submit<T>(&self, work: Work, forwarded: bool, deadline: Instant, answer: oneshot::Receiver<Result<T, Error>>) -> Result<T, Error> {
+    async fn submit<T>(
+        &self,
+        work: Work,
+        forwarded: bool,
+        deadline: Instant,
+        answer: oneshot::Receiver<Result<T, Error>>,
+    ) -> Result<T, Error> {
         let slots = self.slots(&work)?;
         let leaving = || Error::new(Reason::NotReady, "this store is shutting down");
-        let waiting = Waiting { work, deadline, forwarded, maybe_applied: false, _slots: slots };
-        self.sender.try_send(waiting).map_err(|_| leaving().outcome(Outcome::NotApplied))?;
+        let waiting = Waiting {
+            work,
+            deadline,
+            forwarded,
+            maybe_applied: false,
+            _slots: slots,
+        };
+        self.sender
+            .try_send(waiting)
+            .map_err(|_| leaving().outcome(Outcome::NotApplied))?;
         match tokio::time::timeout_at(deadline, answer).await {
             Ok(answered) => answered.unwrap_or_else(|_| Err(leaving().outcome(Outcome::Unknown))),
             Err(_) => Err(Error::new(
@@ -309,11 +365,16 @@ impl StrongCore {
 
     /// Work of other stores is not sent on: they find the leader themselves.
     fn refuse_forwarded(&self, queue: &mut VecDeque<Waiting>) {
-        let (forwarded, own): (VecDeque<_>, _) = queue.drain(..).partition(|waiting| waiting.forwarded);
+        let (forwarded, own): (VecDeque<_>, _) =
+            queue.drain(..).partition(|waiting| waiting.forwarded);
         *queue = own;
         for waiting in forwarded {
             let error = self.quorum.not_leader();
-            let error = if waiting.maybe_applied { error.outcome(Outcome::Unknown) } else { error };
+            let error = if waiting.maybe_applied {
+                error.outcome(Outcome::Unknown)
+            } else {
+                error
+            };
             waiting.refuse(error);
         }
     }
@@ -323,7 +384,10 @@ impl StrongCore {
             Ok(command) => command,
             Err(error) => {
                 refuse_all(batch, &error);
-                return Attempt { again: Vec::new(), pause: false };
+                return Attempt {
+                    again: Vec::new(),
+                    pause: false,
+                };
             }
         };
         let write = self.raft.client_write(command);
@@ -331,21 +395,39 @@ impl StrongCore {
             for waiting in batch {
                 waiting.refuse(self.quorum.lost(Some(Outcome::Unknown)));
             }
-            return Attempt { again: Vec::new(), pause: false };
+            return Attempt {
+                again: Vec::new(),
+                pause: false,
+            };
         };
         match written {
             Ok(response) => {
                 answer(batch, response.data.0.outcome);
-                Attempt { again: Vec::new(), pause: false }
+                Attempt {
+                    again: Vec::new(),
+                    pause: false,
+                }
             }
             // Said before the entry was appended: it is in no log.
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Attempt { again: batch, pause: true },
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Attempt {
+                again: batch,
+                pause: true,
+            },
             // Appended and then overwritten here; another replica may still hold it.
-            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => self.after_unknown(batch, "the leader was deposed while the write was under way"),
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => self.after_unknown(
+                batch,
+                "the leader was deposed while the write was under way",
+            ),
             Err(error) => {
-                let error = Error::new(Reason::NotReady, format!("region {} cannot take writes: {error}", self.region));
+                let error = Error::new(
+                    Reason::NotReady,
+                    format!("region {} cannot take writes: {error}", self.region),
+                );
                 refuse_all(batch, &error.outcome(Outcome::Unknown));
-                Attempt { again: Vec::new(), pause: false }
+                Attempt {
+                    again: Vec::new(),
+                    pause: false,
+                }
             }
         }
     }
@@ -360,7 +442,9 @@ impl StrongCore {
             } else {
                 let error = Error::new(
                     Reason::OutcomeUnknown,
-                    format!("{why}: whether it was applied is not known; repeat it only with its request id, or read first"),
+                    format!(
+                        "{why}: whether it was applied is not known; repeat it only with its request id, or read first"
+                    ),
                 );
                 waiting.refuse(error.with("region", self.region).outcome(Outcome::Unknown));
             }
@@ -370,7 +454,13 @@ impl StrongCore {
 
     /// The log entry for a batch: all of its operations with stamps of their own.
     async fn command_of(&self, batch: &mut [Waiting]) -> Result<Command, Error> {
-        if let [Waiting { work: Work::Command { command, .. }, .. }] = batch {
+        if let [
+            Waiting {
+                work: Work::Command { command, .. },
+                ..
+            },
+        ] = batch
+        {
             return Ok(Command(command.clone()));
         }
         let ops: Vec<WriteOp> = batch
@@ -381,7 +471,8 @@ impl StrongCore {
             })
             .cloned()
             .collect();
-        self.clock.observe(self.cell.with(|summary| summary.last_stamp));
+        self.clock
+            .observe(self.cell.with(|summary| summary.last_stamp));
         let stamp = self
             .clock
             .reserve(ops.len() as u64)
@@ -392,25 +483,40 @@ impl StrongCore {
             request_id_retention_ms: self.settings.request_id_retention.as_millis() as u64,
             ops,
         };
-        Ok(Command::encode(&raft::Command { kind: Some(command::Kind::Writes(writes)) }))
+        Ok(Command::encode(&raft::Command {
+            kind: Some(command::Kind::Writes(writes)),
+        }))
     }
 
     async fn forward(self: Arc<Self>, leader: StoreId, batch: Vec<Waiting>) -> Attempt {
-        let latest = batch.iter().map(|waiting| waiting.deadline).max().unwrap_or_else(Instant::now);
+        let latest = batch
+            .iter()
+            .map(|waiting| waiting.deadline)
+            .max()
+            .unwrap_or_else(Instant::now);
         let timeout = latest.saturating_duration_since(Instant::now());
         let request = match batch.as_slice() {
-            [Waiting { work: Work::Command { command, .. }, .. }] => {
-                peer_request::Body::Propose(raft::Propose { command: command.clone() })
-            }
+            [
+                Waiting {
+                    work: Work::Command { command, .. },
+                    ..
+                },
+            ] => peer_request::Body::Propose(raft::Propose {
+                command: command.clone(),
+            }),
             _ => {
                 let ops = batch.iter().flat_map(|waiting| match &waiting.work {
                     Work::Writes { ops, .. } => ops.as_slice(),
                     Work::Command { .. } => &[],
                 });
-                peer_request::Body::Write(raft::WriteForward { ops: ops.cloned().collect() })
+                peer_request::Body::Write(raft::WriteForward {
+                    ops: ops.cloned().collect(),
+                })
             }
         };
-        let call = self.transport.call(leader, Lane::Forward, self.region, request, timeout);
+        let call = self
+            .transport
+            .call(leader, Lane::Forward, self.region, request, timeout);
         let call = async {
             tokio::select! {
                 biased;
@@ -423,31 +529,65 @@ impl StrongCore {
             for waiting in batch {
                 waiting.refuse(self.quorum.lost(Some(Outcome::Unknown)));
             }
-            return Attempt { again: Vec::new(), pause: false };
+            return Attempt {
+                again: Vec::new(),
+                pause: false,
+            };
         };
         match answered {
-            Ok(peer_response::Body::Write(reply)) => answer(batch, Some(command_outcome::Outcome::Writes(reply))),
-            Ok(peer_response::Body::Propose(reply)) => match raft::CommandOutcome::decode(reply.outcome) {
-                Ok(outcome) => answer(batch, outcome.outcome),
-                Err(error) => refuse_all(batch, &Error::new(Reason::NotReady, error.to_string()).outcome(Outcome::Unknown)),
-            },
-            Ok(_) => refuse_all(batch, &Error::new(Reason::NotReady, "the leader answered something else").outcome(Outcome::Unknown)),
-            Err(TransportError::Unreachable { .. }) => return Attempt { again: batch, pause: true },
+            Ok(peer_response::Body::Write(reply)) => {
+                answer(batch, Some(command_outcome::Outcome::Writes(reply)))
+            }
+            Ok(peer_response::Body::Propose(reply)) => {
+                match raft::CommandOutcome::decode(reply.outcome) {
+                    Ok(outcome) => answer(batch, outcome.outcome),
+                    Err(error) => refuse_all(
+                        batch,
+                        &Error::new(Reason::NotReady, error.to_string()).outcome(Outcome::Unknown),
+                    ),
+                }
+            }
+            Ok(_) => refuse_all(
+                batch,
+                &Error::new(Reason::NotReady, "the leader answered something else")
+                    .outcome(Outcome::Unknown),
+            ),
+            Err(TransportError::Unreachable { .. }) => {
+                return Attempt {
+                    again: batch,
+                    pause: true,
+                };
+            }
             Err(TransportError::NoAnswer { why, .. }) => {
                 return self.after_unknown(batch, &format!("the leader did not answer ({why})"));
             }
             // Refused before it was handed to a region, or by one that does not lead: in no log.
-            Err(TransportError::Refused(error)) if matches!(error.reason, Reason::NotLeader | Reason::NotReady) && !error.is_unknown() => {
-                return Attempt { again: batch, pause: true };
+            Err(TransportError::Refused(error))
+                if matches!(error.reason, Reason::NotLeader | Reason::NotReady)
+                    && !error.is_unknown() =>
+            {
+                return Attempt {
+                    again: batch,
+                    pause: true,
+                };
             }
-            Err(TransportError::Refused(error)) if error.is_unknown() && error.reason != Reason::NoQuorum => {
+            Err(TransportError::Refused(error))
+                if error.is_unknown() && error.reason != Reason::NoQuorum =>
+            {
                 return self.after_unknown(batch, &error.message);
             }
-            Err(TransportError::Refused(error)) if error.metadata.contains_key("outcome") => refuse_all(batch, &error),
+            Err(TransportError::Refused(error)) if error.metadata.contains_key("outcome") => {
+                refuse_all(batch, &error)
+            }
             // Too large for the wire, or not understood: it was not handed on.
-            Err(TransportError::Refused(error)) => refuse_all(batch, &error.outcome(Outcome::NotApplied)),
+            Err(TransportError::Refused(error)) => {
+                refuse_all(batch, &error.outcome(Outcome::NotApplied))
+            }
         }
-        Attempt { again: Vec::new(), pause: false }
+        Attempt {
+            again: Vec::new(),
+            pause: false,
+        }
     }
 
     /// Resolves when another store than `leader` has led for a moment: after an orderly hand-over the
@@ -463,7 +603,11 @@ impl StrongCore {
 
     /// Waits for an attempt as long as somebody waits for it and a quorum may still answer; `None`
     /// when it was given up.
-    async fn until_lost<T>(&self, batch: &[Waiting], attempt: impl Future<Output = T>) -> Option<T> {
+    async fn until_lost<T>(
+        &self,
+        batch: &[Waiting],
+        attempt: impl Future<Output = T>,
+    ) -> Option<T> {
         tokio::pin!(attempt);
         loop {
             tokio::select! {
@@ -481,7 +625,11 @@ impl StrongCore {
 
 fn refuse_all(batch: Vec<Waiting>, error: &Error) {
     for waiting in batch {
-        let error = if waiting.maybe_applied { error.clone().outcome(Outcome::Unknown) } else { error.clone() };
+        let error = if waiting.maybe_applied {
+            error.clone().outcome(Outcome::Unknown)
+        } else {
+            error.clone()
+        };
         waiting.refuse(error);
     }
 }
@@ -489,8 +637,11 @@ fn refuse_all(batch: Vec<Waiting>, error: &Error) {
 /// Hands out what apply answered.
 fn answer(batch: Vec<Waiting>, outcome: Option<command_outcome::Outcome>) {
     let unknown = || {
-        Error::new(Reason::OutcomeUnknown, "the log answered something else: whether the write was applied is not known")
-            .outcome(Outcome::Unknown)
+        Error::new(
+            Reason::OutcomeUnknown,
+            "the log answered something else: whether the write was applied is not known",
+        )
+        .outcome(Outcome::Unknown)
     };
     match outcome {
         Some(command_outcome::Outcome::Writes(reply)) => {
@@ -529,6 +680,9 @@ pub fn result_of(result: WriteResult) -> Result<write_result::Applied, Error> {
     match result.outcome {
         Some(write_result::Outcome::Applied(applied)) => Ok(applied),
         Some(write_result::Outcome::Error(error)) => Err(Error::from_wire(error)),
-        None => Err(Error::new(Reason::OutcomeUnknown, "the leader answered nothing").outcome(Outcome::Unknown)),
+        None => Err(
+            Error::new(Reason::OutcomeUnknown, "the leader answered nothing")
+                .outcome(Outcome::Unknown),
+        ),
     }
 }

@@ -16,11 +16,13 @@ use super::state::{NamespaceState, RegionState};
 use crate::error::{Error, Outcome};
 use crate::raft::{LogId, Membership, StoredMembership};
 use bytes::Bytes;
+use rdb_proto::convert;
 use rdb_proto::raft::command_outcome::Outcome as Answer;
 use rdb_proto::raft::write_op::Kind;
 use rdb_proto::raft::write_result::Applied;
-use rdb_proto::raft::{self, CommandOutcome, WriteOp, WriteResult, command, command_outcome, write_result};
-use rdb_proto::convert;
+use rdb_proto::raft::{
+    self, CommandOutcome, WriteOp, WriteResult, command, command_outcome, write_result,
+};
 use rdb_storage::{Family, KeyRange, StorageError, View, WriteBatch};
 use rdb_types::{GlobalKey, NamespaceId, Reason, Record, RequestId, Stamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,7 +84,8 @@ impl<'a> Applier<'a> {
             if let Some(state) = self.state.namespaces.get(namespace) {
                 use prost::Message;
                 let key = layout::region_namespace(self.state.id(), *namespace);
-                self.batch.put(Family::Region, key, state.to_row().encode_to_vec());
+                self.batch
+                    .put(Family::Region, key, state.to_row().encode_to_vec());
             }
         }
         self.state.write_row(&mut self.batch);
@@ -99,23 +102,31 @@ impl<'a> Applier<'a> {
                 let plan = init.plan.clone().unwrap_or_default();
                 self.meta(|meta| Ok((done(), meta.init_cluster(&plan))))?
             }
-            Some(command::Kind::CreateNamespace(create)) => {
-                self.meta(|meta| meta.create_namespace(create).map(|(row, rows)| (Answer::Namespace(row), rows)))?
-            }
+            Some(command::Kind::CreateNamespace(create)) => self.meta(|meta| {
+                meta.create_namespace(create)
+                    .map(|(row, rows)| (Answer::Namespace(row), rows))
+            })?,
             Some(command::Kind::RegisterStore(register)) => {
                 self.meta(|meta| meta.register_store(register).map(|rows| (done(), rows)))?
             }
             None => return Err(newer("command")),
         };
-        Ok(CommandOutcome { outcome: Some(answer) })
+        Ok(CommandOutcome {
+            outcome: Some(answer),
+        })
     }
 
-    fn writes(&mut self, writes: &raft::WriteBatch) -> Result<raft::WriteForwardReply, StorageError> {
+    fn writes(
+        &mut self,
+        writes: &raft::WriteBatch,
+    ) -> Result<raft::WriteForwardReply, StorageError> {
         let mut reserved = Stamp(writes.stamp);
         let retention_ms = writes.request_id_retention_ms;
         let region = self.state.id();
         let now = reserved.at_least_after(self.state.last_stamp);
-        self.state.ids.turn_over(&mut self.batch, region, now, retention_ms);
+        self.state
+            .ids
+            .turn_over(&mut self.batch, region, now, retention_ms);
         let mut results = Vec::with_capacity(writes.ops.len());
         for op in &writes.ops {
             let stamp = reserved.at_least_after(self.state.last_stamp);
@@ -124,14 +135,21 @@ impl<'a> Applier<'a> {
                 Ok(applied) => write_result::Outcome::Applied(applied),
                 Err(error) => write_result::Outcome::Error(error.to_wire()),
             };
-            results.push(WriteResult { outcome: Some(outcome) });
+            results.push(WriteResult {
+                outcome: Some(outcome),
+            });
         }
         // Time passes, too, where nothing took effect.
         self.state.last_stamp = self.state.last_stamp.max(Stamp(writes.stamp));
         Ok(raft::WriteForwardReply { results })
     }
 
-    fn write(&mut self, op: &WriteOp, stamp: Stamp, retention_ms: u64) -> Result<Result<Applied, Error>, StorageError> {
+    fn write(
+        &mut self,
+        op: &WriteOp,
+        stamp: Stamp,
+        retention_ms: u64,
+    ) -> Result<Result<Applied, Error>, StorageError> {
         let global = GlobalKey::new(NamespaceId(op.namespace_id), &op.key);
         let epoch = match self.admit(op, &global) {
             Ok(epoch) => epoch,
@@ -139,9 +157,18 @@ impl<'a> Applier<'a> {
         };
         let region = self.state.id();
         let id = RequestId::new(op.request_id.clone());
-        let asked = id.as_ref().map(|id| Asked { region, op, id, now: stamp });
+        let asked = id.as_ref().map(|id| Asked {
+            region,
+            op,
+            id,
+            now: stamp,
+        });
         if let Some(asked) = asked {
-            match self.state.ids.look_up(self.view, &self.fresh_ids, asked, retention_ms)? {
+            match self
+                .state
+                .ids
+                .look_up(self.view, &self.fresh_ids, asked, retention_ms)?
+            {
                 Ok(Known::New) => {}
                 Ok(Known::Answered(applied)) => return Ok(Ok(applied)),
                 Err(error) => return Ok(Err(error)),
@@ -154,7 +181,11 @@ impl<'a> Applier<'a> {
         let create_revision = current.map(|record| record.create_revision);
         let kind = Kind::try_from(op.kind).map_err(|_| newer("write"))?;
         let compares = matches!(kind, Kind::CasPut | Kind::CasDelete);
-        let mut applied = Applied { epoch, existed, ..Applied::default() };
+        let mut applied = Applied {
+            epoch,
+            existed,
+            ..Applied::default()
+        };
         if compares && current_version != op.expected_version {
             // Losing is an answer; it changes nothing, but a repeat must hear the same.
             applied.version = current_version;
@@ -178,7 +209,12 @@ impl<'a> Applier<'a> {
                 value: op.value.clone(),
             };
             self.replace(&global, stored, Some(record));
-            applied = Applied { version: stamp.0, revision, swapped: compares, ..applied };
+            applied = Applied {
+                version: stamp.0,
+                revision,
+                swapped: compares,
+                ..applied
+            };
         } else {
             if existed {
                 self.state.revision += 1;
@@ -186,10 +222,16 @@ impl<'a> Applier<'a> {
                 applied.version = stamp.0;
             }
             self.replace(&global, stored, None);
-            applied = Applied { revision: self.state.revision, swapped: compares, ..applied };
+            applied = Applied {
+                revision: self.state.revision,
+                swapped: compares,
+                ..applied
+            };
         }
         if let Some(asked) = asked {
-            self.state.ids.remember(&mut self.batch, &mut self.fresh_ids, asked, applied);
+            self.state
+                .ids
+                .remember(&mut self.batch, &mut self.fresh_ids, asked, applied);
         }
         Ok(Ok(applied))
     }
@@ -198,17 +240,26 @@ impl<'a> Applier<'a> {
     fn admit(&self, op: &WriteOp, global: &GlobalKey) -> Result<u64, Error> {
         let namespace = NamespaceId(op.namespace_id);
         let region = self.state.id();
-        if !layout::covers(&self.state.descriptor, global.as_bytes()) || namespace == NamespaceId::META {
-            return Err(Error::new(Reason::NotReady, format!("region {region} does not hold this key; try again")).with("region", region));
+        if !layout::covers(&self.state.descriptor, global.as_bytes())
+            || namespace == NamespaceId::META
+        {
+            return Err(Error::new(
+                Reason::NotReady,
+                format!("region {region} does not hold this key; try again"),
+            )
+            .with("region", region));
         }
         let Some(state) = self.state.namespaces.get(&namespace) else {
             return Err(not_installed(region, namespace));
         };
         if state.epoch.0 != op.epoch || state.mode != rdb_types::Mode::Strong {
-            return Err(Error::new(Reason::ModeChanged, "the namespace was switched while this write was under way; repeat it")
-                .with("namespace", namespace)
-                .with("epoch", state.epoch)
-                .with("state", state.mode));
+            return Err(Error::new(
+                Reason::ModeChanged,
+                "the namespace was switched while this write was under way; repeat it",
+            )
+            .with("namespace", namespace)
+            .with("epoch", state.epoch)
+            .with("state", state.mode));
         }
         Ok(state.epoch.0)
     }
@@ -217,10 +268,15 @@ impl<'a> Applier<'a> {
         if let Some(fresh) = self.fresh.get(global) {
             return Ok(fresh.clone());
         }
-        let Some(stored) = self.view.get(Family::Data, global.as_bytes())? else { return Ok(None) };
-        Record::decode(stored)
-            .map(Some)
-            .map_err(|error| StorageError::corruption(format!("record in region {}", self.state.id()), error.to_string()))
+        let Some(stored) = self.view.get(Family::Data, global.as_bytes())? else {
+            return Ok(None);
+        };
+        Record::decode(stored).map(Some).map_err(|error| {
+            StorageError::corruption(
+                format!("record in region {}", self.state.id()),
+                error.to_string(),
+            )
+        })
     }
 
     /// Puts `new` where `old` was: the row, its place in the order of expiry, digest and counts.
@@ -242,13 +298,21 @@ impl<'a> Applier<'a> {
             self.touched.insert(namespace);
         }
         if let Some(old) = old.as_ref().filter(|old| old.expires_at_ms != 0) {
-            self.batch.delete(Family::Expiry, layout::expiry(region, old.expires_at_ms, global));
+            self.batch.delete(
+                Family::Expiry,
+                layout::expiry(region, old.expires_at_ms, global),
+            );
         }
         match &new {
             Some(new) => {
-                self.batch.put(Family::Data, global.as_bytes().clone(), new.encode());
+                self.batch
+                    .put(Family::Data, global.as_bytes().clone(), new.encode());
                 if new.expires_at_ms != 0 {
-                    self.batch.put(Family::Expiry, layout::expiry(region, new.expires_at_ms, global), Bytes::new());
+                    self.batch.put(
+                        Family::Expiry,
+                        layout::expiry(region, new.expires_at_ms, global),
+                        Bytes::new(),
+                    );
                 }
             }
             None if old.is_some() => self.batch.delete(Family::Data, global.as_bytes().clone()),
@@ -264,15 +328,26 @@ impl<'a> Applier<'a> {
         debug_assert!(self.fresh.is_empty(), "a tick starts its batch");
         let range = KeyRange {
             start: layout::region(region),
-            end: Some(layout::expiry(region, now.unix_ms() + 1, &GlobalKey::new(NamespaceId(0), &[]))),
+            end: Some(layout::expiry(
+                region,
+                now.unix_ms() + 1,
+                &GlobalKey::new(NamespaceId(0), &[]),
+            )),
         };
         let mut due = Vec::new();
-        for item in self.view.scan(Family::Expiry, &range, false).take(EXPIRED_PER_TICK) {
+        for item in self
+            .view
+            .scan(Family::Expiry, &range, false)
+            .take(EXPIRED_PER_TICK)
+        {
             due.push(item?.0);
         }
         for stored in due {
             let Some((expires_at_ms, global)) = layout::parse_expiry(&stored) else {
-                return Err(StorageError::corruption(format!("expiry of region {region}"), "a key is too short"));
+                return Err(StorageError::corruption(
+                    format!("expiry of region {region}"),
+                    "a key is too short",
+                ));
             };
             match self.record(&global)? {
                 Some(record) if record.expires_at_ms == expires_at_ms && record.is_expired(now) => {
@@ -288,9 +363,14 @@ impl<'a> Applier<'a> {
     fn install_namespace(&mut self, install: &raft::InstallNamespace) -> Answer {
         let namespace = NamespaceId(install.namespace_id);
         let Some(mode) = convert::mode(install.mode) else {
-            return refuse(Error::invalid("mode", format!("{} is not a mode", install.mode)));
+            return refuse(Error::invalid(
+                "mode",
+                format!("{} is not a mode", install.mode),
+            ));
         };
-        if let std::collections::btree_map::Entry::Vacant(entry) = self.state.namespaces.entry(namespace) {
+        if let std::collections::btree_map::Entry::Vacant(entry) =
+            self.state.namespaces.entry(namespace)
+        {
             entry.insert(NamespaceState::new(mode));
             self.touched.insert(namespace);
         }
@@ -303,7 +383,10 @@ impl<'a> Applier<'a> {
         run: impl FnOnce(&mut meta::MetaState) -> Result<(Answer, meta::Rows), Error>,
     ) -> Result<Answer, StorageError> {
         let Some(meta) = &self.state.meta else {
-            return Ok(refuse(Error::new(Reason::NotReady, "this region holds no cluster tables")));
+            return Ok(refuse(Error::new(
+                Reason::NotReady,
+                "this region holds no cluster tables",
+            )));
         };
         let mut next = meta::MetaState::clone(meta);
         match run(&mut next) {
@@ -337,7 +420,8 @@ impl<'a> Applier<'a> {
 fn newer(what: &str) -> StorageError {
     StorageError::Internal {
         doing: "applying a log entry",
-        detail: format!("it holds a {what} that this build does not know: upgrade this store").into(),
+        detail: format!("it holds a {what} that this build does not know: upgrade this store")
+            .into(),
     }
 }
 
@@ -351,7 +435,10 @@ fn refuse(error: Error) -> Answer {
 
 /// The region has not been told of the namespace yet; whoever routes writes tells it first.
 fn not_installed(region: rdb_types::RegionId, namespace: NamespaceId) -> Error {
-    Error::new(Reason::NotReady, format!("region {region} does not serve namespace {namespace} yet; try again"))
+    Error::new(
+        Reason::NotReady,
+        format!("region {region} does not serve namespace {namespace} yet; try again"),
+    )
 }
 
 #[cfg(test)]

@@ -21,21 +21,33 @@ impl Region {
             end: Bytes::new(),
             generation: 1,
         };
-        let mut region = Region { engine: MemoryEngine::new(), state: RegionState::empty(descriptor) };
-        region.run(command::Kind::InstallNamespace(raft::InstallNamespace { namespace_id: 1, mode: 1 }));
+        let mut region = Region {
+            engine: MemoryEngine::new(),
+            state: RegionState::empty(descriptor),
+        };
+        region.run(command::Kind::InstallNamespace(raft::InstallNamespace {
+            namespace_id: 1,
+            mode: 1,
+        }));
         region
     }
 
     fn run(&mut self, kind: command::Kind) -> Answer {
         let mut applier = Applier::new(&mut self.state, &self.engine);
-        let outcome = applier.command(&raft::Command { kind: Some(kind) }).unwrap();
+        let outcome = applier
+            .command(&raft::Command { kind: Some(kind) })
+            .unwrap();
         let (batch, _) = applier.finish();
         self.engine.write(&batch).unwrap();
         outcome.outcome.unwrap()
     }
 
     fn writes(&mut self, at_ms: u64, ops: Vec<WriteOp>) -> Vec<Result<Applied, Error>> {
-        let writes = raft::WriteBatch { stamp: stamp(at_ms).0, request_id_retention_ms: RETENTION_MS, ops };
+        let writes = raft::WriteBatch {
+            stamp: stamp(at_ms).0,
+            request_id_retention_ms: RETENTION_MS,
+            ops,
+        };
         match self.run(command::Kind::Writes(writes)) {
             Answer::Writes(reply) => reply
                 .results
@@ -56,13 +68,17 @@ impl Region {
     fn get(&self, key: &[u8]) -> Option<Record> {
         let global = GlobalKey::new(NamespaceId::DEFAULT, key);
         let stored = self.engine.get(Family::Data, global.as_bytes()).unwrap()?;
-        Some(Record::decode(stored).unwrap()).filter(|record| !record.is_expired(self.state.last_stamp))
+        Some(Record::decode(stored).unwrap())
+            .filter(|record| !record.is_expired(self.state.last_stamp))
     }
 
     /// Counts and digest, computed afresh from the rows.
     fn recount(&self) -> (u64, u64, Digest) {
         let (mut keys, mut bytes, mut digest) = (0, 0, Digest::default());
-        let range = KeyRange { start: GlobalKey::namespace_start(NamespaceId::DEFAULT), end: None };
+        let range = KeyRange {
+            start: GlobalKey::namespace_start(NamespaceId::DEFAULT),
+            end: None,
+        };
         for item in self.engine.scan(Family::Data, &range, false) {
             let (key, value) = item.unwrap();
             let user_key = GlobalKey::from_bytes(key).unwrap().user_key();
@@ -75,7 +91,9 @@ impl Region {
     }
 
     fn expiry_rows(&self) -> usize {
-        self.engine.scan(Family::Expiry, &KeyRange::all(), false).count()
+        self.engine
+            .scan(Family::Expiry, &KeyRange::all(), false)
+            .count()
     }
 }
 
@@ -99,7 +117,10 @@ fn put(key: &[u8], value: &[u8]) -> WriteOp {
 }
 
 fn with_id(op: WriteOp, id: &[u8]) -> WriteOp {
-    WriteOp { request_id: Bytes::copy_from_slice(id), ..op }
+    WriteOp {
+        request_id: Bytes::copy_from_slice(id),
+        ..op
+    }
 }
 
 /// A UUID of version 7, made at the given time.
@@ -116,10 +137,16 @@ fn a_write_grows_the_revision_and_keeps_the_create_revision() {
     let mut region = Region::new();
     let first = region.write(0, put(b"k", b"1")).unwrap();
     let second = region.write(1, put(b"k", b"2")).unwrap();
-    assert_eq!((first.revision, second.revision, second.existed), (1, 2, true));
+    assert_eq!(
+        (first.revision, second.revision, second.existed),
+        (1, 2, true)
+    );
     assert!(second.version > first.version);
     let record = region.get(b"k").unwrap();
-    assert_eq!((record.revision, record.create_revision, &record.value[..]), (2, 1, &b"2"[..]));
+    assert_eq!(
+        (record.revision, record.create_revision, &record.value[..]),
+        (2, 1, &b"2"[..])
+    );
 }
 
 #[test]
@@ -133,13 +160,24 @@ fn stamps_follow_log_order_even_if_the_new_leaders_clock_is_behind() {
 #[test]
 fn compare_and_swap_takes_the_version_and_answers_what_was_there() {
     let mut region = Region::new();
-    let swap = |expected, value: &[u8]| WriteOp { expected_version: expected, ..op(Kind::CasPut, b"k", value) };
+    let swap = |expected, value: &[u8]| WriteOp {
+        expected_version: expected,
+        ..op(Kind::CasPut, b"k", value)
+    };
     let created = region.write(0, swap(0, b"a")).unwrap();
     assert!(created.swapped);
     let lost = region.write(1, swap(0, b"b")).unwrap();
     assert_eq!((lost.swapped, lost.version), (false, created.version));
-    assert!(region.write(2, swap(created.version, b"c")).unwrap().swapped);
-    let gone = WriteOp { expected_version: region.get(b"k").unwrap().stamp.0, ..op(Kind::CasDelete, b"k", b"") };
+    assert!(
+        region
+            .write(2, swap(created.version, b"c"))
+            .unwrap()
+            .swapped
+    );
+    let gone = WriteOp {
+        expected_version: region.get(b"k").unwrap().stamp.0,
+        ..op(Kind::CasDelete, b"k", b"")
+    };
     assert!(region.write(3, gone).unwrap().swapped);
     assert_eq!(region.get(b"k"), None);
 }
@@ -147,8 +185,19 @@ fn compare_and_swap_takes_the_version_and_answers_what_was_there() {
 #[test]
 fn entries_of_one_batch_see_each_other() {
     let mut region = Region::new();
-    let swap = WriteOp { expected_version: 0, ..op(Kind::CasPut, b"k", b"x") };
-    let results = region.writes(0, vec![put(b"k", b"1"), swap, op(Kind::Delete, b"k", b""), op(Kind::Delete, b"k", b"")]);
+    let swap = WriteOp {
+        expected_version: 0,
+        ..op(Kind::CasPut, b"k", b"x")
+    };
+    let results = region.writes(
+        0,
+        vec![
+            put(b"k", b"1"),
+            swap,
+            op(Kind::Delete, b"k", b""),
+            op(Kind::Delete, b"k", b""),
+        ],
+    );
     let results: Vec<_> = results.into_iter().map(Result::unwrap).collect();
     assert!(!results[1].swapped);
     assert_eq!((results[2].existed, results[3].existed), (true, false));
@@ -158,14 +207,29 @@ fn entries_of_one_batch_see_each_other() {
 #[test]
 fn a_repeated_request_id_is_answered_once_and_the_same() {
     let mut region = Region::new();
-    let swap = with_id(WriteOp { expected_version: 0, ..op(Kind::CasPut, b"k", b"x") }, b"id-1");
+    let swap = with_id(
+        WriteOp {
+            expected_version: 0,
+            ..op(Kind::CasPut, b"k", b"x")
+        },
+        b"id-1",
+    );
     let first = region.write(0, swap.clone()).unwrap();
     let again = region.write(1, swap).unwrap();
-    assert_eq!(again, Applied { replayed: true, ..first });
+    assert_eq!(
+        again,
+        Applied {
+            replayed: true,
+            ..first
+        }
+    );
     // In one batch, too.
     let twice = with_id(put(b"j", b"1"), b"id-2");
     let results = region.writes(2, vec![twice.clone(), twice]);
-    assert_eq!(results[0].as_ref().unwrap().version, results[1].as_ref().unwrap().version);
+    assert_eq!(
+        results[0].as_ref().unwrap().version,
+        results[1].as_ref().unwrap().version
+    );
     assert_eq!(region.state.revision, 2);
 }
 
@@ -173,7 +237,9 @@ fn a_repeated_request_id_is_answered_once_and_the_same() {
 fn a_request_id_used_for_something_else_is_refused() {
     let mut region = Region::new();
     region.write(0, with_id(put(b"k", b"1"), b"id")).unwrap();
-    let error = region.write(1, with_id(put(b"k", b"2"), b"id")).unwrap_err();
+    let error = region
+        .write(1, with_id(put(b"k", b"2"), b"id"))
+        .unwrap_err();
     assert_eq!(error.reason, Reason::InvalidArgument);
     assert_eq!(&region.get(b"k").unwrap().value[..], b"1");
 }
@@ -188,29 +254,69 @@ fn an_id_is_remembered_for_its_retention_and_then_refused_if_its_age_shows() {
     assert!(region.write(within, old.clone()).unwrap().replayed);
     // Generations turn over; the first is gone for good after the second turn.
     for turn in 1..=3 {
-        region.write(turn * (RETENTION_MS + 1), put(b"other", b"x")).unwrap();
+        region
+            .write(turn * (RETENTION_MS + 1), put(b"other", b"x"))
+            .unwrap();
     }
     let error = region.write(4 * RETENTION_MS, old).unwrap_err();
-    assert_eq!((error.reason, error.is_unknown()), (Reason::RequestIdExpired, true));
+    assert_eq!(
+        (error.reason, error.is_unknown()),
+        (Reason::RequestIdExpired, true)
+    );
     assert_eq!(&region.get(b"k").unwrap().value[..], b"2");
-    let rows = region.engine.scan(Family::RequestIds, &KeyRange::all(), false).count();
+    let rows = region
+        .engine
+        .scan(Family::RequestIds, &KeyRange::all(), false)
+        .count();
     assert_eq!(rows, 0);
 }
 
 #[test]
 fn expiry_is_judged_by_the_regions_time_and_swept_by_a_tick() {
     let mut region = Region::new();
-    region.write(0, WriteOp { ttl_ms: 100, ..put(b"k", b"1") }).unwrap();
+    region
+        .write(
+            0,
+            WriteOp {
+                ttl_ms: 100,
+                ..put(b"k", b"1")
+            },
+        )
+        .unwrap();
     assert!(region.get(b"k").is_some());
     region.write(100, put(b"other", b"x")).unwrap();
-    assert_eq!(region.get(b"k"), None, "hidden as soon as the region's time has come");
-    let created = region.write(101, WriteOp { expected_version: 0, ..op(Kind::CasPut, b"k", b"2") }).unwrap();
+    assert_eq!(
+        region.get(b"k"),
+        None,
+        "hidden as soon as the region's time has come"
+    );
+    let created = region
+        .write(
+            101,
+            WriteOp {
+                expected_version: 0,
+                ..op(Kind::CasPut, b"k", b"2")
+            },
+        )
+        .unwrap();
     assert!(created.swapped && !created.existed);
     assert_eq!(region.expiry_rows(), 0);
-    region.write(102, WriteOp { ttl_ms: 50, ..put(b"gone", b"1") }).unwrap();
-    region.run(command::Kind::Tick(raft::Tick { stamp: stamp(140).0 }));
+    region
+        .write(
+            102,
+            WriteOp {
+                ttl_ms: 50,
+                ..put(b"gone", b"1")
+            },
+        )
+        .unwrap();
+    region.run(command::Kind::Tick(raft::Tick {
+        stamp: stamp(140).0,
+    }));
     assert!(region.get(b"gone").is_some());
-    region.run(command::Kind::Tick(raft::Tick { stamp: stamp(152).0 }));
+    region.run(command::Kind::Tick(raft::Tick {
+        stamp: stamp(152).0,
+    }));
     assert_eq!((region.get(b"gone"), region.expiry_rows()), (None, 0));
     assert_eq!(region.state.namespaces[&NamespaceId(1)].keys, 2);
 }
@@ -218,7 +324,15 @@ fn expiry_is_judged_by_the_regions_time_and_swept_by_a_tick() {
 #[test]
 fn a_huge_ttl_does_not_wrap_around() {
     let mut region = Region::new();
-    region.write(0, WriteOp { ttl_ms: i64::MAX, ..put(b"k", b"1") }).unwrap();
+    region
+        .write(
+            0,
+            WriteOp {
+                ttl_ms: i64::MAX,
+                ..put(b"k", b"1")
+            },
+        )
+        .unwrap();
     assert!(region.get(b"k").is_some());
 }
 
@@ -227,31 +341,93 @@ fn another_epoch_mode_range_or_namespace_is_refused_and_leaves_no_trace() {
     let mut region = Region::new();
     let reason = |result: Result<Applied, Error>| {
         let error = result.unwrap_err();
-        assert_eq!(error.metadata.get("outcome").map(String::as_str), Some("not_applied"));
+        assert_eq!(
+            error.metadata.get("outcome").map(String::as_str),
+            Some("not_applied")
+        );
         error.reason
     };
-    assert_eq!(reason(region.write(0, WriteOp { epoch: 2, ..put(b"k", b"1") })), Reason::ModeChanged);
-    assert_eq!(reason(region.write(0, WriteOp { namespace_id: 9, ..put(b"k", b"1") })), Reason::NotReady);
-    assert_eq!(reason(region.write(0, WriteOp { namespace_id: 0, ..put(b"k", b"1") })), Reason::NotReady);
-    region.state.namespaces.get_mut(&NamespaceId(1)).unwrap().mode = Mode::Eventual;
-    assert_eq!(reason(region.write(0, put(b"k", b"1"))), Reason::ModeChanged);
+    assert_eq!(
+        reason(region.write(
+            0,
+            WriteOp {
+                epoch: 2,
+                ..put(b"k", b"1")
+            }
+        )),
+        Reason::ModeChanged
+    );
+    assert_eq!(
+        reason(region.write(
+            0,
+            WriteOp {
+                namespace_id: 9,
+                ..put(b"k", b"1")
+            }
+        )),
+        Reason::NotReady
+    );
+    assert_eq!(
+        reason(region.write(
+            0,
+            WriteOp {
+                namespace_id: 0,
+                ..put(b"k", b"1")
+            }
+        )),
+        Reason::NotReady
+    );
+    region
+        .state
+        .namespaces
+        .get_mut(&NamespaceId(1))
+        .unwrap()
+        .mode = Mode::Eventual;
+    assert_eq!(
+        reason(region.write(0, put(b"k", b"1"))),
+        Reason::ModeChanged
+    );
     assert_eq!((region.state.revision, region.recount().0), (0, 0));
 }
 
 #[test]
 fn a_loaded_state_is_the_one_that_was_written() {
     let mut region = Region::new();
-    region.write(0, with_id(WriteOp { ttl_ms: 100, ..put(b"k", b"1") }, b"id")).unwrap();
+    region
+        .write(
+            0,
+            with_id(
+                WriteOp {
+                    ttl_ms: 100,
+                    ..put(b"k", b"1")
+                },
+                b"id",
+            ),
+        )
+        .unwrap();
     region.write(1, put(b"j", b"2")).unwrap();
     let loaded = RegionState::load(region.state.descriptor.clone(), &region.engine).unwrap();
     assert_eq!(loaded.namespaces, region.state.namespaces);
-    assert_eq!((loaded.last_stamp, loaded.revision, loaded.ids), (region.state.last_stamp, region.state.revision, region.state.ids));
+    assert_eq!(
+        (loaded.last_stamp, loaded.revision, loaded.ids),
+        (
+            region.state.last_stamp,
+            region.state.revision,
+            region.state.ids
+        )
+    );
     assert_eq!(loaded.namespaces[&NamespaceId(1)].epoch, Epoch::FIRST);
 }
 
 #[derive(Clone, Debug)]
 enum Step {
-    Write { key: u8, kind: u8, ttl: bool, id: Option<u8>, expect_current: bool },
+    Write {
+        key: u8,
+        kind: u8,
+        ttl: bool,
+        id: Option<u8>,
+        expect_current: bool,
+    },
     Tick,
 }
 

@@ -34,7 +34,10 @@ pub fn region_namespace(region: RegionId, namespace: NamespaceId) -> Bytes {
 
 /// The namespace of a key that [`region_namespace`] made; `None` for the region's own row.
 pub fn namespace_of(key: &[u8]) -> Option<NamespaceId> {
-    key.get(8..12)?.try_into().ok().map(|bytes| NamespaceId(u32::from_be_bytes(bytes)))
+    key.get(8..12)?
+        .try_into()
+        .ok()
+        .map(|bytes| NamespaceId(u32::from_be_bytes(bytes)))
 }
 
 /// All ids of one generation of the table of request ids.
@@ -44,12 +47,21 @@ pub fn request_ids(region: RegionId, generation: u64) -> Bytes {
 
 /// One remembered request id.
 pub fn request_id(region: RegionId, generation: u64, namespace: NamespaceId, id: &[u8]) -> Bytes {
-    key(&[&region.0.to_be_bytes(), &generation.to_be_bytes(), &namespace.0.to_be_bytes(), id])
+    key(&[
+        &region.0.to_be_bytes(),
+        &generation.to_be_bytes(),
+        &namespace.0.to_be_bytes(),
+        id,
+    ])
 }
 
 /// Where a record that expires stands in the order of expiry.
 pub fn expiry(region: RegionId, expires_at_ms: u64, global: &GlobalKey) -> Bytes {
-    key(&[&region.0.to_be_bytes(), &expires_at_ms.to_be_bytes(), global.as_bytes()])
+    key(&[
+        &region.0.to_be_bytes(),
+        &expires_at_ms.to_be_bytes(),
+        global.as_bytes(),
+    ])
 }
 
 /// Takes a key that [`expiry`] made apart.
@@ -63,8 +75,15 @@ const KEY_SPACE_END: &[u8] = &[0xff; 4];
 
 /// The range of a region's data.
 pub fn data_range(descriptor: &RegionDescriptor) -> KeyRange {
-    let end = if descriptor.end.is_empty() { Bytes::from_static(KEY_SPACE_END) } else { descriptor.end.clone() };
-    KeyRange { start: descriptor.start.clone(), end: Some(end) }
+    let end = if descriptor.end.is_empty() {
+        Bytes::from_static(KEY_SPACE_END)
+    } else {
+        descriptor.end.clone()
+    };
+    KeyRange {
+        start: descriptor.start.clone(),
+        end: Some(end),
+    }
 }
 
 /// The part of a range of global keys that lies in a region.
@@ -74,7 +93,10 @@ pub fn intersect(descriptor: &RegionDescriptor, range: &KeyRange) -> KeyRange {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
     };
-    KeyRange { start: held.start.max(range.start.clone()), end }
+    KeyRange {
+        start: held.start.max(range.start.clone()),
+        end,
+    }
 }
 
 /// Everything that a snapshot of the region holds, and that installing one replaces.
@@ -111,14 +133,25 @@ mod tests {
         assert!(region_namespace(RegionId(3), NamespaceId(u32::MAX)).starts_with(&prefix));
         assert!(!region_namespace(RegionId(4), NamespaceId(0)).starts_with(&prefix));
         assert_eq!(namespace_of(&prefix), None);
-        assert_eq!(namespace_of(&region_namespace(RegionId(3), NamespaceId(5))), Some(NamespaceId(5)));
+        assert_eq!(
+            namespace_of(&region_namespace(RegionId(3), NamespaceId(5))),
+            Some(NamespaceId(5))
+        );
     }
 
     #[test]
     fn an_open_end_covers_everything_above() {
-        let open = RegionDescriptor { id: 2, start: Bytes::from_static(b"b"), end: Bytes::new(), generation: 1 };
+        let open = RegionDescriptor {
+            id: 2,
+            start: Bytes::from_static(b"b"),
+            end: Bytes::new(),
+            generation: 1,
+        };
         assert!(covers(&open, b"b") && covers(&open, &[0xff; 9]) && !covers(&open, b"a"));
-        let closed = RegionDescriptor { end: Bytes::from_static(b"d"), ..open };
+        let closed = RegionDescriptor {
+            end: Bytes::from_static(b"d"),
+            ..open
+        };
         assert!(covers(&closed, b"czz") && !covers(&closed, b"d"));
     }
 }

@@ -9,7 +9,9 @@ use super::apply::Applier;
 use super::layout;
 use super::state::{RegionState, Summary};
 use crate::raft::snapshot::{FrozenSnapshot, SnapshotData};
-use crate::raft::{Command, EntryResponder, LogId, Outcome, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::raft::{
+    Command, EntryResponder, LogId, Outcome, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
+};
 use futures::{FutureExt, Stream, StreamExt};
 use openraft::entry::RaftPayload;
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
@@ -35,7 +37,10 @@ pub struct SummaryCell {
 impl SummaryCell {
     fn new(summary: Summary) -> SummaryCell {
         let applied = watch::Sender::new(summary.applied_index);
-        SummaryCell { summary: RwLock::new(summary), applied }
+        SummaryCell {
+            summary: RwLock::new(summary),
+            applied,
+        }
     }
 
     /// Looks at the summary. `read` must be short: apply waits for it.
@@ -64,7 +69,9 @@ impl SummaryCell {
             summary.revision = state.revision;
             for namespace in touched {
                 if let Some(namespace_state) = state.namespaces.get(namespace) {
-                    summary.namespaces.insert(*namespace, namespace_state.clone());
+                    summary
+                        .namespaces
+                        .insert(*namespace, namespace_state.clone());
                 }
             }
             summary.meta.clone_from(&state.meta);
@@ -79,7 +86,8 @@ impl SummaryCell {
 
     fn announce(&self, state: &RegionState) {
         let index = state.applied.map_or(0, |id| id.index);
-        self.applied.send_if_modified(|applied| std::mem::replace(applied, index) != index);
+        self.applied
+            .send_if_modified(|applied| std::mem::replace(applied, index) != index);
     }
 }
 
@@ -103,7 +111,14 @@ impl RegionMachine {
     ) -> Result<RegionMachine, StorageError> {
         let state = RegionState::load(descriptor, engine.as_ref())?;
         let cell = Arc::new(SummaryCell::new(state.summary()));
-        Ok(RegionMachine { me, state, engine, committer, cell, snapshots_made: 0 })
+        Ok(RegionMachine {
+            me,
+            state,
+            engine,
+            committer,
+            cell,
+            snapshots_made: 0,
+        })
     }
 
     /// What readers look at.
@@ -115,7 +130,12 @@ impl RegionMachine {
     fn freeze(&mut self) -> Snapshot {
         self.snapshots_made += 1;
         let index = self.state.applied.map_or(0, |id| id.index);
-        let id = format!("{}-{}-{index}-{}", self.me, self.state.id(), self.snapshots_made);
+        let id = format!(
+            "{}-{}-{index}-{}",
+            self.me,
+            self.state.id(),
+            self.snapshots_made
+        );
         let ranges = layout::replicated_ranges(&self.state.descriptor);
         Snapshot {
             meta: SnapshotMeta {
@@ -141,7 +161,10 @@ enum Decoded {
 
 fn decode(payload: &EntryPayload<Command, u64, crate::raft::StoreNode>) -> io::Result<Decoded> {
     match payload {
-        EntryPayload::Normal(command) => command.decode().map(Decoded::Command).map_err(io::Error::other),
+        EntryPayload::Normal(command) => command
+            .decode()
+            .map(Decoded::Command)
+            .map_err(io::Error::other),
         EntryPayload::Blank | EntryPayload::Membership(_) => Ok(Decoded::Nothing),
     }
 }
@@ -177,7 +200,8 @@ impl RaftStateMachine<TypeConfig> for RegionMachine {
                 let mut next = Some(first);
                 while let Some(((entry, responder), decoded)) = next.take() {
                     applier.applied(entry.log_id, entry.payload.get_membership());
-                    let outcome = Self::apply_one(&mut applier, decoded).map_err(io::Error::other)?;
+                    let outcome =
+                        Self::apply_one(&mut applier, decoded).map_err(io::Error::other)?;
                     if let Some(responder) = responder {
                         answers.push((responder, outcome));
                     }
@@ -188,14 +212,19 @@ impl RaftStateMachine<TypeConfig> for RegionMachine {
                         let item = item?;
                         let decoded = decode(&item.0.payload)?;
                         match &decoded {
-                            Decoded::Command(command) if Applier::starts_batch(command) => held = Some((item, decoded)),
+                            Decoded::Command(command) if Applier::starts_batch(command) => {
+                                held = Some((item, decoded))
+                            }
                             _ => next = Some((item, decoded)),
                         }
                     }
                 }
                 applier.finish()
             };
-            self.committer.commit(batch, Durability::Written).await.map_err(io::Error::other)?;
+            self.committer
+                .commit(batch, Durability::Written)
+                .await
+                .map_err(io::Error::other)?;
             self.cell.publish(&self.state, &touched);
             for (responder, outcome) in answers {
                 responder.send(outcome);
@@ -207,19 +236,32 @@ impl RaftStateMachine<TypeConfig> for RegionMachine {
         Freezer(Some(self.freeze()))
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> Result<(), io::Error> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotData,
+    ) -> Result<(), io::Error> {
         // One batch, so that a crash leaves the old region or the new one and nothing between.
         self.cell.summary.write().installing = true;
         let ranges = layout::replicated_ranges(&self.state.descriptor);
-        let filled = tokio::task::spawn_blocking(move || fill(ranges, snapshot)).await.map_err(io::Error::other)?;
+        let filled = tokio::task::spawn_blocking(move || fill(ranges, snapshot))
+            .await
+            .map_err(io::Error::other)?;
         let batch = filled.map_err(io::Error::other)?;
-        self.committer.commit(batch, Durability::Synced).await.map_err(io::Error::other)?;
+        self.committer
+            .commit(batch, Durability::Synced)
+            .await
+            .map_err(io::Error::other)?;
         let index = meta.last_log_id.map_or(0, |id| id.index);
-        let mut state = RegionState::load(self.state.descriptor.clone(), self.engine.as_ref()).map_err(io::Error::other)?;
+        let mut state = RegionState::load(self.state.descriptor.clone(), self.engine.as_ref())
+            .map_err(io::Error::other)?;
         if state.applied != meta.last_log_id {
             return Err(io::Error::other(StorageError::corruption(
                 format!("snapshot {} of region {}", index, self.state.id()),
-                format!("it ends at {:?} but says {:?}", state.applied, meta.last_log_id),
+                format!(
+                    "it ends at {:?} but says {:?}",
+                    state.applied, meta.last_log_id
+                ),
             )));
         }
         state.membership = meta.last_membership.clone();
@@ -235,7 +277,10 @@ impl RaftStateMachine<TypeConfig> for RegionMachine {
     }
 }
 
-fn fill(ranges: Vec<(rdb_storage::Family, KeyRange)>, snapshot: SnapshotData) -> Result<WriteBatch, StorageError> {
+fn fill(
+    ranges: Vec<(rdb_storage::Family, KeyRange)>,
+    snapshot: SnapshotData,
+) -> Result<WriteBatch, StorageError> {
     let mut batch = WriteBatch::new();
     for (family, range) in &ranges {
         // Every range of `layout` has an end.
@@ -245,8 +290,14 @@ fn fill(ranges: Vec<(rdb_storage::Family, KeyRange)>, snapshot: SnapshotData) ->
     }
     for item in snapshot.into_records() {
         let item = item?;
-        if !ranges.iter().any(|(family, range)| *family == item.family && range.contains(&item.key)) {
-            return Err(StorageError::corruption("snapshot", "it holds a row that does not belong to the region"));
+        if !ranges
+            .iter()
+            .any(|(family, range)| *family == item.family && range.contains(&item.key))
+        {
+            return Err(StorageError::corruption(
+                "snapshot",
+                "it holds a row that does not belong to the region",
+            ));
         }
         batch.put(item.family, item.key, item.value);
     }
@@ -260,6 +311,8 @@ impl RaftSnapshotBuilder<TypeConfig> for Freezer {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        self.0.take().ok_or_else(|| io::Error::other("a snapshot is built once"))
+        self.0
+            .take()
+            .ok_or_else(|| io::Error::other("a snapshot is built once"))
     }
 }

@@ -45,9 +45,12 @@ impl MetaState {
         for item in view.scan(Family::Data, &range, false) {
             let (key, value) = item?;
             let damaged = |why: String| StorageError::corruption(format!("meta row {key:?}"), why);
-            let global = GlobalKey::from_bytes(key.clone()).ok_or_else(|| damaged("its key is too short".into()))?;
+            let global = GlobalKey::from_bytes(key.clone())
+                .ok_or_else(|| damaged("its key is too short".into()))?;
             let record = Record::decode(value).map_err(|error| damaged(error.to_string()))?;
-            state.read_row(&global.user_key(), record.value).map_err(|error| damaged(error.to_string()))?;
+            state
+                .read_row(&global.user_key(), record.value)
+                .map_err(|error| damaged(error.to_string()))?;
         }
         Ok(state)
     }
@@ -61,7 +64,11 @@ impl MetaState {
             self.namespaces.insert(NamespaceId(row.id), row);
         } else if key.starts_with(STORE) {
             let row = raft::StoreRow::decode(value)?;
-            if let Some(id) = row.member.as_ref().and_then(|member| StoreId::new(u64::from(member.store_id))) {
+            if let Some(id) = row
+                .member
+                .as_ref()
+                .and_then(|member| StoreId::new(u64::from(member.store_id)))
+            {
                 self.stores.insert(id, row);
             }
         }
@@ -70,7 +77,10 @@ impl MetaState {
 
     /// The namespace of a name, unless it was deleted.
     pub fn namespace(&self, name: &str) -> Option<&raft::NamespaceRow> {
-        self.by_name.get(name).and_then(|id| self.namespaces.get(id)).filter(|row| !row.deleted)
+        self.by_name
+            .get(name)
+            .and_then(|id| self.namespaces.get(id))
+            .filter(|row| !row.deleted)
     }
 
     fn put_namespace(&mut self, rows: &mut Rows, row: raft::NamespaceRow) {
@@ -100,36 +110,72 @@ impl MetaState {
         }
         for member in &plan.members {
             if let Some(id) = StoreId::new(u64::from(member.store_id)) {
-                self.put_store(&mut rows, id, raft::StoreRow { member: Some(member.clone()), ..Default::default() });
+                self.put_store(
+                    &mut rows,
+                    id,
+                    raft::StoreRow {
+                        member: Some(member.clone()),
+                        ..Default::default()
+                    },
+                );
             }
         }
         let default_mode = convert::mode(plan.default_mode).unwrap_or_default();
         let mut next = NamespaceId::DEFAULT.0;
-        let mut add = |state: &mut Self, rows: &mut Rows, name: &str, mode: Mode, policies, from_default| {
-            let mode = convert::mode_to_wire(mode);
-            let row = raft::NamespaceRow {
-                id: next,
-                name: name.to_owned(),
-                mode,
-                target: mode,
-                policies,
-                from_default,
-                deleted: false,
+        let mut add =
+            |state: &mut Self, rows: &mut Rows, name: &str, mode: Mode, policies, from_default| {
+                let mode = convert::mode_to_wire(mode);
+                let row = raft::NamespaceRow {
+                    id: next,
+                    name: name.to_owned(),
+                    mode,
+                    target: mode,
+                    policies,
+                    from_default,
+                    deleted: false,
+                };
+                next += 1;
+                state.put_namespace(rows, row);
             };
-            next += 1;
-            state.put_namespace(rows, row);
-        };
-        let declared_default = plan.namespaces.iter().find(|declared| declared.name == NamespaceName::DEFAULT);
+        let declared_default = plan
+            .namespaces
+            .iter()
+            .find(|declared| declared.name == NamespaceName::DEFAULT);
         match declared_default {
             Some(declared) => {
                 let mode = convert::mode(declared.mode).unwrap_or(default_mode);
-                add(self, &mut rows, NamespaceName::DEFAULT, mode, declared.policies.clone(), false);
+                add(
+                    self,
+                    &mut rows,
+                    NamespaceName::DEFAULT,
+                    mode,
+                    declared.policies.clone(),
+                    false,
+                );
             }
-            None => add(self, &mut rows, NamespaceName::DEFAULT, default_mode, None, true),
+            None => add(
+                self,
+                &mut rows,
+                NamespaceName::DEFAULT,
+                default_mode,
+                None,
+                true,
+            ),
         }
-        for declared in plan.namespaces.iter().filter(|declared| declared.name != NamespaceName::DEFAULT) {
+        for declared in plan
+            .namespaces
+            .iter()
+            .filter(|declared| declared.name != NamespaceName::DEFAULT)
+        {
             let mode = convert::mode(declared.mode).unwrap_or(default_mode);
-            add(self, &mut rows, &declared.name, mode, declared.policies.clone(), false);
+            add(
+                self,
+                &mut rows,
+                &declared.name,
+                mode,
+                declared.policies.clone(),
+                false,
+            );
         }
         let row = raft::ClusterRow {
             cluster_id: plan.cluster_id.clone(),
@@ -143,20 +189,34 @@ impl MetaState {
 
     /// Creates a namespace. A first write (`from_default`) finds one that is there already; a request
     /// to create it is refused, unless it asks for just what is there.
-    pub fn create_namespace(&mut self, command: &raft::CreateNamespaceCommand) -> Result<(raft::NamespaceRow, Rows), Error> {
+    pub fn create_namespace(
+        &mut self,
+        command: &raft::CreateNamespaceCommand,
+    ) -> Result<(raft::NamespaceRow, Rows), Error> {
         let Some(cluster) = self.cluster.clone() else {
-            return Err(Error::new(Reason::NotReady, "the cluster is still being initialised; try again").outcome(Outcome::NotApplied));
+            return Err(Error::new(
+                Reason::NotReady,
+                "the cluster is still being initialised; try again",
+            )
+            .outcome(Outcome::NotApplied));
         };
-        let name = NamespaceName::parse(&command.name)
-            .map_err(|error| Error::invalid("namespace", error.to_string()).outcome(Outcome::NotApplied))?;
-        let known = self.by_name.get(name.as_str()).and_then(|id| self.namespaces.get(id));
+        let name = NamespaceName::parse(&command.name).map_err(|error| {
+            Error::invalid("namespace", error.to_string()).outcome(Outcome::NotApplied)
+        })?;
+        let known = self
+            .by_name
+            .get(name.as_str())
+            .and_then(|id| self.namespaces.get(id));
         let mode = match convert::mode(command.mode) {
             Some(mode) => mode,
             None => convert::mode(cluster.default_mode).unwrap_or_default(),
         };
         match known {
             Some(row) if !row.deleted => {
-                if command.from_default || row.mode == convert::mode_to_wire(mode) && same_policies(row.policies.as_ref(), command.policies.as_ref()) {
+                if command.from_default
+                    || row.mode == convert::mode_to_wire(mode)
+                        && same_policies(row.policies.as_ref(), command.policies.as_ref())
+                {
                     return Ok((row.clone(), Rows::new()));
                 }
                 return Err(Error::new(
@@ -180,7 +240,13 @@ impl MetaState {
             deleted: false,
         };
         self.put_namespace(&mut rows, row.clone());
-        self.put_cluster(&mut rows, raft::ClusterRow { next_namespace_id: cluster.next_namespace_id + 1, ..cluster });
+        self.put_cluster(
+            &mut rows,
+            raft::ClusterRow {
+                next_namespace_id: cluster.next_namespace_id + 1,
+                ..cluster
+            },
+        );
         Ok((row, rows))
     }
 
@@ -188,16 +254,23 @@ impl MetaState {
     /// never changed by this: another disk under the same id is refused.
     pub fn register_store(&mut self, command: &raft::RegisterStore) -> Result<Rows, Error> {
         let member = command.member.clone().unwrap_or_default();
-        let id = StoreId::new(u64::from(member.store_id))
-            .ok_or_else(|| Error::invalid("store_id", format!("{} is not a store id", member.store_id)))?;
+        let id = StoreId::new(u64::from(member.store_id)).ok_or_else(|| {
+            Error::invalid("store_id", format!("{} is not a store id", member.store_id))
+        })?;
         let known = self.stores.get(&id).and_then(|row| row.member.as_ref());
         let Some(known) = known else {
-            return Err(Error::new(Reason::Refused, format!("store {id} is not a member of this cluster")));
+            return Err(Error::new(
+                Reason::Refused,
+                format!("store {id} is not a member of this cluster"),
+            ));
         };
         if known.store_uuid != member.store_uuid {
             return Err(Error::new(
                 Reason::Refused,
-                format!("store {id} is known by another data directory ({}); this one ({}) is new or was wiped", known.store_uuid, member.store_uuid),
+                format!(
+                    "store {id} is known by another data directory ({}); this one ({}) is new or was wiped",
+                    known.store_uuid, member.store_uuid
+                ),
             ));
         }
         let row = raft::StoreRow {
@@ -240,15 +313,28 @@ mod tests {
     fn plan() -> raft::ClusterPlan {
         raft::ClusterPlan {
             cluster_id: "c".into(),
-            members: vec![raft::Member { store_id: 1, store_uuid: "u1".into(), address: "a:1".into() }],
+            members: vec![raft::Member {
+                store_id: 1,
+                store_uuid: "u1".into(),
+                address: "a:1".into(),
+            }],
             regions: vec![],
-            namespaces: vec![raft::DeclaredNamespace { name: "logs".into(), mode: 2, policies: None }],
+            namespaces: vec![raft::DeclaredNamespace {
+                name: "logs".into(),
+                mode: 2,
+                policies: None,
+            }],
             default_mode: 1,
         }
     }
 
     fn create(name: &str, from_default: bool) -> raft::CreateNamespaceCommand {
-        raft::CreateNamespaceCommand { name: name.into(), mode: 0, policies: None, from_default }
+        raft::CreateNamespaceCommand {
+            name: name.into(),
+            mode: 0,
+            policies: None,
+            from_default,
+        }
     }
 
     #[test]
@@ -256,24 +342,59 @@ mod tests {
         let mut state = MetaState::default();
         assert!(!state.init_cluster(&plan()).is_empty());
         let before = state.clone();
-        assert!(state.init_cluster(&raft::ClusterPlan { cluster_id: "other".into(), ..plan() }).is_empty());
+        assert!(
+            state
+                .init_cluster(&raft::ClusterPlan {
+                    cluster_id: "other".into(),
+                    ..plan()
+                })
+                .is_empty()
+        );
         assert_eq!(state, before);
-        assert_eq!(state.namespace("default").map(|row| (row.id, row.mode, row.from_default)), Some((1, 1, true)));
-        assert_eq!(state.namespace("logs").map(|row| (row.id, row.mode, row.from_default)), Some((2, 2, false)));
+        assert_eq!(
+            state
+                .namespace("default")
+                .map(|row| (row.id, row.mode, row.from_default)),
+            Some((1, 1, true))
+        );
+        assert_eq!(
+            state
+                .namespace("logs")
+                .map(|row| (row.id, row.mode, row.from_default)),
+            Some((2, 2, false))
+        );
     }
 
     #[test]
     fn a_second_first_write_finds_what_the_first_made() {
         let mut state = MetaState::default();
-        assert_eq!(state.create_namespace(&create("a", true)).unwrap_err().reason, Reason::NotReady);
+        assert_eq!(
+            state
+                .create_namespace(&create("a", true))
+                .unwrap_err()
+                .reason,
+            Reason::NotReady
+        );
         state.init_cluster(&plan());
         let (first, rows) = state.create_namespace(&create("a", true)).unwrap();
         assert_eq!((first.id, rows.len()), (3, 2));
         let (again, rows) = state.create_namespace(&create("a", true)).unwrap();
         assert_eq!((again.id, rows.len()), (3, 0));
-        let other = raft::CreateNamespaceCommand { mode: 2, ..create("a", false) };
-        assert_eq!(state.create_namespace(&other).unwrap_err().reason, Reason::AlreadyExists);
-        assert_eq!(state.create_namespace(&create("A", false)).unwrap_err().reason, Reason::InvalidArgument);
+        let other = raft::CreateNamespaceCommand {
+            mode: 2,
+            ..create("a", false)
+        };
+        assert_eq!(
+            state.create_namespace(&other).unwrap_err().reason,
+            Reason::AlreadyExists
+        );
+        assert_eq!(
+            state
+                .create_namespace(&create("A", false))
+                .unwrap_err()
+                .reason,
+            Reason::InvalidArgument
+        );
     }
 
     #[test]
@@ -281,11 +402,21 @@ mod tests {
         let mut state = MetaState::default();
         state.init_cluster(&plan());
         let register = |uuid: &str, id| raft::RegisterStore {
-            member: Some(raft::Member { store_id: id, store_uuid: uuid.into(), address: "b:2".into() }),
+            member: Some(raft::Member {
+                store_id: id,
+                store_uuid: uuid.into(),
+                address: "b:2".into(),
+            }),
             ..Default::default()
         };
-        assert_eq!(state.register_store(&register("u2", 1)).unwrap_err().reason, Reason::Refused);
-        assert_eq!(state.register_store(&register("u1", 9)).unwrap_err().reason, Reason::Refused);
+        assert_eq!(
+            state.register_store(&register("u2", 1)).unwrap_err().reason,
+            Reason::Refused
+        );
+        assert_eq!(
+            state.register_store(&register("u1", 9)).unwrap_err().reason,
+            Reason::Refused
+        );
         assert_eq!(state.register_store(&register("u1", 1)).unwrap().len(), 1);
         assert_eq!(state.register_store(&register("u1", 1)).unwrap().len(), 0);
     }

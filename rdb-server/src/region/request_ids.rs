@@ -70,7 +70,12 @@ pub struct Asked<'a> {
 
 impl Asked<'_> {
     fn key(&self, generation: u64) -> Bytes {
-        layout::request_id(self.region, generation, NamespaceId(self.op.namespace_id), self.id.as_bytes())
+        layout::request_id(
+            self.region,
+            generation,
+            NamespaceId(self.op.namespace_id),
+            self.id.as_bytes(),
+        )
     }
 }
 
@@ -83,18 +88,28 @@ impl IdTable {
         asked: Asked<'_>,
         retention_ms: u64,
     ) -> Result<Result<Known, Error>, StorageError> {
-        let Asked { region, op, id, now } = asked;
-        for generation in [Some(self.generation), self.generation.checked_sub(1)].into_iter().flatten() {
+        let Asked {
+            region,
+            op,
+            id,
+            now,
+        } = asked;
+        for generation in [Some(self.generation), self.generation.checked_sub(1)]
+            .into_iter()
+            .flatten()
+        {
             let key = asked.key(generation);
             let stored = match fresh.get(&key) {
                 Some(row) => Some(row.clone()),
                 None => view.get(Family::RequestIds, &key)?,
             };
             let Some(stored) = stored else { continue };
-            let row = raft::RequestIdRow::decode(stored).map_err(|error| StorageError::corruption(
-                format!("request_ids of region {region}"),
-                error.to_string(),
-            ))?;
+            let row = raft::RequestIdRow::decode(stored).map_err(|error| {
+                StorageError::corruption(
+                    format!("request_ids of region {region}"),
+                    error.to_string(),
+                )
+            })?;
             if row.fingerprint != fingerprint(op) {
                 return Ok(Err(Error::invalid(
                     "request_id",
@@ -102,10 +117,14 @@ impl IdTable {
                 )
                 .outcome(Outcome::NotApplied)));
             }
-            return Ok(Ok(Known::Answered(Applied { replayed: true, ..row.applied.unwrap_or_default() })));
+            return Ok(Ok(Known::Answered(Applied {
+                replayed: true,
+                ..row.applied.unwrap_or_default()
+            })));
         }
         let too_old = id.made_at_ms().is_some_and(|made_ms| {
-            made_ms <= self.forgotten_through_ms || made_ms.saturating_add(retention_ms) < now.unix_ms()
+            made_ms <= self.forgotten_through_ms
+                || made_ms.saturating_add(retention_ms) < now.unix_ms()
         });
         if too_old {
             return Ok(Err(Error::new(
@@ -127,7 +146,11 @@ impl IdTable {
         applied: Applied,
     ) {
         let key = asked.key(self.generation);
-        let row = raft::RequestIdRow { fingerprint: fingerprint(asked.op), applied: Some(applied), stamp: asked.now.0 };
+        let row = raft::RequestIdRow {
+            fingerprint: fingerprint(asked.op),
+            applied: Some(applied),
+            stamp: asked.now.0,
+        };
         let row = Bytes::from(row.encode_to_vec());
         batch.put(Family::RequestIds, key.clone(), row.clone());
         fresh.insert(key, row);
@@ -136,7 +159,13 @@ impl IdTable {
 
     /// Begins a new generation when the current one is old or full, and forgets the one before the
     /// last. Called once for every batch of writes, before its ids are looked up.
-    pub fn turn_over(&mut self, batch: &mut WriteBatch, region: RegionId, now: Stamp, retention_ms: u64) {
+    pub fn turn_over(
+        &mut self,
+        batch: &mut WriteBatch,
+        region: RegionId,
+        now: Stamp,
+        retention_ms: u64,
+    ) {
         if self.started_ms == 0 {
             self.started_ms = now.unix_ms();
             return;

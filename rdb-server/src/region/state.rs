@@ -35,7 +35,13 @@ pub struct NamespaceState {
 impl NamespaceState {
     /// A namespace that was just installed.
     pub fn new(mode: Mode) -> NamespaceState {
-        NamespaceState { mode, epoch: Epoch::FIRST, digest: Digest::default(), keys: 0, bytes: 0 }
+        NamespaceState {
+            mode,
+            epoch: Epoch::FIRST,
+            digest: Digest::default(),
+            keys: 0,
+            bytes: 0,
+        }
     }
 
     /// The stored form.
@@ -107,18 +113,29 @@ impl RegionState {
     }
 
     /// Reads what is on disk.
-    pub fn load(descriptor: RegionDescriptor, view: &dyn View) -> Result<RegionState, StorageError> {
+    pub fn load(
+        descriptor: RegionDescriptor,
+        view: &dyn View,
+    ) -> Result<RegionState, StorageError> {
         let region = RegionId(descriptor.id);
-        let damaged = |what: &str, why: String| StorageError::corruption(format!("{what} of region {region}"), why);
+        let damaged = |what: &str, why: String| {
+            StorageError::corruption(format!("{what} of region {region}"), why)
+        };
         let mut state = RegionState::empty(descriptor);
-        for item in view.scan(Family::Region, &KeyRange::prefix(&layout::region(region)), false) {
+        for item in view.scan(
+            Family::Region,
+            &KeyRange::prefix(&layout::region(region)),
+            false,
+        ) {
             let (key, value) = item?;
             match layout::namespace_of(&key) {
                 None => {
-                    let row = raft::RegionRow::decode(value).map_err(|error| damaged("state", error.to_string()))?;
+                    let row = raft::RegionRow::decode(value)
+                        .map_err(|error| damaged("state", error.to_string()))?;
                     state.applied = row.applied.as_ref().map(wire::log_id);
-                    state.membership = wire::stored_membership(&row.membership.clone().unwrap_or_default())
-                        .map_err(|error| damaged("membership", error.to_string()))?;
+                    state.membership =
+                        wire::stored_membership(&row.membership.clone().unwrap_or_default())
+                            .map_err(|error| damaged("membership", error.to_string()))?;
                     state.last_stamp = Stamp(row.last_stamp);
                     state.revision = row.revision;
                     state.ids = IdTable {
@@ -131,8 +148,12 @@ impl RegionState {
                 Some(namespace) => {
                     let row = raft::RegionNamespaceRow::decode(value)
                         .map_err(|error| damaged("a namespace", error.to_string()))?;
-                    let namespace_state = NamespaceState::from_row(&row)
-                        .ok_or_else(|| damaged("a namespace", format!("namespace {namespace} has no mode or digest")))?;
+                    let namespace_state = NamespaceState::from_row(&row).ok_or_else(|| {
+                        damaged(
+                            "a namespace",
+                            format!("namespace {namespace} has no mode or digest"),
+                        )
+                    })?;
                     state.namespaces.insert(namespace, namespace_state);
                 }
             }
@@ -155,7 +176,11 @@ impl RegionState {
             id_generation_count: self.ids.count,
             ids_forgotten_through_ms: self.ids.forgotten_through_ms,
         };
-        batch.put(Family::Region, layout::region(self.id()), row.encode_to_vec());
+        batch.put(
+            Family::Region,
+            layout::region(self.id()),
+            row.encode_to_vec(),
+        );
     }
 
     /// What readers need.

@@ -15,7 +15,7 @@ use rdb_server::raft::{
     RegionNetwork, SnapshotSpool, StoreNode, raft_config,
 };
 use rdb_server::transport::{Lane, PeerHandler, Transport, TransportError};
-use rdb_storage::{Committer, Engine, MemoryEngine};
+use rdb_storage::{Committer, MemoryEngine};
 use rdb_types::{Reason, RegionId, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -80,6 +80,17 @@ impl Net {
         self.state.lock().break_after_chunks = Some(count);
     }
 
+    /// Hands a request to a store, as another one would.
+    pub(crate) fn ask(
+        &self,
+        from: u64,
+        to: u64,
+        request: peer_request::Body,
+    ) -> BoxFuture<'static, Result<peer_response::Body, Error>> {
+        let handler = self.state.lock().handlers[&store_id(to)].clone();
+        handler.handle(store_id(from), REGION, request, Duration::from_secs(1))
+    }
+
     pub(crate) fn most_appends_under_way(&self) -> usize {
         self.state.lock().appends.1
     }
@@ -89,6 +100,9 @@ impl Net {
     }
 }
 
+/// A message on its way.
+type Delivery = BoxFuture<'static, ()>;
+
 /// One store's way into the [`Net`]. A lane to a store is a queue, so that order is kept whatever the
 /// latency.
 struct NetTransport {
@@ -96,7 +110,7 @@ struct NetTransport {
     net: Arc<Net>,
     /// The store was killed: what is left of it reaches nobody.
     dead: Arc<AtomicBool>,
-    lanes: Mutex<BTreeMap<(StoreId, Lane), mpsc::UnboundedSender<BoxFuture<'static, ()>>>>,
+    lanes: Mutex<BTreeMap<(StoreId, Lane), mpsc::UnboundedSender<Delivery>>>,
 }
 
 impl Transport for NetTransport {
@@ -152,7 +166,7 @@ impl Transport for NetTransport {
             reason = "a test's network; who sends has a window"
         )]
         let new_lane = || {
-            let (queue, mut messages) = mpsc::unbounded_channel::<BoxFuture<'static, ()>>();
+            let (queue, mut messages) = mpsc::unbounded_channel::<Delivery>();
             tokio::spawn(async move {
                 while let Some(delivery) = messages.recv().await {
                     delivery.await;

@@ -1,7 +1,9 @@
 //! Three replicas: elections, partitions, crashes, snapshots.
 
 use crate::cluster::{Cluster, eventually, keys};
-use rdb_server::raft::{FileSpool, MemorySpool, NetworkSettings, RaftSettings};
+use rdb_proto::raft::{self, peer_request::Body};
+use rdb_server::raft::{FileSpool, MemorySpool, NetworkSettings, RaftSettings, Vote, wire};
+use rdb_types::Reason;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -290,6 +292,126 @@ async fn leadership_can_be_handed_over() {
     );
     cluster.write_all(&[1, 2, 3], keys("b", 10)).await;
     assert_eq!(cluster.converged().await.len(), 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_makes_no_sense_is_refused_and_harms_nobody() {
+    let cluster = cluster(RaftSettings::default()).await;
+    let leader = cluster.leader(&[1, 2, 3]).await;
+    let follower = (1..=3).find(|id| *id != leader).unwrap();
+    let elected = wire::vote_to_wire(&Vote::new_committed(1000, 3));
+    let candidate = wire::vote_to_wire(&Vote::new(1000, 3));
+    let gap = raft::AppendRequest {
+        vote: Some(elected),
+        entries: vec![raft::Entry {
+            log_id: Some(raft::LogId {
+                term: 1000,
+                node: 0,
+                index: 77,
+            }),
+            payload: None,
+        }],
+        ..Default::default()
+    };
+    for request in [
+        Body::Append(raft::AppendRequest::default()),
+        Body::Append(raft::AppendRequest {
+            vote: Some(candidate),
+            ..Default::default()
+        }),
+        Body::Append(gap),
+        Body::Vote(raft::VoteRequest::default()),
+        Body::PreVote(raft::VoteRequest::default()),
+        Body::TransferLeader(raft::TransferLeaderRequest::default()),
+        Body::SnapshotChunk(raft::SnapshotChunk::default()),
+        Body::SnapshotChunk(raft::SnapshotChunk {
+            vote: Some(elected),
+            ..Default::default()
+        }),
+    ] {
+        for to in [leader, follower] {
+            let refusal = cluster.net.ask(3, to, request.clone()).await.unwrap_err();
+            assert_eq!(refusal.reason, Reason::InvalidArgument, "{request:?}");
+        }
+    }
+    assert_eq!(cluster.leader(&[1, 2, 3]).await, leader);
+    cluster.write_all(&[1, 2, 3], keys("a", 10)).await;
+    cluster.converged().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_stopped_says_that_it_is_not_ready() {
+    let cluster = cluster(RaftSettings::default()).await;
+    let leader = cluster.leader(&[1, 2, 3]).await;
+    let follower = (1..=3).find(|id| *id != leader).unwrap();
+    cluster.stores[&follower].raft.shutdown().await.unwrap();
+    let vote = Some(wire::vote_to_wire(&cluster.metrics(leader).vote));
+    let append = raft::AppendRequest {
+        vote,
+        ..Default::default()
+    };
+    for request in [
+        Body::Append(append.clone()),
+        // Also when the first one has ended the stream.
+        Body::Append(append),
+        Body::Vote(raft::VoteRequest {
+            vote,
+            ..Default::default()
+        }),
+        Body::PreVote(raft::VoteRequest {
+            vote,
+            ..Default::default()
+        }),
+        Body::TransferLeader(raft::TransferLeaderRequest {
+            from: vote,
+            ..Default::default()
+        }),
+    ] {
+        let refusal = cluster
+            .net
+            .ask(leader, follower, request.clone())
+            .await
+            .unwrap_err();
+        assert_eq!(refusal.reason, Reason::NotReady, "{request:?}");
+        assert!(refusal.message.contains("region 7"), "{}", refusal.message);
+    }
+}
+
+/// A sender that does not keep to its window is refused, and those it sent before are answered.
+#[tokio::test(start_paused = true)]
+async fn the_queue_of_appends_is_bounded() {
+    let cluster = cluster(RaftSettings::default()).await;
+    let leader = cluster.leader(&[1, 2, 3]).await;
+    let follower = (1..=3).find(|id| *id != leader).unwrap();
+    let vote = Some(wire::vote_to_wire(&cluster.metrics(leader).vote));
+    let append = raft::AppendRequest {
+        vote,
+        ..Default::default()
+    };
+    let ask = |_| {
+        cluster
+            .net
+            .ask(leader, follower, Body::Append(append.clone()))
+    };
+    let answers = futures::future::join_all((0..2000).map(ask)).await;
+    let (taken, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+    assert!(
+        (100..1000).contains(&taken.len()),
+        "{} were taken",
+        taken.len()
+    );
+    assert!(
+        refused
+            .iter()
+            .all(|refusal| refusal.as_ref().unwrap_err().reason == Reason::Overloaded)
+    );
+    assert!(
+        cluster
+            .net
+            .ask(leader, follower, Body::Append(append.clone()))
+            .await
+            .is_ok()
+    );
 }
 
 /// Entries that never got a quorum are replaced by those of the next leader, many times over.

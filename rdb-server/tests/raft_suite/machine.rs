@@ -26,8 +26,11 @@ pub(crate) struct TestMachine {
     engine: Arc<dyn Engine>,
     /// Whether entries have to come without a gap. openraft's suite leaves some.
     strict: bool,
-    built: Arc<Mutex<(u64, Option<(SnapshotMeta, FrozenSnapshot)>)>>,
+    built: Arc<Mutex<Built>>,
 }
+
+/// How many snapshots there were, and the last of them.
+type Built = (u64, Option<(SnapshotMeta, FrozenSnapshot)>);
 
 fn prefix(region: RegionId) -> [u8; 8] {
     region.0.to_be_bytes()

@@ -37,7 +37,9 @@ impl Refusal {
             reason: info.map(|info| info.reason.clone()).unwrap_or_default(),
             domain: info.map(|info| info.domain.clone()).unwrap_or_default(),
             message: status.message().to_owned(),
-            metadata: info.map(|info| info.metadata.clone().into_iter().collect()).unwrap_or_default(),
+            metadata: info
+                .map(|info| info.metadata.clone().into_iter().collect())
+                .unwrap_or_default(),
             retry_after: details.retry_info().and_then(|info| info.retry_delay),
         }
     }
@@ -50,8 +52,15 @@ impl Refusal {
     /// Whether it is this row of the table in surface.md.
     #[track_caller]
     pub(crate) fn is(&self, code: Code, reason: &str) -> &Refusal {
-        assert_eq!((self.code, self.reason.as_str(), self.domain.as_str()), (code, reason, "flaredb"), "{self:?}");
-        assert!(!self.message.is_empty(), "a refusal says what, why and what to do: {self:?}");
+        assert_eq!(
+            (self.code, self.reason.as_str(), self.domain.as_str()),
+            (code, reason, "flaredb"),
+            "{self:?}"
+        );
+        assert!(
+            !self.message.is_empty(),
+            "a refusal says what, why and what to do: {self:?}"
+        );
         self
     }
 
@@ -85,7 +94,9 @@ pub(crate) fn timed<T>(message: T, timeout: Duration) -> Request<T> {
 }
 
 pub(crate) async fn channel(addr: SocketAddr) -> Channel {
-    Endpoint::from_shared(format!("http://{addr}")).unwrap().connect_lazy()
+    Endpoint::from_shared(format!("http://{addr}"))
+        .unwrap()
+        .connect_lazy()
 }
 
 /// One store's `Kv`, asked plainly. Names of keys and values are text in most tests.
@@ -103,47 +114,92 @@ impl Plain {
     }
 
     pub(crate) async fn at(addr: SocketAddr) -> Plain {
-        Plain { kv: KvClient::new(channel(addr).await), namespace: String::new(), timeout: PATIENT }
+        Plain {
+            kv: KvClient::new(channel(addr).await),
+            namespace: String::new(),
+            timeout: PATIENT,
+        }
     }
 
     pub(crate) fn namespace(&self, namespace: &str) -> Plain {
-        Plain { namespace: namespace.to_owned(), ..self.clone() }
+        Plain {
+            namespace: namespace.to_owned(),
+            ..self.clone()
+        }
     }
 
     pub(crate) fn timeout(&self, timeout: Duration) -> Plain {
-        Plain { timeout, ..self.clone() }
+        Plain {
+            timeout,
+            ..self.clone()
+        }
     }
 
     pub(crate) async fn put(&self, key: &str, value: &str) -> Result<kv::PutResponse, Status> {
-        self.put_as(kv::PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), ..Default::default() }).await
+        self.put_as(kv::PutRequest {
+            key: key.to_owned().into(),
+            value: value.to_owned().into(),
+            ..Default::default()
+        })
+        .await
     }
 
     /// With everything but the namespace given.
     pub(crate) async fn put_as(&self, request: kv::PutRequest) -> Result<kv::PutResponse, Status> {
-        let request = kv::PutRequest { namespace: self.namespace.clone(), ..request };
-        Ok(self.kv.clone().put(timed(request, self.timeout)).await?.into_inner())
+        let request = kv::PutRequest {
+            namespace: self.namespace.clone(),
+            ..request
+        };
+        Ok(self
+            .kv
+            .clone()
+            .put(timed(request, self.timeout))
+            .await?
+            .into_inner())
     }
 
-    pub(crate) async fn delete(&self, key: &str, request_id: &str) -> Result<kv::DeleteResponse, Status> {
+    pub(crate) async fn delete(
+        &self,
+        key: &str,
+        request_id: &str,
+    ) -> Result<kv::DeleteResponse, Status> {
         let request = kv::DeleteRequest {
             namespace: self.namespace.clone(),
             key: key.to_owned().into(),
             request_id: request_id.to_owned().into(),
             ..Default::default()
         };
-        Ok(self.kv.clone().delete(timed(request, self.timeout)).await?.into_inner())
+        Ok(self
+            .kv
+            .clone()
+            .delete(timed(request, self.timeout))
+            .await?
+            .into_inner())
     }
 
-    pub(crate) async fn cas(&self, key: &str, expected_version: u64, value: &str, request_id: &str) -> Result<kv::CompareAndSwapResponse, Status> {
+    pub(crate) async fn cas(
+        &self,
+        key: &str,
+        expected_version: u64,
+        value: &str,
+        request_id: &str,
+    ) -> Result<kv::CompareAndSwapResponse, Status> {
         let request = kv::CompareAndSwapRequest {
             namespace: self.namespace.clone(),
             key: key.to_owned().into(),
             expected_version,
-            change: Some(kv::compare_and_swap_request::Change::Value(value.to_owned().into())),
+            change: Some(kv::compare_and_swap_request::Change::Value(
+                value.to_owned().into(),
+            )),
             request_id: request_id.to_owned().into(),
             ..Default::default()
         };
-        Ok(self.kv.clone().compare_and_swap(timed(request, self.timeout)).await?.into_inner())
+        Ok(self
+            .kv
+            .clone()
+            .compare_and_swap(timed(request, self.timeout))
+            .await?
+            .into_inner())
     }
 
     /// Linearizable, the default of a strong namespace.
@@ -155,15 +211,39 @@ impl Plain {
         self.get_as(key, stale()).await
     }
 
-    pub(crate) async fn get_as(&self, key: &str, read: kv::ReadOptions) -> Result<kv::GetResponse, Status> {
-        let request = kv::GetRequest { namespace: self.namespace.clone(), key: key.to_owned().into(), read: Some(read) };
-        Ok(self.kv.clone().get(timed(request, self.timeout)).await?.into_inner())
+    pub(crate) async fn get_as(
+        &self,
+        key: &str,
+        read: kv::ReadOptions,
+    ) -> Result<kv::GetResponse, Status> {
+        let request = kv::GetRequest {
+            namespace: self.namespace.clone(),
+            key: key.to_owned().into(),
+            read: Some(read),
+        };
+        Ok(self
+            .kv
+            .clone()
+            .get(timed(request, self.timeout))
+            .await?
+            .into_inner())
     }
 
     /// All entries of a scan, and the receipts of its pages.
-    pub(crate) async fn scan(&self, request: kv::ScanRequest) -> Result<(Vec<kv::KeyValue>, Vec<kv::Receipt>), Status> {
-        let request = kv::ScanRequest { namespace: self.namespace.clone(), ..request };
-        let mut pages = self.kv.clone().scan(timed(request, self.timeout)).await?.into_inner();
+    pub(crate) async fn scan(
+        &self,
+        request: kv::ScanRequest,
+    ) -> Result<(Vec<kv::KeyValue>, Vec<kv::Receipt>), Status> {
+        let request = kv::ScanRequest {
+            namespace: self.namespace.clone(),
+            ..request
+        };
+        let mut pages = self
+            .kv
+            .clone()
+            .scan(timed(request, self.timeout))
+            .await?
+            .into_inner();
         let (mut entries, mut receipts) = (Vec::new(), Vec::new());
         while let Some(page) = pages.message().await? {
             entries.extend(page.entries);
@@ -173,24 +253,43 @@ impl Plain {
     }
 
     /// Every key with a prefix, with its value.
-    pub(crate) async fn all(&self, prefix: &str, read: kv::ReadOptions) -> Result<Vec<(Bytes, Bytes)>, Status> {
-        let request = kv::ScanRequest { prefix: prefix.to_owned().into(), read: Some(read), ..Default::default() };
+    pub(crate) async fn all(
+        &self,
+        prefix: &str,
+        read: kv::ReadOptions,
+    ) -> Result<Vec<(Bytes, Bytes)>, Status> {
+        let request = kv::ScanRequest {
+            prefix: prefix.to_owned().into(),
+            read: Some(read),
+            ..Default::default()
+        };
         let (entries, _) = self.scan(request).await?;
-        Ok(entries.into_iter().map(|entry| (entry.key, entry.value)).collect())
+        Ok(entries
+            .into_iter()
+            .map(|entry| (entry.key, entry.value))
+            .collect())
     }
 }
 
 /// Reads of this store's copy.
 pub(crate) fn stale() -> kv::ReadOptions {
-    kv::ReadOptions { consistency: Consistency::Stale as i32, ..Default::default() }
+    kv::ReadOptions {
+        consistency: Consistency::Stale as i32,
+        ..Default::default()
+    }
 }
 
 /// Reads that are linearizable or refused.
 pub(crate) fn linearizable() -> kv::ReadOptions {
-    kv::ReadOptions { consistency: Consistency::Linearizable as i32, ..Default::default() }
+    kv::ReadOptions {
+        consistency: Consistency::Linearizable as i32,
+        ..Default::default()
+    }
 }
 
 /// The value of an answer as text; `None`: there was nothing.
 pub(crate) fn text(answer: &kv::GetResponse) -> Option<String> {
-    answer.found.then(|| String::from_utf8_lossy(&answer.value).into_owned())
+    answer
+        .found
+        .then(|| String::from_utf8_lossy(&answer.value).into_owned())
 }

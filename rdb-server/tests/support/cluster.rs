@@ -61,10 +61,15 @@ impl Cluster {
         let mut cluster = Cluster::prepare(count, args);
         let addrs: Vec<SocketAddr> = cluster.nodes.iter().map(|node| node.port.addr()).collect();
         let mesh = Mesh::start(&addrs).await;
-        for store in 0..count {
-            let peers = (0..count).map(|other| if other == store { addrs[store] } else { mesh.address(store, other) });
-            let peers: Vec<SocketAddr> = peers.collect();
-            cluster.nodes[store].set_peers(&peers);
+        for (store, node) in cluster.nodes.iter_mut().enumerate() {
+            let dialled = addrs.iter().enumerate().map(|(other, own)| {
+                if other == store {
+                    *own
+                } else {
+                    mesh.address(store, other)
+                }
+            });
+            node.set_peers(&dialled.collect::<Vec<_>>());
         }
         cluster.mesh = Some(mesh);
         cluster.launch_all().await;
@@ -73,15 +78,24 @@ impl Cluster {
 
     /// Everything but the processes.
     pub(crate) fn prepare(count: usize, args: &[&str]) -> Cluster {
-        let dir = tempfile::Builder::new().prefix("flaredb-test-").tempdir().unwrap();
-        let mut nodes: Vec<Node> = (0..count).map(|store| Node::new(dir.path(), store, args)).collect();
+        let dir = tempfile::Builder::new()
+            .prefix("flaredb-test-")
+            .tempdir()
+            .unwrap();
+        let mut nodes: Vec<Node> = (0..count)
+            .map(|store| Node::new(dir.path(), store, args))
+            .collect();
         let addrs: Vec<SocketAddr> = nodes.iter().map(|node| node.port.addr()).collect();
         if count > 1 {
             for node in &mut nodes {
                 node.set_peers(&addrs);
             }
         }
-        Cluster { nodes, mesh: None, dir }
+        Cluster {
+            nodes,
+            mesh: None,
+            dir,
+        }
     }
 
     async fn launch_all(&mut self) {
@@ -122,7 +136,9 @@ impl Cluster {
 
     /// Where clients dial, the given store first.
     pub(crate) fn endpoints_from(&self, first: usize) -> Vec<String> {
-        (0..self.len()).map(|turn| self.addr((first + turn) % self.len()).to_string()).collect()
+        (0..self.len())
+            .map(|turn| self.addr((first + turn) % self.len()).to_string())
+            .collect()
     }
 
     /// A client of the whole cluster.
@@ -182,11 +198,19 @@ impl Cluster {
     pub(crate) async fn wait_ready(&mut self, store: usize) {
         let http = self.http_addr(store);
         let node = &mut self.nodes[store];
-        eventually(START, &format!("store {} is ready", store + 1), async || {
-            node.assert_running();
-            let answer = http::get(http, "/readyz?verbose").await?;
-            if answer.status == 200 { Ok(()) } else { Err(answer.body) }
-        })
+        eventually(
+            START,
+            &format!("store {} is ready", store + 1),
+            async || {
+                node.assert_running();
+                let answer = http::get(http, "/readyz?verbose").await?;
+                if answer.status == 200 {
+                    Ok(())
+                } else {
+                    Err(answer.body)
+                }
+            },
+        )
         .await;
     }
 
@@ -196,76 +220,137 @@ impl Cluster {
             self.wait_ready(store).await;
         }
         for store in 0..self.len() {
-            eventually(START, &format!("store {} sees all stores", store + 1), async || {
-                let status = self.cluster_status(store).await?;
-                let reachable = status.stores.iter().filter(|summary| summary.reachable).count();
-                if reachable == self.len() { Ok(()) } else { Err(format!("it reaches {reachable}")) }
-            })
+            eventually(
+                START,
+                &format!("store {} sees all stores", store + 1),
+                async || {
+                    let status = self.cluster_status(store).await?;
+                    let reachable = status
+                        .stores
+                        .iter()
+                        .filter(|summary| summary.reachable)
+                        .count();
+                    if reachable == self.len() {
+                        Ok(())
+                    } else {
+                        Err(format!("it reaches {reachable}"))
+                    }
+                },
+            )
             .await;
         }
     }
 
     /// What a store says of the whole cluster.
-    pub(crate) async fn cluster_status(&self, store: usize) -> Result<admin::ClusterStatusResponse, String> {
+    pub(crate) async fn cluster_status(
+        &self,
+        store: usize,
+    ) -> Result<admin::ClusterStatusResponse, String> {
         let mut client = AdminClient::new(super::calls::channel(self.addr(store)).await);
-        let asked = client.cluster_status(super::calls::timed(admin::ClusterStatusRequest {}, Duration::from_secs(4)));
-        asked.await.map(tonic::Response::into_inner).map_err(|status| status.to_string())
+        let asked = client.cluster_status(super::calls::timed(
+            admin::ClusterStatusRequest {},
+            Duration::from_secs(4),
+        ));
+        asked
+            .await
+            .map(tonic::Response::into_inner)
+            .map_err(|status| status.to_string())
     }
 
     /// What a store says of itself.
     pub(crate) async fn status(&self, store: usize) -> Result<raft::StoreStatus, String> {
         let id = store as u32 + 1;
         let whole = self.cluster_status(store).await?;
-        let own = whole.stores.into_iter().filter_map(|summary| summary.status);
+        let own = whole
+            .stores
+            .into_iter()
+            .filter_map(|summary| summary.status);
         own.into_iter()
-            .find(|status| status.member.as_ref().is_some_and(|member| member.store_id == id))
+            .find(|status| {
+                status
+                    .member
+                    .as_ref()
+                    .is_some_and(|member| member.store_id == id)
+            })
             .ok_or_else(|| format!("store {id} does not know itself yet"))
     }
 
     /// What a store says of its replica of a region.
-    pub(crate) async fn report(&self, store: usize, region: u64) -> Result<raft::RegionReport, String> {
+    pub(crate) async fn report(
+        &self,
+        store: usize,
+        region: u64,
+    ) -> Result<raft::RegionReport, String> {
         let status = self.status(store).await?;
-        status.regions.into_iter().find(|report| report.region_id == region).ok_or_else(|| format!("store {} has no region {region}", store + 1))
+        status
+            .regions
+            .into_iter()
+            .find(|report| report.region_id == region)
+            .ok_or_else(|| format!("store {} has no region {region}", store + 1))
     }
 
     /// The leader of a region with a quorum; waits until there is one.
     pub(crate) async fn leader_of(&self, region: u64) -> usize {
-        self.leader_among(region, &(0..self.len()).collect::<Vec<_>>()).await
+        self.leader_among(region, &(0..self.len()).collect::<Vec<_>>())
+            .await
     }
 
     /// As [`Cluster::leader_of`], asking only these stores.
     pub(crate) async fn leader_among(&self, region: u64, stores: &[usize]) -> usize {
-        eventually(START, &format!("region {region} has a leader with a quorum"), async || {
-            let asked = stores.iter().filter(|store| self.is_running(**store)).map(|store| async move { (*store, self.report(*store, region).await) });
-            let reports = futures::future::join_all(asked).await;
-            let leading = reports.iter().filter_map(|(store, report)| {
-                let report = report.as_ref().ok()?;
-                (report.leader == *store as u32 + 1 && report.quorum).then_some((report.term, *store))
-            });
-            leading.max().map(|(_, store)| store).ok_or_else(|| format!("{reports:?}"))
-        })
+        eventually(
+            START,
+            &format!("region {region} has a leader with a quorum"),
+            async || {
+                let asked = stores
+                    .iter()
+                    .filter(|store| self.is_running(**store))
+                    .map(|store| async move { (*store, self.report(*store, region).await) });
+                let reports = futures::future::join_all(asked).await;
+                let leading = reports.iter().filter_map(|(store, report)| {
+                    let report = report.as_ref().ok()?;
+                    (report.leader == *store as u32 + 1 && report.quorum)
+                        .then_some((report.term, *store))
+                });
+                leading
+                    .max()
+                    .map(|(_, store)| store)
+                    .ok_or_else(|| format!("{reports:?}"))
+            },
+        )
         .await
     }
 
     /// Any store but these.
     pub(crate) fn other_than(&self, stores: &[usize]) -> usize {
-        (0..self.len()).find(|store| !stores.contains(store)).expect("a store is left")
+        (0..self.len())
+            .find(|store| !stores.contains(store))
+            .expect("a store is left")
     }
 
     /// Makes a store the leader of a region.
     pub(crate) async fn move_leader(&self, region: u64, to: usize) {
-        eventually(START, &format!("store {} leads region {region}", to + 1), async || {
-            let leader = self.leader_of(region).await;
-            if leader == to {
-                return Ok(());
-            }
-            let mut client = AdminClient::new(super::calls::channel(self.addr(leader)).await);
-            let request = admin::TransferLeaderRequest { region_id: region, to_store: to as u32 + 1 };
-            match client.transfer_leader(super::calls::timed(request, Duration::from_secs(5))).await {
-                Ok(_) => Err(format!("store {} was asked to hand over", leader + 1)),
-                Err(status) => Err(status.to_string()),
-            }
-        })
+        eventually(
+            START,
+            &format!("store {} leads region {region}", to + 1),
+            async || {
+                let leader = self.leader_of(region).await;
+                if leader == to {
+                    return Ok(());
+                }
+                let mut client = AdminClient::new(super::calls::channel(self.addr(leader)).await);
+                let request = admin::TransferLeaderRequest {
+                    region_id: region,
+                    to_store: to as u32 + 1,
+                };
+                match client
+                    .transfer_leader(super::calls::timed(request, Duration::from_secs(5)))
+                    .await
+                {
+                    Ok(_) => Err(format!("store {} was asked to hand over", leader + 1)),
+                    Err(status) => Err(status.to_string()),
+                }
+            },
+        )
         .await;
     }
 
@@ -285,7 +370,12 @@ impl Drop for Cluster {
                 let log = node.log();
                 let lines: Vec<&str> = log.lines().collect();
                 let shown = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
-                eprintln!("---- the end of the log of store {} ({} lines in all)\n{}", store + 1, lines.len(), shown.join("\n"));
+                eprintln!(
+                    "---- the end of the log of store {} ({} lines in all)\n{}",
+                    store + 1,
+                    lines.len(),
+                    shown.join("\n")
+                );
             }
         }
     }
@@ -324,14 +414,25 @@ impl Node {
             "--data-dir".to_owned(),
             data_dir.display().to_string(),
         ];
-        let args = own.into_iter().chain(args.iter().map(|arg| (*arg).to_owned())).collect();
-        Node { port, http_port, data_dir, log: dir.join(format!("store-{}.log", store + 1)), args, process: None }
+        let args = own
+            .into_iter()
+            .chain(args.iter().map(|arg| (*arg).to_owned()))
+            .collect();
+        Node {
+            port,
+            http_port,
+            data_dir,
+            log: dir.join(format!("store-{}.log", store + 1)),
+            args,
+            process: None,
+        }
     }
 
     fn set_peers(&mut self, peers: &[SocketAddr]) {
         self.remove_flag("--peer");
         for (store, addr) in peers.iter().enumerate() {
-            self.args.extend(["--peer".to_owned(), format!("{}={addr}", store + 1)]);
+            self.args
+                .extend(["--peer".to_owned(), format!("{}={addr}", store + 1)]);
         }
     }
 
@@ -361,13 +462,27 @@ impl Node {
     }
 
     pub(crate) fn log(&self) -> String {
-        fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        fs::read(&self.log)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
     }
 
     pub(crate) fn launch(&mut self) {
-        assert!(self.process.is_none(), "store runs already: {:?}", self.args);
-        let log = File::options().create(true).append(true).open(&self.log).unwrap();
-        let process = server(&self.args).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        assert!(
+            self.process.is_none(),
+            "store runs already: {:?}",
+            self.args
+        );
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&self.log)
+            .unwrap();
+        let process = server(&self.args)
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
         self.process = Some(process);
     }
 
@@ -382,16 +497,25 @@ impl Node {
     fn signal(&self, signal: &str) {
         let id = self.process.as_ref().expect("the store runs").id();
         // The shell's own `kill`: there is one everywhere, and the standard library has none.
-        let sent = Command::new("sh").args(["-c", &format!("kill -{signal} {id}")]).status().unwrap();
+        let sent = Command::new("sh")
+            .args(["-c", &format!("kill -{signal} {id}")])
+            .status()
+            .unwrap();
         assert!(sent.success(), "kill -{signal} {id}: {sent}");
     }
 
     #[track_caller]
     fn assert_running(&mut self) {
-        let ended = self.process.as_mut().map(|process| process.try_wait().unwrap());
+        let ended = self
+            .process
+            .as_mut()
+            .map(|process| process.try_wait().unwrap());
         match ended {
             Some(None) => {}
-            Some(Some(status)) => panic!("a store ended by itself ({status}): {:?}", self.log().lines().last()),
+            Some(Some(status)) => panic!(
+                "a store ended by itself ({status}): {:?}",
+                self.log().lines().last()
+            ),
             None => panic!("the store was not started"),
         }
     }
@@ -399,34 +523,50 @@ impl Node {
     /// Waits until the process has ended by itself.
     pub(crate) async fn wait_exit(&mut self, limit: Duration) -> ExitStatus {
         let process = self.process.as_mut().expect("the store runs");
-        let status = eventually(limit, "the process ends by itself", async || process.try_wait().unwrap().ok_or_else(String::new)).await;
+        let status = eventually(limit, "the process ends by itself", async || {
+            process.try_wait().unwrap().ok_or_else(String::new)
+        })
+        .await;
         self.process = None;
         status
     }
 
     /// Runs the program with these arguments until it ends by itself.
     pub(crate) async fn run_to_exit(args: &[String], limit: Duration) -> Exit {
-        let mut process = server(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut process = server(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let started = Instant::now();
         while process.try_wait().unwrap().is_none() {
             if started.elapsed() > limit {
                 process.kill().unwrap();
                 let output = process.wait_with_output().unwrap();
-                panic!("this did not end within {limit:?}: {args:?}\n{}", String::from_utf8_lossy(&output.stderr));
+                panic!(
+                    "this did not end within {limit:?}: {args:?}\n{}",
+                    String::from_utf8_lossy(&output.stderr)
+                );
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let output = process.wait_with_output().unwrap();
         assert_eq!(output.status.signal(), None, "{output:?}");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Exit { status: output.status, stdout: text(&output.stdout), stderr: text(&output.stderr) }
+        Exit {
+            status: output.status,
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        }
     }
 }
 
 /// The program, without what this process's environment would configure.
 fn server(args: &[String]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rdb-server"));
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("FLAREDB_")) {
+    for (name, _) in
+        std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("FLAREDB_"))
+    {
         command.env_remove(name);
     }
     command.args(args).stdin(Stdio::null());

@@ -9,7 +9,9 @@
 
 use super::cluster::Cluster;
 use rdb_check::{Call, Op, Outcome, Recorder, Token, check_linearizable, set};
-use rdb_client::{Change, Client, ClientError, ClientOptions, PutOptions, ReadOptions, ScanOptions, WriteOptions};
+use rdb_client::{
+    Change, Client, ClientError, ClientOptions, PutOptions, ReadOptions, ScanOptions, WriteOptions,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -32,7 +34,13 @@ pub(crate) struct LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> LoadOptions {
-        LoadOptions { clients: 6, keys: 5, pace: Duration::from_millis(3), timeout: Duration::from_secs(5), namespace: "default".into() }
+        LoadOptions {
+            clients: 6,
+            keys: 5,
+            pace: Duration::from_millis(3),
+            timeout: Duration::from_secs(5),
+            namespace: "default".into(),
+        }
     }
 }
 
@@ -99,7 +107,12 @@ impl Load {
             };
             clients.spawn(worker.run(stop.clone()));
         }
-        Load { options, recorder, stop, clients }
+        Load {
+            options,
+            recorder,
+            stop,
+            clients,
+        }
     }
 
     /// Lets calls that are under way end.
@@ -135,24 +148,42 @@ impl Loaded {
     /// Reads every shared key once more at each store, and judges everything. Prints what there was.
     pub(crate) async fn judge(mut self, cluster: &Cluster) {
         for store in 0..cluster.len() {
-            let client = Client::new(ClientOptions::new([cluster.addr(store).to_string()])).unwrap();
+            let client =
+                Client::new(ClientOptions::new([cluster.addr(store).to_string()])).unwrap();
             for key in 0..self.options.keys {
                 let token = self.recorder.invoke(1000 + store as u64, key, Op::Read);
-                let answer = client.get(&self.options.namespace, shared_key(key), ReadOptions::linearizable()).await.unwrap();
-                self.recorder.complete(token, Outcome::Read(number(&answer)));
+                let answer = client
+                    .get(
+                        &self.options.namespace,
+                        shared_key(key),
+                        ReadOptions::linearizable(),
+                    )
+                    .await
+                    .unwrap();
+                self.recorder
+                    .complete(token, Outcome::Read(number(&answer)));
             }
         }
         self.calls = self.recorder.calls();
-        let unknown = self.calls.iter().filter(|call| call.outcome == Outcome::Unknown && call.op != Op::Read).count();
+        let unknown = self
+            .calls
+            .iter()
+            .filter(|call| call.outcome == Outcome::Unknown && call.op != Op::Read)
+            .count();
         println!(
             "{} calls on shared keys ({unknown} of unknown outcome), {} writes acknowledged, errors {:?}",
             self.calls.len(),
             self.acks.len(),
             self.errors
         );
-        assert!(self.acks.len() > 100, "a load that does next to nothing proves nothing");
+        assert!(
+            self.acks.len() > 100,
+            "a load that does next to nothing proves nothing"
+        );
         let calls = self.calls.clone();
-        let verdict = tokio::task::spawn_blocking(move || check_linearizable(&calls)).await.unwrap();
+        let verdict = tokio::task::spawn_blocking(move || check_linearizable(&calls))
+            .await
+            .unwrap();
         assert!(verdict.is_linearizable(), "{verdict}");
 
         let found = self.own_keys(&cluster.client()).await;
@@ -160,25 +191,49 @@ impl Loaded {
         println!("{report}");
         assert!(report.is_ok(), "{report}");
         let sneaked: Vec<&String> = self.refused.intersection(&found).collect();
-        assert!(sneaked.is_empty(), "these were refused as not applied, and are there: {sneaked:?}");
+        assert!(
+            sneaked.is_empty(),
+            "these were refused as not applied, and are there: {sneaked:?}"
+        );
     }
 
     async fn own_keys(&self, client: &Client) -> BTreeSet<String> {
         use futures::StreamExt;
-        let options = ScanOptions { prefix: OWN.into(), keys_only: true, ..Default::default() };
-        let entries: Vec<_> = client.scan(&self.options.namespace, options).collect().await;
-        entries.into_iter().map(|entry| String::from_utf8(entry.unwrap().key.to_vec()).unwrap()).collect()
+        let options = ScanOptions {
+            prefix: OWN.into(),
+            keys_only: true,
+            ..Default::default()
+        };
+        let entries: Vec<_> = client
+            .scan(&self.options.namespace, options)
+            .collect()
+            .await;
+        entries
+            .into_iter()
+            .map(|entry| String::from_utf8(entry.unwrap().key.to_vec()).unwrap())
+            .collect()
     }
 
     /// From `fault` to the answer of the first write that was begun after it.
     pub(crate) fn outage(&self, fault: Instant) -> Duration {
-        let first = self.acks.iter().filter(|ack| ack.invoked >= fault).map(|ack| ack.answered).min();
-        first.expect("no write was acknowledged any more").duration_since(fault)
+        let first = self
+            .acks
+            .iter()
+            .filter(|ack| ack.invoked >= fault)
+            .map(|ack| ack.answered)
+            .min();
+        first
+            .expect("no write was acknowledged any more")
+            .duration_since(fault)
     }
 
     /// The longest time between two acknowledged writes.
     pub(crate) fn longest_silence(&self) -> Duration {
-        self.acks.windows(2).map(|pair| pair[1].answered - pair[0].answered).max().unwrap_or_default()
+        self.acks
+            .windows(2)
+            .map(|pair| pair[1].answered - pair[0].answered)
+            .max()
+            .unwrap_or_default()
     }
 }
 
@@ -189,7 +244,9 @@ fn shared_key(key: u64) -> String {
 }
 
 fn number(answer: &rdb_client::GetResponse) -> Option<u64> {
-    answer.found.then(|| std::str::from_utf8(&answer.value).unwrap().parse().unwrap())
+    answer
+        .found
+        .then(|| std::str::from_utf8(&answer.value).unwrap().parse().unwrap())
 }
 
 /// Small deterministic chance: the same client makes the same choices in every run.
@@ -238,7 +295,15 @@ impl Worker {
     /// Version and value; `None`: the read failed.
     async fn read(&mut self, key: u64) -> Option<(u64, Option<u64>)> {
         let token = self.recorder.invoke(self.number, key, Op::Read);
-        match self.client.get(&self.options.namespace, shared_key(key), ReadOptions::default()).await {
+        match self
+            .client
+            .get(
+                &self.options.namespace,
+                shared_key(key),
+                ReadOptions::default(),
+            )
+            .await
+        {
             Ok(answer) => {
                 let value = number(&answer);
                 self.recorder.complete(token, Outcome::Read(value));
@@ -256,32 +321,71 @@ impl Worker {
         let value = self.fresh_value();
         let token = self.recorder.invoke(self.number, key, Op::Write(value));
         let invoked = Instant::now();
-        let answer = self.client.put(&self.options.namespace, shared_key(key), value.to_string(), PutOptions::default()).await;
+        let answer = self
+            .client
+            .put(
+                &self.options.namespace,
+                shared_key(key),
+                value.to_string(),
+                PutOptions::default(),
+            )
+            .await;
         self.ended(token, invoked, answer.map(|_| Outcome::Done));
     }
 
     async fn delete(&mut self, key: u64) {
         let token = self.recorder.invoke(self.number, key, Op::Delete);
         let invoked = Instant::now();
-        let answer = self.client.delete(&self.options.namespace, shared_key(key), WriteOptions::default()).await;
+        let answer = self
+            .client
+            .delete(
+                &self.options.namespace,
+                shared_key(key),
+                WriteOptions::default(),
+            )
+            .await;
         self.ended(token, invoked, answer.map(|_| Outcome::Done));
     }
 
     async fn compare_and_swap(&mut self, key: u64) {
-        let Some((version, from)) = self.read(key).await else { return };
+        let Some((version, from)) = self.read(key).await else {
+            return;
+        };
         let to = self.fresh_value();
         let token = self.recorder.invoke(self.number, key, Op::Cas { from, to });
         let invoked = Instant::now();
         let change = Change::Put(to.to_string().into());
-        let answer = self.client.compare_and_swap(&self.options.namespace, shared_key(key), version, change, PutOptions::default()).await;
-        self.ended(token, invoked, answer.map(|swapped| if swapped.success { Outcome::Done } else { Outcome::CasLost }));
+        let answer = self
+            .client
+            .compare_and_swap(
+                &self.options.namespace,
+                shared_key(key),
+                version,
+                change,
+                PutOptions::default(),
+            )
+            .await;
+        self.ended(
+            token,
+            invoked,
+            answer.map(|swapped| {
+                if swapped.success {
+                    Outcome::Done
+                } else {
+                    Outcome::CasLost
+                }
+            }),
+        );
     }
 
     fn ended(&mut self, token: Token, invoked: Instant, answer: Result<Outcome, ClientError>) {
         match answer {
             Ok(outcome) => {
                 self.recorder.complete(token, outcome);
-                self.seen.acks.push(Ack { invoked, answered: Instant::now() });
+                self.seen.acks.push(Ack {
+                    invoked,
+                    answered: Instant::now(),
+                });
             }
             Err(error) => {
                 self.count(&error);
@@ -297,21 +401,39 @@ impl Worker {
         let turn = self.fresh_value() & 0xFFFF_FFFF;
         let key = format!("{OWN}{:03}/{turn:08}", self.number);
         let invoked = Instant::now();
-        match self.client.put(&self.options.namespace, key.clone(), "x", PutOptions::default()).await {
+        match self
+            .client
+            .put(
+                &self.options.namespace,
+                key.clone(),
+                "x",
+                PutOptions::default(),
+            )
+            .await
+        {
             Ok(_) => {
-                self.seen.acks.push(Ack { invoked, answered: Instant::now() });
+                self.seen.acks.push(Ack {
+                    invoked,
+                    answered: Instant::now(),
+                });
                 self.seen.acknowledged.insert(key);
             }
             Err(error) => {
                 self.count(&error);
                 let certain = error.outcome == rdb_client::Outcome::NotApplied;
-                if certain { self.seen.refused.insert(key) } else { self.seen.unknown.insert(key) };
+                if certain {
+                    self.seen.refused.insert(key)
+                } else {
+                    self.seen.unknown.insert(key)
+                };
             }
         }
     }
 
     fn count(&mut self, error: &ClientError) {
-        let reason = error.reason.map_or_else(|| format!("{:?}", error.kind), |reason| reason.to_string());
+        let reason = error
+            .reason
+            .map_or_else(|| format!("{:?}", error.kind), |reason| reason.to_string());
         *self.seen.errors.entry(reason).or_default() += 1;
     }
 }

@@ -52,7 +52,9 @@ impl Mesh {
 
     /// Cuts the connections between two stores, both ways.
     pub(crate) fn cut(&self, one: usize, other: usize) {
-        self.set(true, |from, to| (from, to) == (one, other) || (from, to) == (other, one));
+        self.set(true, |from, to| {
+            (from, to) == (one, other) || (from, to) == (other, one)
+        });
     }
 
     /// Heals everything.
@@ -87,7 +89,11 @@ async fn accept(listener: TcpListener, target: SocketAddr, cut: watch::Receiver<
     }
 }
 
-async fn carry(inbound: TcpStream, target: SocketAddr, mut cut: watch::Receiver<bool>) -> std::io::Result<()> {
+async fn carry(
+    inbound: TcpStream,
+    target: SocketAddr,
+    mut cut: watch::Receiver<bool>,
+) -> std::io::Result<()> {
     until_whole(&mut cut).await;
     let outbound = TcpStream::connect(target).await?;
     inbound.set_nodelay(true)?;
@@ -105,8 +111,7 @@ async fn carry(inbound: TcpStream, target: SocketAddr, mut cut: watch::Receiver<
 
 async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut cut: watch::Receiver<bool>) {
     let mut buffer = vec![0; 64 << 10];
-    loop {
-        let Ok(count @ 1..) = from.read(&mut buffer).await else { break };
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
         until_whole(&mut cut).await;
         if to.write_all(&buffer[..count]).await.is_err() {
             break;

@@ -7,8 +7,16 @@
 //! Invariant: whatever a test started is gone when it ends, however it ends.
 
 #![allow(dead_code, reason = "every test binary uses its own part of this")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test and its helpers may stop at what they did not expect")]
-#![allow(clippy::print_stderr, reason = "a test that fails shows the logs of its stores")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test and its helpers may stop at what they did not expect"
+)]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test says what it measured, and one that fails shows the logs of its stores"
+)]
 
 pub(crate) mod calls;
 pub(crate) mod cluster;

@@ -29,7 +29,9 @@ impl Port {
             // A test takes a dozen ports: processes with neighbouring ids do not meet.
             let offset = (std::process::id().wrapping_mul(37).wrapping_add(turn)) % count;
             let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, FIRST + offset as u16));
-            let Ok(held) = UdpSocket::bind(addr) else { continue };
+            let Ok(held) = UdpSocket::bind(addr) else {
+                continue;
+            };
             // Something else may listen there already.
             if TcpListener::bind(addr).is_ok() {
                 return Port { addr, _held: held };

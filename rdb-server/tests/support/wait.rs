@@ -9,12 +9,18 @@ use tokio::time::Instant;
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Asks until the answer is `Ok`; panics with `what` and the last reason once `limit` has passed.
-pub(crate) async fn eventually<T>(limit: Duration, what: &str, mut probe: impl AsyncFnMut() -> Result<T, String>) -> T {
+pub(crate) async fn eventually<T>(
+    limit: Duration,
+    what: &str,
+    mut probe: impl AsyncFnMut() -> Result<T, String>,
+) -> T {
     let started = Instant::now();
     loop {
         match probe().await {
             Ok(found) => return found,
-            Err(why) if started.elapsed() >= limit => panic!("after {limit:?} still waiting: {what}; {why}"),
+            Err(why) if started.elapsed() >= limit => {
+                panic!("after {limit:?} still waiting: {what}; {why}")
+            }
             Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
         }
     }

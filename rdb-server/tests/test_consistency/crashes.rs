@@ -29,10 +29,19 @@ async fn leader_killed_under_load_loses_nothing() {
     let loaded = load.stop().await;
     for fault in faults {
         let outage = loaded.outage(fault);
-        println!("writes again {} ms after the leader was killed", outage.as_millis());
-        assert!(outage < WRITES_AGAIN, "no write for {outage:?} after the leader was killed");
+        println!(
+            "writes again {} ms after the leader was killed",
+            outage.as_millis()
+        );
+        assert!(
+            outage < WRITES_AGAIN,
+            "no write for {outage:?} after the leader was killed"
+        );
     }
-    println!("longest time without an acknowledged write: {:?}", loaded.longest_silence());
+    println!(
+        "longest time without an acknowledged write: {:?}",
+        loaded.longest_silence()
+    );
     loaded.judge(&cluster).await;
 }
 
@@ -40,15 +49,31 @@ async fn leader_killed_under_load_loses_nothing() {
 #[track_caller]
 fn assert_no_quorum(refusal: &Refusal, outcomes: &[&str]) {
     refusal.is(Code::Unavailable, "NO_QUORUM");
-    assert_eq!((refusal.meta("region"), refusal.meta("reached"), refusal.meta("needed")), ("2", "1", "2"), "{refusal:?}");
+    assert_eq!(
+        (
+            refusal.meta("region"),
+            refusal.meta("reached"),
+            refusal.meta("needed")
+        ),
+        ("2", "1", "2"),
+        "{refusal:?}"
+    );
     let leader = refusal.meta("leader");
     assert!(["1", "2", "3", "none"].contains(&leader), "{refusal:?}");
-    assert!(outcomes.contains(&refusal.meta("outcome")), "one of {outcomes:?}: {refusal:?}");
+    assert!(
+        outcomes.contains(&refusal.meta("outcome")),
+        "one of {outcomes:?}: {refusal:?}"
+    );
 }
 
 /// Puts a key, with an id or without.
 fn put(key: &str, id: &str) -> kv::PutRequest {
-    kv::PutRequest { key: key.to_owned().into(), value: "x".into(), request_id: id.to_owned().into(), ..Default::default() }
+    kv::PutRequest {
+        key: key.to_owned().into(),
+        value: "x".into(),
+        request_id: id.to_owned().into(),
+        ..Default::default()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -62,7 +87,11 @@ async fn majority_killed_is_no_quorum_and_nothing_is_lost() {
     // Once the leader is what is left, once a follower.
     for round in ["leader", "follower"] {
         let leader = cluster.leader_of(DATA).await;
-        let left = if round == "leader" { leader } else { cluster.other_than(&[leader]) };
+        let left = if round == "leader" {
+            leader
+        } else {
+            cluster.other_than(&[leader])
+        };
         let dead: Vec<usize> = (0..3).filter(|store| *store != left).collect();
         let store = Plain::on(&cluster, left).await;
         for number in 0..30 {
@@ -77,10 +106,17 @@ async fn majority_killed_is_no_quorum_and_nothing_is_lost() {
 
         // The first write may have entered the leader's log. It is answered in time, whatever becomes of
         // it. (With an id where it is forwarded: without one a store may not go on looking for a leader.)
-        let id = if round == "leader" { "" } else { "id-of-the-first" };
+        let id = if round == "leader" {
+            ""
+        } else {
+            "id-of-the-first"
+        };
         let first = refused(store.put_as(put(&format!("{round}/first"), id)).await);
         let answered = killed.elapsed();
-        println!("{round} alone: NO_QUORUM {answered:?} after the others were killed, outcome {}", first.meta("outcome"));
+        println!(
+            "{round} alone: NO_QUORUM {answered:?} after the others were killed, outcome {}",
+            first.meta("outcome")
+        );
         assert!(answered < in_time, "NO_QUORUM took {answered:?}");
         assert_no_quorum(&first, &["unknown", "not_applied"]);
         let may_be_repeated = !id.is_empty() || first.meta("outcome") == "not_applied";
@@ -93,7 +129,11 @@ async fn majority_killed_is_no_quorum_and_nothing_is_lost() {
             let refusal = refused(store.put_as(put(&key, "")).await);
             assert_no_quorum(&refusal, &["not_applied"]);
             assert!(refusal.retry_after.is_some(), "{refusal:?}");
-            assert!(asked.elapsed() < Duration::from_secs(1), "a lost quorum is refused at once: {:?}", asked.elapsed());
+            assert!(
+                asked.elapsed() < Duration::from_secs(1),
+                "a lost quorum is refused at once: {:?}",
+                asked.elapsed()
+            );
             refused_keys.push(key);
         }
         let refusal = refused(store.get(&acknowledged[0]).await);
@@ -107,9 +147,22 @@ async fn majority_killed_is_no_quorum_and_nothing_is_lost() {
             bounds.push(got.receipt.unwrap().staleness_bound_ms);
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
-        assert!(u128::from(bounds[0]) >= quorum_timeout.as_millis(), "{bounds:?}");
-        assert!(bounds.windows(2).all(|pair| pair[1] >= pair[0] + 250), "{bounds:?}");
-        let (entries, _) = store.scan(kv::ScanRequest { read: Some(crate::support::calls::stale()), limit: 5, ..Default::default() }).await.unwrap();
+        assert!(
+            u128::from(bounds[0]) >= quorum_timeout.as_millis(),
+            "{bounds:?}"
+        );
+        assert!(
+            bounds.windows(2).all(|pair| pair[1] >= pair[0] + 250),
+            "{bounds:?}"
+        );
+        let (entries, _) = store
+            .scan(kv::ScanRequest {
+                read: Some(crate::support::calls::stale()),
+                limit: 5,
+                ..Default::default()
+            })
+            .await
+            .unwrap();
         assert_eq!(entries.len(), 5, "stale scans go on, too");
 
         for store in dead {
@@ -121,10 +174,18 @@ async fn majority_killed_is_no_quorum_and_nothing_is_lost() {
     for reader in 0..3 {
         let store = Plain::on(&cluster, reader).await;
         for key in &acknowledged {
-            assert!(store.get(key).await.unwrap().found, "{key} was acknowledged, and is lost at store {}", reader + 1);
+            assert!(
+                store.get(key).await.unwrap().found,
+                "{key} was acknowledged, and is lost at store {}",
+                reader + 1
+            );
         }
         for key in &refused_keys {
-            assert!(!store.get(key).await.unwrap().found, "{key} was refused as not applied, and is there at store {}", reader + 1);
+            assert!(
+                !store.get(key).await.unwrap().found,
+                "{key} was refused as not applied, and is there at store {}",
+                reader + 1
+            );
         }
     }
 }
@@ -132,7 +193,13 @@ async fn majority_killed_is_no_quorum_and_nothing_is_lost() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_killed_at_once_and_restarted() {
     let mut cluster = Cluster::start(3, &[]).await;
-    let load = Load::start(&cluster, LoadOptions { timeout: Duration::from_secs(15), ..LoadOptions::default() });
+    let load = Load::start(
+        &cluster,
+        LoadOptions {
+            timeout: Duration::from_secs(15),
+            ..LoadOptions::default()
+        },
+    );
     let mut restarts = Vec::new();
     for _ in 0..2 {
         tokio::time::sleep(Duration::from_millis(1500)).await;
@@ -147,8 +214,14 @@ async fn all_killed_at_once_and_restarted() {
     let loaded = load.stop().await;
     for restart in restarts {
         let outage = loaded.outage(restart);
-        println!("writes again {} ms after all were started again", outage.as_millis());
-        assert!(outage < Duration::from_secs(15), "no write for {outage:?} after all were started again");
+        println!(
+            "writes again {} ms after all were started again",
+            outage.as_millis()
+        );
+        assert!(
+            outage < Duration::from_secs(15),
+            "no write for {outage:?} after all were started again"
+        );
     }
     loaded.judge(&cluster).await;
 }
@@ -164,13 +237,29 @@ async fn a_follower_killed_and_restarted_costs_no_write() {
     for number in 0..50 {
         store.put("k", &format!("without {number}")).await.unwrap();
     }
-    assert_eq!(cluster.leader_among(DATA, &[leader]).await, leader, "a quorum is left, so nobody is elected");
+    assert_eq!(
+        cluster.leader_among(DATA, &[leader]).await,
+        leader,
+        "a quorum is left, so nobody is elected"
+    );
     cluster.restart(follower).await;
     let back = Plain::on(&cluster, follower).await;
-    assert_eq!(text(&back.get("k").await.unwrap()).as_deref(), Some("without 49"));
+    assert_eq!(
+        text(&back.get("k").await.unwrap()).as_deref(),
+        Some("without 49")
+    );
     eventually(PATIENT, "the follower's own copy has it", async || {
-        let got = text(&back.get_stale("k").await.map_err(|status| status.to_string())?);
-        if got.as_deref() == Some("without 49") { Ok(()) } else { Err(format!("{got:?}")) }
+        let got = text(
+            &back
+                .get_stale("k")
+                .await
+                .map_err(|status| status.to_string())?,
+        );
+        if got.as_deref() == Some("without 49") {
+            Ok(())
+        } else {
+            Err(format!("{got:?}"))
+        }
     })
     .await;
 }

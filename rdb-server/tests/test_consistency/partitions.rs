@@ -16,7 +16,11 @@ const MINORITY_KNOWS: Duration = Duration::from_secs(5);
 const MAJORITY_WRITES: Duration = Duration::from_secs(5);
 
 /// Reads a register at a store and records what came of it.
-async fn recorded_read(recorder: Recorder, process: u64, store: Plain) -> Result<Option<u64>, Refusal> {
+async fn recorded_read(
+    recorder: Recorder,
+    process: u64,
+    store: Plain,
+) -> Result<Option<u64>, Refusal> {
     let token = recorder.invoke(process, 0, Op::Read);
     match store.get("k").await {
         Ok(answer) => {
@@ -36,14 +40,21 @@ async fn recorded_write(recorder: &Recorder, process: u64, stores: &[Plain], val
     let started = Instant::now();
     for turn in 0.. {
         let token = recorder.invoke(process, 0, Op::Write(value));
-        match stores[turn % stores.len()].timeout(Duration::from_secs(2)).put("k", &value.to_string()).await {
+        match stores[turn % stores.len()]
+            .timeout(Duration::from_secs(2))
+            .put("k", &value.to_string())
+            .await
+        {
             Ok(_) => return recorder.complete(token, Outcome::Done),
             Err(status) => {
                 let refusal = Refusal::of(&status);
                 if refusal.meta("outcome") == "not_applied" {
                     recorder.complete(token, Outcome::NotApplied);
                 }
-                assert!(started.elapsed() < PATIENT, "the majority takes no write: {refusal:?}");
+                assert!(
+                    started.elapsed() < PATIENT,
+                    "the majority takes no write: {refusal:?}"
+                );
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
@@ -65,13 +76,25 @@ async fn minority_reads_are_never_stale() {
     // Once the minority is the leader that does not know it yet, once a follower.
     for (round, minority_leads) in [(1, true), (2, false)] {
         let leader = cluster.leader_of(DATA).await;
-        let minority = if minority_leads { leader } else { cluster.other_than(&[leader]) };
+        let minority = if minority_leads {
+            leader
+        } else {
+            cluster.other_than(&[leader])
+        };
         let rest: Vec<usize> = (0..3).filter(|store| *store != minority).collect();
-        let majority = [Plain::on(&cluster, rest[0]).await, Plain::on(&cluster, rest[1]).await];
+        let majority = [
+            Plain::on(&cluster, rest[0]).await,
+            Plain::on(&cluster, rest[1]).await,
+        ];
         let store = Plain::on(&cluster, minority).await;
         let old = round * 1000;
         recorded_write(&recorder, 1, &majority, old).await;
-        assert_eq!(recorded_read(recorder.clone(), 2, store.clone()).await.unwrap(), Some(old));
+        assert_eq!(
+            recorded_read(recorder.clone(), 2, store.clone())
+                .await
+                .unwrap(),
+            Some(old)
+        );
 
         cluster.mesh().isolate(minority);
         let isolated = Instant::now();
@@ -99,8 +122,15 @@ async fn minority_reads_are_never_stale() {
         // The majority goes on.
         recorded_write(&recorder, 1, &majority, old + 1).await;
         let written = Instant::now();
-        println!("round {round}: the majority writes again {:?} after the cut", isolated.elapsed());
-        assert!(isolated.elapsed() < MAJORITY_WRITES, "the majority took {:?}", isolated.elapsed());
+        println!(
+            "round {round}: the majority writes again {:?} after the cut",
+            isolated.elapsed()
+        );
+        assert!(
+            isolated.elapsed() < MAJORITY_WRITES,
+            "the majority took {:?}",
+            isolated.elapsed()
+        );
         assert_ne!(cluster.leader_among(DATA, &rest).await, minority);
 
         // Until the minority knows, and longer: a stale read is old, and says so.
@@ -111,27 +141,51 @@ async fn minority_reads_are_never_stale() {
             let bound = Duration::from_millis(got.receipt.as_ref().unwrap().staleness_bound_ms);
             if text(&got) != Some((old + 1).to_string()) {
                 old_ones += 1;
-                assert!(bound >= asked - written, "the value was replaced {:?} ago, and the read claims to be {bound:?} old at most", asked - written);
+                assert!(
+                    bound >= asked - written,
+                    "the value was replaced {:?} ago, and the read claims to be {bound:?} old at most",
+                    asked - written
+                );
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        assert!(old_ones > 10, "a store that was cut off cannot have heard of the write");
+        assert!(
+            old_ones > 10,
+            "a store that was cut off cannot have heard of the write"
+        );
 
         for (refusals, knew_after) in readers.join_all().await {
             let knew_after = knew_after.expect("the minority must refuse");
-            println!("round {round}: NO_QUORUM at the minority after {knew_after:?}, {refusals} times");
-            assert!(knew_after < MINORITY_KNOWS, "the minority took {knew_after:?}");
+            println!(
+                "round {round}: NO_QUORUM at the minority after {knew_after:?}, {refusals} times"
+            );
+            assert!(
+                knew_after < MINORITY_KNOWS,
+                "the minority took {knew_after:?}"
+            );
         }
-        let refusal = store.timeout(Duration::from_secs(3)).put("k", "0").await.map_err(|status| Refusal::of(&status)).unwrap_err();
-        refusal.is(Code::Unavailable, "NO_QUORUM").outcome("not_applied");
+        let refusal = store
+            .timeout(Duration::from_secs(3))
+            .put("k", "0")
+            .await
+            .map_err(|status| Refusal::of(&status))
+            .unwrap_err();
+        refusal
+            .is(Code::Unavailable, "NO_QUORUM")
+            .outcome("not_applied");
 
         cluster.mesh().heal();
         let healed = Instant::now();
         let value = eventually(PATIENT, "the minority reads again", async || {
-            recorded_read(recorder.clone(), 3, store.clone()).await.map_err(|refusal| format!("{refusal:?}"))
+            recorded_read(recorder.clone(), 3, store.clone())
+                .await
+                .map_err(|refusal| format!("{refusal:?}"))
         })
         .await;
-        println!("round {round}: the minority reads again {:?} after the heal", healed.elapsed());
+        println!(
+            "round {round}: the minority reads again {:?} after the heal",
+            healed.elapsed()
+        );
         assert_eq!(value, Some(old + 1));
     }
     judge(recorder);
@@ -144,16 +198,27 @@ async fn paused_leader_serves_nothing_stale_when_it_wakes() {
     for round in 1..=2 {
         let leader = cluster.leader_of(DATA).await;
         let rest: Vec<usize> = (0..3).filter(|store| *store != leader).collect();
-        let majority = [Plain::on(&cluster, rest[0]).await, Plain::on(&cluster, rest[1]).await];
+        let majority = [
+            Plain::on(&cluster, rest[0]).await,
+            Plain::on(&cluster, rest[1]).await,
+        ];
         let frozen = Plain::on(&cluster, leader).await;
         let old = round * 1000;
         recorded_write(&recorder, 1, &majority, old).await;
-        assert_eq!(recorded_read(recorder.clone(), 2, frozen.clone()).await.unwrap(), Some(old));
+        assert_eq!(
+            recorded_read(recorder.clone(), 2, frozen.clone())
+                .await
+                .unwrap(),
+            Some(old)
+        );
 
         cluster.pause(leader);
         let paused = Instant::now();
         recorded_write(&recorder, 1, &majority, old + 1).await;
-        println!("round {round}: writes again {:?} after the leader stood still", paused.elapsed());
+        println!(
+            "round {round}: writes again {:?} after the leader stood still",
+            paused.elapsed()
+        );
         // These reach the frozen store before it wakes: it finds them in its sockets, and believes for
         // a moment that it still leads.
         let mut readers = JoinSet::new();
@@ -169,8 +234,18 @@ async fn paused_leader_serves_nothing_stale_when_it_wakes() {
         }
         let answers = readers.join_all().await;
         let served = answers.iter().filter(|answer| answer.is_ok()).count();
-        println!("round {round}: {served} of {} reads served by the store that woke, {} refused", answers.len(), answers.len() - served);
-        assert!(answers.iter().flatten().all(|value| *value == Some(old + 1)), "every read came after the write: {answers:?}");
+        println!(
+            "round {round}: {served} of {} reads served by the store that woke, {} refused",
+            answers.len(),
+            answers.len() - served
+        );
+        assert!(
+            answers
+                .iter()
+                .flatten()
+                .all(|value| *value == Some(old + 1)),
+            "every read came after the write: {answers:?}"
+        );
         for refusal in answers.iter().filter_map(|answer| answer.as_ref().err()) {
             assert_eq!(refusal.code, Code::Unavailable, "{refusal:?}");
         }
@@ -195,30 +270,56 @@ async fn a_cut_between_two_stores_leaves_a_stable_leader() {
     let cut = Instant::now();
 
     // Leader and bridge go on; who does not hear the leader says so, and deposes nobody.
-    let serving = [Plain::on(&cluster, leader).await, Plain::on(&cluster, bridge).await];
+    let serving = [
+        Plain::on(&cluster, leader).await,
+        Plain::on(&cluster, bridge).await,
+    ];
     let deaf = Plain::on(&cluster, other).await;
-    let refusal = eventually(MINORITY_KNOWS, "the store that does not hear the leader refuses", async || {
-        for store in &serving {
-            store.timeout(Duration::from_secs(2)).put("k", "x").await.map_err(|status| format!("{:?}", Refusal::of(&status)))?;
-        }
-        match deaf.get("k").await {
-            Ok(_) => Err("it serves reads".to_owned()),
-            Err(status) => Ok(Refusal::of(&status)),
-        }
-    })
+    let refusal = eventually(
+        MINORITY_KNOWS,
+        "the store that does not hear the leader refuses",
+        async || {
+            for store in &serving {
+                store
+                    .timeout(Duration::from_secs(2))
+                    .put("k", "x")
+                    .await
+                    .map_err(|status| format!("{:?}", Refusal::of(&status)))?;
+            }
+            match deaf.get("k").await {
+                Ok(_) => Err("it serves reads".to_owned()),
+                Err(status) => Ok(Refusal::of(&status)),
+            }
+        },
+    )
     .await;
     refusal.is(Code::Unavailable, "NO_QUORUM");
     while cut.elapsed() < Duration::from_secs(5) {
         for store in &serving {
-            store.timeout(Duration::from_secs(2)).put("k", "y").await.unwrap();
+            store
+                .timeout(Duration::from_secs(2))
+                .put("k", "y")
+                .await
+                .unwrap();
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let report = cluster.report(leader, DATA).await.unwrap();
-    assert_eq!((report.leader as usize, report.term), (leader + 1, term), "the leader was deposed");
+    assert_eq!(
+        (report.leader as usize, report.term),
+        (leader + 1, term),
+        "the leader was deposed"
+    );
 
     cluster.mesh().heal();
-    let value = eventually(PATIENT, "it serves again", async || deaf.get("k").await.map_err(|status| status.to_string())).await;
+    let value = eventually(PATIENT, "it serves again", async || {
+        deaf.get("k").await.map_err(|status| status.to_string())
+    })
+    .await;
     assert_eq!(text(&value).as_deref(), Some("y"));
-    assert_eq!(cluster.report(leader, DATA).await.unwrap().term, term, "coming back deposes nobody");
+    assert_eq!(
+        cluster.report(leader, DATA).await.unwrap().term,
+        term,
+        "coming back deposes nobody"
+    );
 }

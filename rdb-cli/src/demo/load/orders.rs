@@ -25,7 +25,13 @@ pub(super) async fn work(shared: Arc<Shared>, client: u64) {
         if shared.is_stopping() {
             break;
         }
-        if let Err(error) = place(&shared, &shared.client, format!("{PREFIX}{client}/{number:06}")).await {
+        if let Err(error) = place(
+            &shared,
+            &shared.client,
+            format!("{PREFIX}{client}/{number:06}"),
+        )
+        .await
+        {
             shared.failed(&error).await;
         }
         sleep(PACE).await;
@@ -33,9 +39,15 @@ pub(super) async fn work(shared: Arc<Shared>, client: u64) {
 }
 
 /// Writes one, and notes what became of it.
-pub(in crate::demo) async fn place(shared: &Shared, through: &Client, key: String) -> Result<(), ClientError> {
+pub(in crate::demo) async fn place(
+    shared: &Shared,
+    through: &Client,
+    key: String,
+) -> Result<(), ClientError> {
     let began = Instant::now();
-    let answer = through.put(NAMESPACE, key.clone(), "one order", PutOptions::default()).await;
+    let answer = through
+        .put(NAMESPACE, key.clone(), "one order", PutOptions::default())
+        .await;
     match answer {
         Ok(_) => {
             shared.acks.add(began);

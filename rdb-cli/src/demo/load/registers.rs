@@ -35,15 +35,25 @@ struct Held {
 pub(super) async fn work(shared: Arc<Shared>, process: u64) {
     // Half of its reads go to this store alone, leader or not, cut off or not.
     let homes: Vec<&Client> = shared.at_store.values().collect();
-    let home = homes.get(process as usize % homes.len().max(1)).copied().unwrap_or(&shared.client);
+    let home = homes
+        .get(process as usize % homes.len().max(1))
+        .copied()
+        .unwrap_or(&shared.client);
     while !shared.is_stopping() {
         let (register, kind) = {
             let mut random = rand::rng();
-            (random.random_range(0..REGISTERS), random.random_range(0..100))
+            (
+                random.random_range(0..REGISTERS),
+                random.random_range(0..100),
+            )
         };
         let done = match kind {
-            0..20 => read(&shared, home, process, register, Some(HOME_READ)).await.map(drop),
-            20..40 => read(&shared, &shared.client, process, register, None).await.map(drop),
+            0..20 => read(&shared, home, process, register, Some(HOME_READ))
+                .await
+                .map(drop),
+            20..40 => read(&shared, &shared.client, process, register, None)
+                .await
+                .map(drop),
             40..70 => write(&shared, process, register).await,
             70..95 => swap(&shared, process, register).await,
             _ => delete(&shared, process, register).await,
@@ -55,20 +65,40 @@ pub(super) async fn work(shared: Arc<Shared>, process: u64) {
     }
 }
 
-async fn read(shared: &Shared, client: &Client, process: u64, register: u64, timeout: Option<Duration>) -> Result<Held, ClientError> {
-    let options = ReadOptions { timeout, ..ReadOptions::linearizable() };
+async fn read(
+    shared: &Shared,
+    client: &Client,
+    process: u64,
+    register: u64,
+    timeout: Option<Duration>,
+) -> Result<Held, ClientError> {
+    let options = ReadOptions {
+        timeout,
+        ..ReadOptions::linearizable()
+    };
     let token = shared.recorder.invoke(process, register, Op::Read);
     let answer = client.get(NAMESPACE, key(register), options).await?;
     let value = answer.found.then(|| number(&answer.value));
     shared.recorder.complete(token, Outcome::Read(value));
-    Ok(Held { value, version: answer.version })
+    Ok(Held {
+        value,
+        version: answer.version,
+    })
 }
 
 async fn write(shared: &Shared, process: u64, register: u64) -> Result<(), ClientError> {
     let value = shared.fresh_value();
     let token = shared.recorder.invoke(process, register, Op::Write(value));
     let began = Instant::now();
-    let answer = shared.client.put(NAMESPACE, key(register), digits(value), PutOptions::default()).await;
+    let answer = shared
+        .client
+        .put(
+            NAMESPACE,
+            key(register),
+            digits(value),
+            PutOptions::default(),
+        )
+        .await;
     let answer = answer.map(|_| Outcome::Done);
     complete(shared, token, began, answer)
 }
@@ -76,18 +106,43 @@ async fn write(shared: &Shared, process: u64, register: u64) -> Result<(), Clien
 async fn swap(shared: &Shared, process: u64, register: u64) -> Result<(), ClientError> {
     let held = read(shared, &shared.client, process, register, None).await?;
     let to = shared.fresh_value();
-    let token = shared.recorder.invoke(process, register, Op::Cas { from: held.value, to });
+    let token = shared.recorder.invoke(
+        process,
+        register,
+        Op::Cas {
+            from: held.value,
+            to,
+        },
+    );
     let began = Instant::now();
     let change = Change::Put(digits(to));
-    let answer = shared.client.compare_and_swap(NAMESPACE, key(register), held.version, change, PutOptions::default()).await;
-    let answer = answer.map(|answer| if answer.success { Outcome::Done } else { Outcome::CasLost });
+    let answer = shared
+        .client
+        .compare_and_swap(
+            NAMESPACE,
+            key(register),
+            held.version,
+            change,
+            PutOptions::default(),
+        )
+        .await;
+    let answer = answer.map(|answer| {
+        if answer.success {
+            Outcome::Done
+        } else {
+            Outcome::CasLost
+        }
+    });
     complete(shared, token, began, answer)
 }
 
 async fn delete(shared: &Shared, process: u64, register: u64) -> Result<(), ClientError> {
     let token = shared.recorder.invoke(process, register, Op::Delete);
     let began = Instant::now();
-    let answer = shared.client.delete(NAMESPACE, key(register), WriteOptions::default()).await;
+    let answer = shared
+        .client
+        .delete(NAMESPACE, key(register), WriteOptions::default())
+        .await;
     complete(shared, token, began, answer.map(|_| Outcome::Done))
 }
 
@@ -122,7 +177,10 @@ fn digits(value: u64) -> Bytes {
 }
 
 fn number(bytes: &[u8]) -> u64 {
-    std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok()).unwrap_or(GARBAGE)
+    std::str::from_utf8(bytes)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(GARBAGE)
 }
 
 #[cfg(test)]

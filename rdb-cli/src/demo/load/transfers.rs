@@ -38,7 +38,14 @@ pub(in crate::demo) struct Bank {
 /// Fills the accounts.
 pub(in crate::demo) async fn open_accounts(client: &Client) -> Result<(), ClientError> {
     for account in 0..ACCOUNTS {
-        client.put(NAMESPACE, key(account), OPENING.to_string(), PutOptions::default()).await?;
+        client
+            .put(
+                NAMESPACE,
+                key(account),
+                OPENING.to_string(),
+                PutOptions::default(),
+            )
+            .await?;
     }
     Ok(())
 }
@@ -84,7 +91,11 @@ enum Changed {
 async fn change(shared: &Shared, account: u64, new: impl Fn(u64) -> Option<u64>) -> Changed {
     let give_up = Instant::now() + SETTLE;
     while Instant::now() < give_up {
-        let answer = match shared.client.get(NAMESPACE, key(account), ReadOptions::linearizable()).await {
+        let answer = match shared
+            .client
+            .get(NAMESPACE, key(account), ReadOptions::linearizable())
+            .await
+        {
             Ok(answer) => answer,
             Err(error) => {
                 shared.failed(&error).await;
@@ -92,11 +103,16 @@ async fn change(shared: &Shared, account: u64, new: impl Fn(u64) -> Option<u64>)
             }
         };
         let Some(balance) = answer.found.then(|| balance(&answer.value)).flatten() else {
-            let what = format!("account {account} holds {:?}, which is no balance", answer.value);
+            let what = format!(
+                "account {account} holds {:?}, which is no balance",
+                answer.value
+            );
             shared.bank.lock().absurd.push(what);
             return Changed::NobodyKnows;
         };
-        let Some(balance) = new(balance) else { return Changed::No };
+        let Some(balance) = new(balance) else {
+            return Changed::No;
+        };
         match swap(shared, account, answer.version, balance, give_up).await {
             Some(true) => return Changed::Yes,
             Some(false) => shared.bank.lock().lost_swaps += 1,
@@ -107,13 +123,26 @@ async fn change(shared: &Shared, account: u64, new: impl Fn(u64) -> Option<u64>)
 }
 
 /// Whether the swap won. Repeats it, always under the same request id, until that is known.
-async fn swap(shared: &Shared, account: u64, version: u64, balance: u64, give_up: Instant) -> Option<bool> {
+async fn swap(
+    shared: &Shared,
+    account: u64,
+    version: u64,
+    balance: u64,
+    give_up: Instant,
+) -> Option<bool> {
     let mut request_id: Option<Bytes> = None;
     loop {
         let began = Instant::now();
-        let options = PutOptions { request_id: request_id.clone(), ..PutOptions::default() };
+        let options = PutOptions {
+            request_id: request_id.clone(),
+            ..PutOptions::default()
+        };
         let change = Change::Put(balance.to_string().into());
-        match shared.client.compare_and_swap(NAMESPACE, key(account), version, change, options).await {
+        match shared
+            .client
+            .compare_and_swap(NAMESPACE, key(account), version, change, options)
+            .await
+        {
             Ok(answer) => {
                 shared.acks.add(began);
                 return Some(answer.success);
