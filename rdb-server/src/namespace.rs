@@ -127,7 +127,7 @@ impl Namespaces {
                 .outcome(Outcome::Unknown));
             }
         };
-        tracing::info!(namespace = %row.name, id = row.id, mode = ?convert::mode(row.mode), from_default = row.from_default, "namespace is there");
+        tracing::info!(namespace = %row.name, id = row.id, mode = convert::mode(row.mode).map_or("none", Mode::as_str), from_default = row.from_default, "namespace is there");
         for peer in self.manager.data_peers() {
             // The namespace exists from here on; a region that cannot be told now is told by the first
             // write to it, or by the reconciler.

@@ -370,7 +370,7 @@ async fn lifetimes_and_deadlines_are_checked() {
 
     // A deadline that has passed: nothing is applied. (The header by hand: a client library would not
     // even send it.) The gRPC library looks at the header, too, and may answer first.
-    for timeout in ["0m", "0n", "1n"] {
+    for timeout in ["0m", "0n"] {
         let mut expired = Request::new(put_request());
         expired
             .metadata_mut()

@@ -103,10 +103,7 @@ pub enum DataDirError {
         found: String,
     },
     /// `STORE` cannot be understood.
-    #[error(
-        "{file}, line {line}: {what}; the file was damaged or edited: restore it, or start with an \
-         empty directory under a new store id"
-    )]
+    #[error("{file}, line {line}: {what}; the file was damaged or edited: restore it from a copy")]
     Damaged {
         /// The file.
         file: PathBuf,
@@ -118,7 +115,7 @@ pub enum DataDirError {
     /// The database is gone.
     #[error(
         "data directory {path} has lost its database (db/ is missing or empty); store {store_id} \
-         must not come back without its data: start with an empty directory under a new store id"
+         must not come back without its data: bring the old directory back"
     )]
     Wiped {
         /// The directory.

@@ -24,8 +24,8 @@ pub enum StorageError {
     },
     /// Bytes on disk are not what was written.
     #[error(
-        "stored data is damaged ({at}): {detail}; do not use this directory any more: start the \
-         store with an empty one under a new store id, it will be filled by its peers"
+        "stored data is damaged ({at}): {detail}; stop using this directory and \
+         restore it from a copy; the other stores of the cluster go on without this one"
     )]
     Corruption {
         /// The directory or file, with the offset where it is known.

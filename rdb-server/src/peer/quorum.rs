@@ -157,8 +157,7 @@ impl QuorumWatch {
 
     /// What followers are told with every request.
     pub fn refresh_view(&self) {
-        let (reached, _) = self.reached_and_needed();
-        self.view.set(self.age().as_millis() as u64, reached);
+        self.view.set(self.age().as_millis() as u64);
     }
 
     /// The refusal of a region without a quorum.

@@ -28,7 +28,7 @@ use rdb_proto::raft::{peer_request, peer_response};
 use rdb_types::{RegionId, StoreId};
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 pub(super) type RpcError = RPCError<TypeConfig>;
@@ -38,32 +38,22 @@ pub(super) type RpcError = RPCError<TypeConfig>;
 #[derive(Debug, Default)]
 pub struct QuorumView {
     quorum_age_ms: AtomicU64,
-    reached: AtomicU32,
 }
 
 impl QuorumView {
-    /// Nothing known: age 0, nobody reached.
+    /// Nothing known: age 0.
     pub fn new() -> QuorumView {
         QuorumView::default()
     }
 
-    /// Sets the age of the last acknowledgement by a quorum, and how many replicas, this one
-    /// included, answered lately.
-    pub fn set(&self, quorum_age_ms: u64, reached: u32) {
-        // Two numbers for people and timeouts of hundreds of milliseconds: that they are of the
-        // same moment does not matter.
+    /// Sets the age of the last acknowledgement by a quorum.
+    pub fn set(&self, quorum_age_ms: u64) {
         self.quorum_age_ms.store(quorum_age_ms, Ordering::Relaxed);
-        self.reached.store(reached, Ordering::Relaxed);
     }
 
     /// Age of the last acknowledgement by a quorum.
     pub fn quorum_age_ms(&self) -> u64 {
         self.quorum_age_ms.load(Ordering::Relaxed)
-    }
-
-    /// Replicas that answered lately, this one included.
-    pub fn reached(&self) -> u32 {
-        self.reached.load(Ordering::Relaxed)
     }
 }
 
@@ -220,8 +210,7 @@ impl Outbound {
         timeout: Duration,
     ) -> BoxFuture<'static, Result<StreamAppendResult<TypeConfig>, RpcError>> {
         let (prev, last) = (request.prev_log_id, wire::last_of(request));
-        let message =
-            wire::append_to_wire(request, self.quorum.quorum_age_ms(), self.quorum.reached());
+        let message = wire::append_to_wire(request, self.quorum.quorum_age_ms());
         let answer = self.call(to, lane, peer_request::Body::Append(message), timeout);
         let read = move |answer| match answer {
             Ok(peer_response::Body::Append(reply)) => {

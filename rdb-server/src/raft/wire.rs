@@ -207,12 +207,11 @@ pub fn entry(wire: raft::Entry) -> Result<Entry, WireError> {
     Ok(Entry { log_id, payload })
 }
 
-/// Writes a request to append. `quorum_age_ms` and `reached` tell the follower how well its leader
-/// is connected; see [`super::QuorumView`].
+/// Writes a request to append. `quorum_age_ms` tells the follower how well its leader is
+/// connected; see [`super::QuorumView`].
 pub fn append_to_wire(
     request: &AppendEntriesRequest<TypeConfig>,
     quorum_age_ms: u64,
-    reached: u32,
 ) -> raft::AppendRequest {
     raft::AppendRequest {
         vote: Some(vote_to_wire(&request.vote)),
@@ -220,7 +219,6 @@ pub fn append_to_wire(
         entries: request.entries.iter().map(entry_to_wire).collect(),
         committed: request.leader_commit.as_ref().map(log_id_to_wire),
         quorum_age_ms,
-        reached,
     }
 }
 
