@@ -25,6 +25,7 @@ fix: setup ## format, and let clippy mend what it can
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 
 bench: setup ## put and get side by side with etcd, as ratios
+	cargo build -p rdb-server --bin rdb-server
 	cargo run -p rdb-bench --bin rdb-bench -- $(ARGS)
 
 clean: ## remove what was built (RocksDB too: minutes to build again)

@@ -18,6 +18,7 @@ use rdb_bench::target::{Kind, Target};
 use rdb_bench::{BenchError, etcd, flaredb, summary};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Measures put and get on three-node clusters that it starts itself, FlareDB and etcd by turns, and
 /// tells the ratios. Both run on this machine, together with their clients.
@@ -92,7 +93,7 @@ fn main() -> ExitCode {
         tokio::select! {
             ended = bench(&args) => ended,
             // Dropping the run ends every process that it started.
-            _ = tokio::signal::ctrl_c() => Err(BenchError("interrupted".to_owned())),
+            signal = interrupted() => Err(BenchError(signal)),
         }
     });
     match ended {
@@ -101,6 +102,21 @@ fn main() -> ExitCode {
             eprintln!("rdb-bench: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Waits to be told to end.
+async fn interrupted() -> String {
+    let terminate = signal(SignalKind::terminate());
+    let terminated = async {
+        match terminate {
+            Ok(mut terminate) => terminate.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => "interrupted".to_owned(),
+        _ = terminated => "told to end".to_owned(),
     }
 }
 

@@ -89,6 +89,12 @@ impl Failure {
                 let message = format!("the connection to {address} broke: {}", status.message());
                 Failure::local(ErrorKind::Broken, Code::Unavailable, message, true)
             }
+            // tonic's servers watch the deadline too, and call its end so.
+            None if status.code() == Code::Cancelled
+                && status.message() == TimeoutExpired(()).to_string() =>
+            {
+                Failure::deadline(address, true)
+            }
             None => {
                 let details = status.get_error_details();
                 let (reason, metadata) = match details.error_info() {
@@ -249,6 +255,18 @@ mod tests {
         let failure = Failure::from_wire(overloaded);
         assert!(!failure.may_be_applied);
         assert_eq!(failure.retry_after, Some(Duration::from_millis(50)));
+    }
+
+    #[test]
+    fn a_store_whose_watch_was_faster_says_deadline_too() {
+        let failure = Failure::from_status("a:1", &Status::cancelled("Timeout expired"));
+        assert_eq!(
+            (failure.kind, failure.code),
+            (ErrorKind::Deadline, Code::DeadlineExceeded)
+        );
+        assert!(failure.may_be_applied);
+        let other = Failure::from_status("a:1", &Status::cancelled("by the operator"));
+        assert_eq!(other.kind, ErrorKind::Refused);
     }
 
     #[test]

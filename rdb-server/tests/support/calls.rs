@@ -99,7 +99,7 @@ pub(crate) async fn channel(addr: SocketAddr) -> Channel {
         .connect_lazy()
 }
 
-/// One store's `Kv`, asked plainly. Names of keys and values are text in most tests.
+/// One store's `Kv`, asked plainly. Deletes and compare-and-swaps without an id get a fresh one. Names of keys and values are text in most tests.
 #[derive(Clone)]
 pub(crate) struct Plain {
     pub(crate) kv: KvClient<Channel>,
@@ -135,13 +135,15 @@ impl Plain {
         }
     }
 
+    /// Under a fresh request id, so that an election in between costs time and no test.
     pub(crate) async fn put(&self, key: &str, value: &str) -> Result<kv::PutResponse, Status> {
-        self.put_as(kv::PutRequest {
+        let request = kv::PutRequest {
             key: key.to_owned().into(),
             value: value.to_owned().into(),
+            request_id: id_or_fresh(""),
             ..Default::default()
-        })
-        .await
+        };
+        self.put_as(request).await
     }
 
     /// With everything but the namespace given.
@@ -166,7 +168,7 @@ impl Plain {
         let request = kv::DeleteRequest {
             namespace: self.namespace.clone(),
             key: key.to_owned().into(),
-            request_id: request_id.to_owned().into(),
+            request_id: id_or_fresh(request_id),
             ..Default::default()
         };
         Ok(self
@@ -191,7 +193,7 @@ impl Plain {
             change: Some(kv::compare_and_swap_request::Change::Value(
                 value.to_owned().into(),
             )),
-            request_id: request_id.to_owned().into(),
+            request_id: id_or_fresh(request_id),
             ..Default::default()
         };
         Ok(self
@@ -268,6 +270,14 @@ impl Plain {
             .into_iter()
             .map(|entry| (entry.key, entry.value))
             .collect())
+    }
+}
+
+/// The given id, or one that nobody used before.
+fn id_or_fresh(given: &str) -> Bytes {
+    match given {
+        "" => Bytes::copy_from_slice(uuid::Uuid::now_v7().as_bytes()),
+        id => Bytes::copy_from_slice(id.as_bytes()),
     }
 }
 

@@ -1,26 +1,23 @@
 //! A cluster of real `rdb-server` processes on this machine.
 //!
-//! Owns: processes, their data directories and logs, starting, stopping and killing them, and what
-//! they say of themselves. Stores are counted from 0 here; store `i` has the id `i + 1`.
+//! Owns the stores as a whole: starting, stopping and killing them, and what they say of themselves.
+//! One process is [`super::process`]. Stores are counted from 0 here; store `i` has the id `i + 1`.
 //!
 //! Invariants: every process is killed when the cluster is dropped; when the test is failing by then,
 //! the end of every store's log is printed.
 
 use super::http;
 use super::mesh::Mesh;
-use super::ports::Port;
+use super::process::Node;
 use super::wait::eventually;
 use rdb_client::{Client, ClientOptions};
 use rdb_proto::admin::admin_client::AdminClient;
 use rdb_proto::{admin, raft};
-use std::fs::{self, File};
 use std::net::SocketAddr;
-use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::path::Path;
+use std::process::ExitStatus;
 use std::time::Duration;
 use tempfile::TempDir;
-use tokio::time::Instant;
 
 /// Far beyond what a start needs on a busy machine.
 pub(crate) const START: Duration = Duration::from_secs(30);
@@ -31,21 +28,16 @@ const SHOWN_LINES: usize = 60;
 pub(crate) const META: u64 = 1;
 pub(crate) const DATA: u64 = 2;
 
+/// For tests that assert that nobody is elected: a machine that is busy elsewhere may starve a store for
+/// longer than the default timeouts.
+pub(crate) const SLOW_ELECTIONS: [&str; 4] =
+    ["--election-min", "800ms", "--election-max", "1600ms"];
+
 /// A cluster.
 pub(crate) struct Cluster {
     nodes: Vec<Node>,
     mesh: Option<Mesh>,
     dir: TempDir,
-}
-
-/// One store of it.
-pub(crate) struct Node {
-    port: Port,
-    http_port: Port,
-    data_dir: PathBuf,
-    log: PathBuf,
-    args: Vec<String>,
-    process: Option<Child>,
 }
 
 impl Cluster {
@@ -59,7 +51,7 @@ impl Cluster {
     /// As [`Cluster::start`], with links that can be cut.
     pub(crate) async fn start_meshed(count: usize, args: &[&str]) -> Cluster {
         let mut cluster = Cluster::prepare(count, args);
-        let addrs: Vec<SocketAddr> = cluster.nodes.iter().map(|node| node.port.addr()).collect();
+        let addrs: Vec<SocketAddr> = cluster.nodes.iter().map(|node| node.addr()).collect();
         let mesh = Mesh::start(&addrs).await;
         for (store, node) in cluster.nodes.iter_mut().enumerate() {
             let dialled = addrs.iter().enumerate().map(|(other, own)| {
@@ -85,7 +77,7 @@ impl Cluster {
         let mut nodes: Vec<Node> = (0..count)
             .map(|store| Node::new(dir.path(), store, args))
             .collect();
-        let addrs: Vec<SocketAddr> = nodes.iter().map(|node| node.port.addr()).collect();
+        let addrs: Vec<SocketAddr> = nodes.iter().map(|node| node.addr()).collect();
         if count > 1 {
             for node in &mut nodes {
                 node.set_peers(&addrs);
@@ -127,11 +119,11 @@ impl Cluster {
     }
 
     pub(crate) fn addr(&self, store: usize) -> SocketAddr {
-        self.nodes[store].port.addr()
+        self.nodes[store].addr()
     }
 
     pub(crate) fn http_addr(&self, store: usize) -> SocketAddr {
-        self.nodes[store].http_port.addr()
+        self.nodes[store].http_addr()
     }
 
     /// Where clients dial, the given store first.
@@ -159,9 +151,7 @@ impl Cluster {
     /// kill -9 of several at the same moment.
     pub(crate) fn kill_all(&mut self, stores: &[usize]) {
         for store in stores {
-            if let Some(process) = &mut self.nodes[*store].process {
-                process.kill().unwrap();
-            }
+            self.nodes[*store].start_killing();
         }
         for store in stores {
             self.nodes[*store].kill();
@@ -191,7 +181,7 @@ impl Cluster {
     }
 
     pub(crate) fn is_running(&self, store: usize) -> bool {
-        self.nodes[store].process.is_some()
+        self.nodes[store].is_running()
     }
 
     /// Waits until a store can serve all that it should.
@@ -379,196 +369,4 @@ impl Drop for Cluster {
             }
         }
     }
-}
-
-/// A process that ended by itself.
-#[derive(Clone, Debug)]
-pub(crate) struct Exit {
-    pub(crate) status: ExitStatus,
-    /// What it wrote to its two outputs.
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
-}
-
-impl Exit {
-    /// Exit 1, with one clear line: the last one on stderr, returned.
-    #[track_caller]
-    pub(crate) fn refused(&self) -> &str {
-        assert_eq!(self.status.code(), Some(1), "{self:?}");
-        assert!(!self.stderr.contains("panicked"), "{self:?}");
-        self.stderr.lines().last().unwrap_or_default()
-    }
-}
-
-impl Node {
-    fn new(dir: &Path, store: usize, args: &[&str]) -> Node {
-        let (port, http_port) = (Port::take(), Port::take());
-        let data_dir = dir.join(format!("store-{}", store + 1));
-        let own = [
-            "--store-id".to_owned(),
-            (store + 1).to_string(),
-            "--addr".to_owned(),
-            port.addr().to_string(),
-            "--http-addr".to_owned(),
-            http_port.addr().to_string(),
-            "--data-dir".to_owned(),
-            data_dir.display().to_string(),
-        ];
-        let args = own
-            .into_iter()
-            .chain(args.iter().map(|arg| (*arg).to_owned()))
-            .collect();
-        Node {
-            port,
-            http_port,
-            data_dir,
-            log: dir.join(format!("store-{}.log", store + 1)),
-            args,
-            process: None,
-        }
-    }
-
-    fn set_peers(&mut self, peers: &[SocketAddr]) {
-        self.remove_flag("--peer");
-        for (store, addr) in peers.iter().enumerate() {
-            self.args
-                .extend(["--peer".to_owned(), format!("{}={addr}", store + 1)]);
-        }
-    }
-
-    /// Takes out every use of a flag that has a value.
-    pub(crate) fn remove_flag(&mut self, flag: &str) {
-        while let Some(at) = self.args.iter().position(|arg| arg == flag) {
-            self.args.drain(at..at + 2);
-        }
-    }
-
-    /// Gives a flag another value.
-    pub(crate) fn set_flag(&mut self, flag: &str, value: &str) {
-        self.remove_flag(flag);
-        self.args.extend([flag.to_owned(), value.to_owned()]);
-    }
-
-    pub(crate) fn add_args(&mut self, args: &[String]) {
-        self.args.extend_from_slice(args);
-    }
-
-    pub(crate) fn args(&self) -> &[String] {
-        &self.args
-    }
-
-    pub(crate) fn data_dir(&self) -> &Path {
-        &self.data_dir
-    }
-
-    pub(crate) fn log(&self) -> String {
-        fs::read(&self.log)
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default()
-    }
-
-    pub(crate) fn launch(&mut self) {
-        assert!(
-            self.process.is_none(),
-            "store runs already: {:?}",
-            self.args
-        );
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(&self.log)
-            .unwrap();
-        let process = server(&self.args)
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.process = Some(process);
-    }
-
-    pub(crate) fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            // Both fail only for a process that is gone.
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-    }
-
-    fn signal(&self, signal: &str) {
-        let id = self.process.as_ref().expect("the store runs").id();
-        // The shell's own `kill`: there is one everywhere, and the standard library has none.
-        let sent = Command::new("sh")
-            .args(["-c", &format!("kill -{signal} {id}")])
-            .status()
-            .unwrap();
-        assert!(sent.success(), "kill -{signal} {id}: {sent}");
-    }
-
-    #[track_caller]
-    fn assert_running(&mut self) {
-        let ended = self
-            .process
-            .as_mut()
-            .map(|process| process.try_wait().unwrap());
-        match ended {
-            Some(None) => {}
-            Some(Some(status)) => panic!(
-                "a store ended by itself ({status}): {:?}",
-                self.log().lines().last()
-            ),
-            None => panic!("the store was not started"),
-        }
-    }
-
-    /// Waits until the process has ended by itself.
-    pub(crate) async fn wait_exit(&mut self, limit: Duration) -> ExitStatus {
-        let process = self.process.as_mut().expect("the store runs");
-        let status = eventually(limit, "the process ends by itself", async || {
-            process.try_wait().unwrap().ok_or_else(String::new)
-        })
-        .await;
-        self.process = None;
-        status
-    }
-
-    /// Runs the program with these arguments until it ends by itself.
-    pub(crate) async fn run_to_exit(args: &[String], limit: Duration) -> Exit {
-        let mut process = server(args)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let started = Instant::now();
-        while process.try_wait().unwrap().is_none() {
-            if started.elapsed() > limit {
-                process.kill().unwrap();
-                let output = process.wait_with_output().unwrap();
-                panic!(
-                    "this did not end within {limit:?}: {args:?}\n{}",
-                    String::from_utf8_lossy(&output.stderr)
-                );
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        let output = process.wait_with_output().unwrap();
-        assert_eq!(output.status.signal(), None, "{output:?}");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Exit {
-            status: output.status,
-            stdout: text(&output.stdout),
-            stderr: text(&output.stderr),
-        }
-    }
-}
-
-/// The program, without what this process's environment would configure.
-fn server(args: &[String]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rdb-server"));
-    for (name, _) in
-        std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("FLAREDB_"))
-    {
-        command.env_remove(name);
-    }
-    command.args(args).stdin(Stdio::null());
-    command
 }

@@ -8,15 +8,21 @@
 //! was another one" is "the register held another value".
 
 use super::cluster::Cluster;
+use super::wait::eventually;
 use rdb_check::{Call, Op, Outcome, Recorder, Token, check_linearizable, set};
 use rdb_client::{
     Change, Client, ClientError, ClientOptions, PutOptions, ReadOptions, ScanOptions, WriteOptions,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+/// How long a load may take to make progress; on an idle machine it is a fraction of a second.
+const MORE: Duration = Duration::from_secs(40);
 
 /// What the load is.
 #[derive(Clone, Debug)]
@@ -50,6 +56,8 @@ pub(crate) struct Load {
     recorder: Recorder,
     stop: CancellationToken,
     clients: JoinSet<Seen>,
+    /// Writes acknowledged so far.
+    acknowledged: Arc<AtomicUsize>,
 }
 
 /// What one client saw, beside the history.
@@ -87,6 +95,7 @@ impl Load {
     pub(crate) fn start(cluster: &Cluster, options: LoadOptions) -> Load {
         let recorder = Recorder::new();
         let stop = CancellationToken::new();
+        let acknowledged = Arc::new(AtomicUsize::new(0));
         let mut clients = JoinSet::new();
         for number in 0..options.clients {
             let endpoints = cluster.endpoints_from(number % cluster.len());
@@ -103,6 +112,7 @@ impl Load {
                 options: options.clone(),
                 chance: Chance(0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(number as u64 + 1)),
                 seen: Seen::default(),
+                acknowledged: acknowledged.clone(),
                 written: 0,
             };
             clients.spawn(worker.run(stop.clone()));
@@ -112,7 +122,27 @@ impl Load {
             recorder,
             stop,
             clients,
+            acknowledged,
         }
+    }
+
+    /// Waits until so many more writes were acknowledged: what follows happens under load, on a slow
+    /// machine, too.
+    pub(crate) async fn more(&self, count: usize) {
+        let goal = self.acknowledged.load(Ordering::Relaxed) + count;
+        eventually(
+            MORE,
+            &format!("{count} more writes are acknowledged"),
+            async || {
+                let now = self.acknowledged.load(Ordering::Relaxed);
+                if now >= goal {
+                    Ok(())
+                } else {
+                    Err(format!("{} are missing", goal - now))
+                }
+            },
+        )
+        .await;
     }
 
     /// Lets calls that are under way end.
@@ -177,7 +207,7 @@ impl Loaded {
             self.errors
         );
         assert!(
-            self.acks.len() > 100,
+            self.acks.len() >= 100,
             "a load that does next to nothing proves nothing"
         );
         let calls = self.calls.clone();
@@ -268,6 +298,7 @@ struct Worker {
     options: LoadOptions,
     chance: Chance,
     seen: Seen,
+    acknowledged: Arc<AtomicUsize>,
     written: u64,
 }
 
@@ -285,6 +316,26 @@ impl Worker {
             tokio::time::sleep(self.options.pace).await;
         }
         self.seen
+    }
+
+    /// Every third client names no write. Its writes are repeated only while they are certainly not
+    /// applied: a store that says so wrongly applies one twice, or one that was given up.
+    fn anonymous(&self) -> bool {
+        self.number % 3 == 2
+    }
+
+    fn put_options(&self) -> PutOptions {
+        PutOptions {
+            no_request_id: self.anonymous(),
+            ..PutOptions::default()
+        }
+    }
+
+    fn delete_options(&self) -> WriteOptions {
+        WriteOptions {
+            no_request_id: self.anonymous(),
+            ..WriteOptions::default()
+        }
     }
 
     fn fresh_value(&mut self) -> u64 {
@@ -327,7 +378,7 @@ impl Worker {
                 &self.options.namespace,
                 shared_key(key),
                 value.to_string(),
-                PutOptions::default(),
+                self.put_options(),
             )
             .await;
         self.ended(token, invoked, answer.map(|_| Outcome::Done));
@@ -341,7 +392,7 @@ impl Worker {
             .delete(
                 &self.options.namespace,
                 shared_key(key),
-                WriteOptions::default(),
+                self.delete_options(),
             )
             .await;
         self.ended(token, invoked, answer.map(|_| Outcome::Done));
@@ -362,7 +413,7 @@ impl Worker {
                 shared_key(key),
                 version,
                 change,
-                PutOptions::default(),
+                self.put_options(),
             )
             .await;
         self.ended(
@@ -382,10 +433,7 @@ impl Worker {
         match answer {
             Ok(outcome) => {
                 self.recorder.complete(token, outcome);
-                self.seen.acks.push(Ack {
-                    invoked,
-                    answered: Instant::now(),
-                });
+                self.acknowledge(invoked);
             }
             Err(error) => {
                 self.count(&error);
@@ -407,15 +455,12 @@ impl Worker {
                 &self.options.namespace,
                 key.clone(),
                 "x",
-                PutOptions::default(),
+                self.put_options(),
             )
             .await
         {
             Ok(_) => {
-                self.seen.acks.push(Ack {
-                    invoked,
-                    answered: Instant::now(),
-                });
+                self.acknowledge(invoked);
                 self.seen.acknowledged.insert(key);
             }
             Err(error) => {
@@ -428,6 +473,12 @@ impl Worker {
                 };
             }
         }
+    }
+
+    fn acknowledge(&mut self, invoked: Instant) {
+        let answered = Instant::now();
+        self.seen.acks.push(Ack { invoked, answered });
+        self.acknowledged.fetch_add(1, Ordering::Relaxed);
     }
 
     fn count(&mut self, error: &ClientError) {

@@ -57,6 +57,12 @@ impl Mesh {
         });
     }
 
+    /// A store's own requests get nowhere any more, while those of the others still reach it and are
+    /// answered: half of its network is dead.
+    pub(crate) fn mute(&self, store: usize) {
+        self.set(true, |from, _| from == store);
+    }
+
     /// Heals everything.
     pub(crate) fn heal(&self) {
         self.set(false, |_, _| true);

@@ -1,6 +1,6 @@
 //! Real `rdb-server` processes under the tests, and what looks at them from outside.
 //!
-//! Owns: processes and their life ([`cluster`]), links that can be cut ([`mesh`]), ports ([`ports`]),
+//! Owns: processes ([`process`]) and clusters of them ([`cluster`]), links that can be cut ([`mesh`]), ports ([`ports`]),
 //! plain calls and what a refusal says ([`calls`]), recorded load ([`load`]), a raw HTTP/1.1 client
 //! ([`http`]), waiting ([`wait`]). Knows nothing of what a test promises.
 //!
@@ -24,4 +24,5 @@ pub(crate) mod http;
 pub(crate) mod load;
 pub(crate) mod mesh;
 pub(crate) mod ports;
+pub(crate) mod process;
 pub(crate) mod wait;

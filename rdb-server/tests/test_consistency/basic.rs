@@ -4,7 +4,6 @@ use crate::support::calls::{Plain, linearizable, text};
 use crate::support::cluster::{Cluster, DATA};
 use crate::support::load::{Load, LoadOptions};
 use rdb_proto::kv::{self, Mode, Receipt};
-use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_of_one_serves_every_operation() {
@@ -176,16 +175,15 @@ async fn quorum_write_and_read() {
             ..LoadOptions::default()
         },
     );
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    load.more(500).await;
     let loaded = load.stop().await;
     println!(
         "longest time without an acknowledged write: {:?}",
         loaded.longest_silence()
     );
-    assert!(
-        loaded.errors.is_empty(),
-        "nothing failed, so nothing may be refused: {:?}",
-        loaded.errors
-    );
+    // Nothing failed; a starved machine may still hold an election, and a nameless write under way then
+    // is of unknown outcome.
+    let explained = |reason: &String| reason == "OUTCOME_UNKNOWN";
+    assert!(loaded.errors.keys().all(explained), "{:?}", loaded.errors);
     loaded.judge(&cluster).await;
 }

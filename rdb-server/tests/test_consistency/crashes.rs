@@ -1,7 +1,7 @@
 //! kill -9 of a leader, of a majority, of all.
 
 use crate::support::calls::{PATIENT, Plain, Refusal, refused, text};
-use crate::support::cluster::{Cluster, DATA};
+use crate::support::cluster::{Cluster, DATA, SLOW_ELECTIONS};
 use crate::support::load::{Load, LoadOptions};
 use crate::support::wait::eventually;
 use rdb_proto::kv;
@@ -18,14 +18,14 @@ async fn leader_killed_under_load_loses_nothing() {
     let load = Load::start(&cluster, LoadOptions::default());
     let mut faults = Vec::new();
     for _ in 0..2 {
-        tokio::time::sleep(Duration::from_millis(1500)).await;
+        load.more(150).await;
         let leader = cluster.leader_of(DATA).await;
         faults.push(Instant::now());
         cluster.kill(leader);
-        tokio::time::sleep(Duration::from_millis(2500)).await;
+        load.more(150).await;
         cluster.restart(leader).await;
     }
-    tokio::time::sleep(Duration::from_millis(1000)).await;
+    load.more(150).await;
     let loaded = load.stop().await;
     for fault in faults {
         let outage = loaded.outage(fault);
@@ -202,7 +202,7 @@ async fn all_killed_at_once_and_restarted() {
     );
     let mut restarts = Vec::new();
     for _ in 0..2 {
-        tokio::time::sleep(Duration::from_millis(1500)).await;
+        load.more(150).await;
         cluster.kill_all(&[0, 1, 2]);
         for store in 0..3 {
             cluster.launch(store);
@@ -210,7 +210,7 @@ async fn all_killed_at_once_and_restarted() {
         restarts.push(Instant::now());
         cluster.wait_all_ready().await;
     }
-    tokio::time::sleep(Duration::from_millis(1000)).await;
+    load.more(150).await;
     let loaded = load.stop().await;
     for restart in restarts {
         let outage = loaded.outage(restart);
@@ -228,7 +228,7 @@ async fn all_killed_at_once_and_restarted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_killed_and_restarted_costs_no_write() {
-    let mut cluster = Cluster::start(3, &[]).await;
+    let mut cluster = Cluster::start(3, &SLOW_ELECTIONS).await;
     let leader = cluster.leader_of(DATA).await;
     let follower = cluster.other_than(&[leader]);
     let store = Plain::on(&cluster, leader).await;

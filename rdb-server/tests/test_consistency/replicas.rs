@@ -1,13 +1,12 @@
 //! Regions and replicas: several regions at once, snapshots, equal digests.
 
 use crate::support::calls::{PATIENT, Plain, linearizable, stale, text};
-use crate::support::cluster::{Cluster, DATA};
+use crate::support::cluster::{Cluster, DATA, SLOW_ELECTIONS};
 use crate::support::load::{Load, LoadOptions};
 use crate::support::wait::eventually;
 use rdb_check::convergence::{self, Replica};
 use rdb_proto::kv::{self, batch_request, batch_response};
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 /// Waits until all replicas of a region have applied the same index, and asserts that they then have
 /// equal digests, counts and scans.
@@ -70,10 +69,10 @@ pub(crate) async fn assert_replicas_agree(cluster: &Cluster, region: u64) {
 async fn replicas_agree_on_digests() {
     let mut cluster = Cluster::start(3, &[]).await;
     let load = Load::start(&cluster, LoadOptions::default());
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    load.more(150).await;
     let follower = cluster.other_than(&[cluster.leader_of(DATA).await]);
     cluster.kill(follower);
-    tokio::time::sleep(Duration::from_millis(1000)).await;
+    load.more(150).await;
     cluster.restart(follower).await;
     load.stop().await.judge(&cluster).await;
     assert_replicas_agree(&cluster, DATA).await;
@@ -159,7 +158,11 @@ async fn batch(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_data_regions_in_one_cluster() {
-    let mut cluster = Cluster::start(3, &["--bootstrap-split", "1/m"]).await;
+    let mut cluster = Cluster::start(
+        3,
+        &[&["--bootstrap-split", "1/m"], &SLOW_ELECTIONS[..]].concat(),
+    )
+    .await;
     let left = DATA;
     let right = DATA + 1;
     let status = cluster.cluster_status(0).await.unwrap();
