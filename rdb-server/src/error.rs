@@ -174,7 +174,7 @@ impl From<rdb_storage::StorageError> for Error {
     }
 }
 
-/// The table of surface.md: a reason's gRPC code.
+/// The table of errors (specs/003-kvs-consistency/contracts/grpc.md): a reason's gRPC code.
 pub fn code(reason: Reason) -> Code {
     match reason {
         Reason::NoQuorum

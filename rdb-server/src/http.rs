@@ -72,7 +72,13 @@ impl Probes {
             problem: (open < planned).then(|| format!("{open} of {planned} regions are open")),
         });
         for peer in self.manager.peers() {
-            let problem = (!peer.quorum().available()).then(|| peer.quorum().lost(None).message);
+            let problem = if !peer.quorum().available() {
+                Some(peer.quorum().lost(None).message)
+            } else if !peer.quorum().confirmed() {
+                Some("no leader with a quorum was heard of since the start".into())
+            } else {
+                None
+            };
             checks.push(Check {
                 name: format!("region {}", peer.id()),
                 problem,

@@ -40,6 +40,16 @@ fn main() -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
+    for (name, _) in loaded
+        .config
+        .namespaces
+        .iter()
+        .filter(|(_, namespace)| namespace.mode.is_none())
+    {
+        tracing::warn!(
+            "namespaces.{name} names no mode: it declares nothing, and its other keys have no effect"
+        );
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -40,7 +40,7 @@ use rdb_storage::{
     StorageError, WriteBatch,
 };
 use rdb_types::{GlobalKey, NamespaceId, Reason, RegionId, StoreId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -214,6 +214,9 @@ impl Store {
             .iter()
             .filter_map(|(id, address)| Some((StoreId::new(u64::from(*id))?, address.clone())))
             .collect();
+        if let Some(plan) = &plan {
+            same_members(plan, me, &peers)?;
+        }
         let cluster = Cluster::new(member.clone(), &peers, plan)
             .ok_or_else(|| StartError::Disk("the store has no id".into()))?;
 
@@ -436,6 +439,31 @@ fn stored_plan(engine: &dyn Engine) -> Result<Option<ClusterPlan>, StorageError>
             .map(Some)
             .map_err(|error| StorageError::corruption("the cluster's plan", error.to_string())),
     }
+}
+
+/// A directory of another cluster under the same store id must not be served as if it were this one's:
+/// where `--peer` names the members, they are the members of the plan.
+fn same_members(
+    plan: &ClusterPlan,
+    me: StoreId,
+    peers: &BTreeMap<StoreId, String>,
+) -> Result<(), StartError> {
+    if peers.is_empty() {
+        return Ok(());
+    }
+    let ids = |stores: &mut dyn Iterator<Item = u32>| stores.collect::<BTreeSet<u32>>();
+    let listed = ids(&mut peers
+        .keys()
+        .chain([&me])
+        .map(|store| u32::from(store.get())));
+    let members = ids(&mut plan.members.iter().map(|member| member.store_id));
+    if listed == members {
+        return Ok(());
+    }
+    Err(StartError::Disk(format!(
+        "the data directory belongs to cluster {} with the members {members:?}, but --peer lists {listed:?}: use the directory of this cluster, or the --peer list of that one",
+        plan.cluster_id
+    )))
 }
 
 /// The regions that a cluster starts with: the meta region, and the data regions between the splits.

@@ -3,7 +3,7 @@
 //!
 //! Owns what all of these tests check. The way in: `arguments.rs` (keys, values, names, numbers),
 //! `messages.rs` (bytes that are no good messages), `ports.rs` (bytes that are no messages at all, and
-//! what probes and tools ask). The limits are those of `surface.md`.
+//! what probes and tools ask). The limits are those of `contracts/grpc.md`.
 
 #![allow(
     clippy::unwrap_used,

@@ -336,12 +336,16 @@ async fn a_store_of_another_cluster_is_refused_and_both_go_on() {
     other.kill(0);
     let stranger = one.addr(1);
     let own = other.addr(0);
-    other.node_mut(0).add_args(&[
+    let mut misled = other.node(0).args().to_vec();
+    misled.extend([
         "--peer".to_owned(),
         format!("1={own}"),
         "--peer".to_owned(),
         format!("2={stranger}"),
     ]);
+    // Its directory knows better: it is not served as if it were the other cluster's.
+    let exit = Node::run_to_exit(&misled, ENDS).await;
+    assert!(exit.refused().contains("belongs to cluster"), "{exit:?}");
     other.restart(0).await;
     assert_eq!(
         text(&Plain::on(&other, 0).await.get("k").await.unwrap()).as_deref(),

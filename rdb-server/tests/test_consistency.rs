@@ -1,4 +1,4 @@
-//! What `consistency.md` and `reliability.md` promise of strong namespaces, held against real
+//! What `specs/003-kvs-consistency/spec.md` promises of strong namespaces, held against real
 //! `rdb-server` processes: killed, stopped, frozen, cut off, and started again.
 //!
 //! The way in: `basic.rs` (no fault at all), `crashes.rs`, `partitions.rs`, `replicas.rs` (regions,

@@ -37,7 +37,7 @@ pub struct Cli {
     /// Where to serve gRPC [default: 127.0.0.1:50051]
     #[arg(long, value_name = "IP:PORT", help_heading = "Store")]
     pub addr: Option<String>,
-    /// Where to serve HTTP: JSON, metrics, probes [default: 127.0.0.1:50061]
+    /// Where to serve HTTP: metrics and probes [default: 127.0.0.1:50061]
     #[arg(long, value_name = "IP:PORT", help_heading = "Store")]
     pub http_addr: Option<String>,
     /// Address under which others reach this store [default: --addr]

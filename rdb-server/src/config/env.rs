@@ -20,6 +20,8 @@ use super::value::{Value, bad};
 pub(crate) const PREFIX: &str = "FLAREDB_";
 /// Names the configuration file, as `--config` does.
 pub(crate) const CONFIG_FILE: &str = "FLAREDB_CONFIG";
+/// What `flaredb` reads.
+const CLIENT_ENDPOINTS: &str = "FLAREDB_ENDPOINTS";
 /// Between section and key.
 const SEPARATOR: &str = "__";
 
@@ -53,7 +55,8 @@ pub(crate) fn read(variables: &BTreeMap<String, String>) -> Layer {
         let Some(rest) = name.strip_prefix(PREFIX) else {
             continue;
         };
-        if name == CONFIG_FILE {
+        // The endpoints are for the clients that share this environment.
+        if name == CONFIG_FILE || name == CLIENT_ENDPOINTS {
             continue;
         }
         let rest = rest.to_ascii_lowercase();

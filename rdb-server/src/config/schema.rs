@@ -40,7 +40,7 @@ pub struct StoreConfig {
     pub id: u16,
     /// Where gRPC (clients and other stores) is served.
     pub addr: SocketAddr,
-    /// Where HTTP (JSON, metrics, probes) is served.
+    /// Where HTTP (metrics, probes) is served.
     pub http_addr: SocketAddr,
     /// `host:port` under which others reach this store, where that differs from `addr`.
     pub advertise_addr: Option<String>,

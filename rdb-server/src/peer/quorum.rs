@@ -14,6 +14,7 @@ use openraft::{Instant as _, ServerState};
 use parking_lot::Mutex;
 use rdb_types::{Reason, RegionId, StoreId};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -43,6 +44,8 @@ pub struct QuorumWatch {
     view: Arc<QuorumView>,
     /// The latest moment at which a leader is known to have had a quorum; at first the start.
     last_good: Mutex<Instant>,
+    /// Whether that was ever more than the start.
+    seen: AtomicBool,
 }
 
 impl QuorumWatch {
@@ -63,6 +66,7 @@ impl QuorumWatch {
             contacts,
             view,
             last_good: Mutex::new(Instant::now()),
+            seen: AtomicBool::new(false),
         }
     }
 
@@ -71,6 +75,7 @@ impl QuorumWatch {
         if let Some(at) = Instant::now().checked_sub(quorum_age) {
             let mut good = self.last_good.lock();
             *good = good.max(at);
+            self.seen.store(true, Ordering::Relaxed);
         }
     }
 
@@ -93,6 +98,7 @@ impl QuorumWatch {
         let mut good = self.last_good.lock();
         if let Some(at) = acked.and_then(|age| Instant::now().checked_sub(age)) {
             *good = good.max(at);
+            self.seen.store(true, Ordering::Relaxed);
         }
         good.elapsed()
     }
@@ -104,6 +110,11 @@ impl QuorumWatch {
     /// Whether there is a leader with a quorum, or was within `quorum_timeout`.
     pub fn available(&self) -> bool {
         self.age() < self.timeout()
+    }
+
+    /// Whether a leader with a quorum is known now, and not only hoped for since the start.
+    pub fn confirmed(&self) -> bool {
+        self.available() && self.seen.load(Ordering::Relaxed)
     }
 
     /// Where a request has to go now.
@@ -173,8 +184,13 @@ impl QuorumWatch {
             Some(Outcome::Unknown) => "; whether the write was applied is not known",
             None => "; a stale read still works (consistency = stale)",
         };
+        let but = if reached >= needed {
+            ", but none that leads"
+        } else {
+            ""
+        };
         let message = format!(
-            "region {region} has had no leader with a quorum for {seconds:.1} s: store {} reaches {reached} of {needed} needed replicas{tail}. Check the stores and the network between them with `flaredb status`",
+            "region {region} has had no leader with a quorum for {seconds:.1} s: store {} reaches {reached} of {needed} needed replicas{but}{tail}. Check the stores and the network between them with `flaredb status`",
             self.me
         );
         let error = Error::new(Reason::NoQuorum, message)

@@ -98,7 +98,6 @@ pub struct RegionMachine {
     engine: Arc<dyn Engine>,
     committer: Committer,
     cell: Arc<SummaryCell>,
-    snapshots_made: u64,
 }
 
 impl RegionMachine {
@@ -117,7 +116,6 @@ impl RegionMachine {
             engine,
             committer,
             cell,
-            snapshots_made: 0,
         })
     }
 
@@ -127,15 +125,11 @@ impl RegionMachine {
     }
 
     /// Freezes the region as it is now. The rows that describe it are part of it.
-    fn freeze(&mut self) -> Snapshot {
-        self.snapshots_made += 1;
+    /// What lies at one index is always the same, and so is the id: a transfer that was given up goes on
+    /// where it was.
+    fn freeze(&self) -> Snapshot {
         let index = self.state.applied.map_or(0, |id| id.index);
-        let id = format!(
-            "{}-{}-{index}-{}",
-            self.me,
-            self.state.id(),
-            self.snapshots_made
-        );
+        let id = format!("{}-{}-{index}", self.me, self.state.id());
         let ranges = layout::replicated_ranges(&self.state.descriptor);
         Snapshot {
             meta: SnapshotMeta {

@@ -49,7 +49,7 @@ impl Refusal {
         self.metadata.get(key).map_or("", String::as_str)
     }
 
-    /// Whether it is this row of the table in surface.md.
+    /// Whether it is this row of the table of errors.
     #[track_caller]
     pub(crate) fn is(&self, code: Code, reason: &str) -> &Refusal {
         assert_eq!(

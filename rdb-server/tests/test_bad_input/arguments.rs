@@ -1,4 +1,4 @@
-//! Keys, values, names, lifetimes and deadlines beyond what `surface.md` allows.
+//! Keys, values, names, lifetimes and deadlines beyond what `contracts/grpc.md` allows.
 
 use crate::support::calls::{channel, refused, text, timed};
 use crate::{KIB, MIB, assert_invalid, assert_serves, one, put_request};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Code;
 
-/// What reliability.md allows after a leader's death is 3 s; the rest is for a busy test machine.
+/// The aim after a leader's death is 3 s; the rest is for a busy test machine.
 const WRITES_AGAIN: Duration = Duration::from_secs(8);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -45,7 +45,7 @@ async fn leader_killed_under_load_loses_nothing() {
     loaded.judge(&cluster).await;
 }
 
-/// Asserts a refusal for want of a quorum, with all that the table of surface.md promises.
+/// Asserts a refusal for want of a quorum, with all that the table of errors promises.
 #[track_caller]
 fn assert_no_quorum(refusal: &Refusal, outcomes: &[&str]) {
     refusal.is(Code::Unavailable, "NO_QUORUM");

@@ -11,10 +11,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::Code;
 
-/// A minority answers NO_QUORUM within this (reliability.md).
+/// A minority answers NO_QUORUM within this.
 const MINORITY_KNOWS: Duration = Duration::from_secs(5);
 
-/// And the majority writes again within this; 3 s in reliability.md, the rest is for a busy machine.
+/// And the majority writes again within this; 3 s is the aim, the rest is for a busy machine.
 const MAJORITY_WRITES: Duration = Duration::from_secs(8);
 
 /// Reads a register at a store and records what came of it.

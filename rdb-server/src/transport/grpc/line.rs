@@ -267,7 +267,9 @@ impl Line {
             (waiting, outbound, was_open, state.failures)
         };
         // Once for each change; the attempts that follow are routine.
-        if was_open || failures == 1 {
+        if (was_open || failures == 1) && why.contains("REFUSED") {
+            tracing::warn!(store = %self.link.to, lane = ?self.lane, why, "refused");
+        } else if was_open || failures == 1 {
             tracing::info!(store = %self.link.to, lane = ?self.lane, why, "disconnected");
         } else {
             tracing::debug!(store = %self.link.to, lane = ?self.lane, why, failures, "still not connected");
