@@ -1,5 +1,6 @@
 # What can be done here; each target is a line or two over cargo or a script, which work alone too.
-# All of them build in cargo's dev profile (optimised, see Cargo.toml), so RocksDB is compiled once.
+# Demo and bench build in cargo's dev profile (optimised); tests leave only our own crates unoptimised
+# (see Cargo.toml), so RocksDB is compiled once.
 # Arguments are passed on: make demo ARGS="--help", make bench ARGS="--help".
 
 .DEFAULT_GOAL := help
