@@ -1,6 +1,7 @@
 //! The `Admin` service: what an operator asks of the cluster beyond namespaces.
 
 use crate::error::Error;
+use crate::grpc_edge::deadline_of;
 use crate::namespace::Namespaces;
 use crate::peer_manager::PeerManager;
 use crate::stores::Stores;
@@ -40,8 +41,9 @@ impl Admin for AdminService {
     /// does.
     async fn cluster_status(
         &self,
-        _: Request<admin::ClusterStatusRequest>,
+        request: Request<admin::ClusterStatusRequest>,
     ) -> Result<Response<admin::ClusterStatusResponse>, Status> {
+        deadline_of(&request);
         let tables = self.namespaces.tables();
         let statuses = self.stores.statuses(&tables).await;
         let stores = statuses
@@ -74,6 +76,7 @@ impl Admin for AdminService {
         &self,
         request: Request<admin::TransferLeaderRequest>,
     ) -> Result<Response<admin::TransferLeaderResponse>, Status> {
+        deadline_of(&request);
         let request = request.into_inner();
         let to = match request.to_store {
             0 => None,

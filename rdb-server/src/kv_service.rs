@@ -4,6 +4,7 @@
 
 use crate::config::LiveConfig;
 use crate::error::{Error, Outcome};
+use crate::grpc_edge::{LONGEST_CALL, deadline_of, in_our_words};
 use crate::metrics::{Metrics, Timed};
 use crate::router::{Found, Read, Router, ScanSpec, Written};
 use bytes::Bytes;
@@ -25,8 +26,6 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// The longest time to live: 100 years. A longer one is a mistake in its unit.
 pub const MAX_TTL_MS: i64 = 100 * 366 * 24 * 3600 * 1000;
-/// The longest that a call may wait, whatever its caller says.
-const LONGEST_CALL: Duration = Duration::from_secs(3600);
 /// Messages of one batch stream that are worked on at once; then no more is read from it.
 const BATCH_WINDOW: usize = 64;
 
@@ -48,16 +47,23 @@ impl KvService {
         }
     }
 
-    fn deadline(&self, timeout: Option<Duration>) -> Result<Instant, Error> {
+    /// Until when an operation may wait that its caller gives so long; `None`: he did not say.
+    fn deadline(&self, timeout: Option<Duration>) -> Instant {
         let timeout = timeout.unwrap_or_else(|| self.config.load().consistency.request_timeout);
-        if timeout.is_zero() {
+        Instant::now() + timeout.min(LONGEST_CALL)
+    }
+
+    /// The deadline of a call: its caller's, or the default. One that has passed is refused.
+    fn in_time(&self, deadline: Option<Instant>) -> Result<Instant, Error> {
+        let deadline = deadline.unwrap_or_else(|| self.deadline(None));
+        if deadline <= Instant::now() {
             return Err(Error::new(
                 Reason::DeadlineExceeded,
-                "the deadline had passed when the request came",
+                "the deadline had passed when the request came; give it more time",
             )
             .outcome(Outcome::NotApplied));
         }
-        Ok(Instant::now() + timeout.min(LONGEST_CALL))
+        Ok(deadline)
     }
 
     fn check_key(&self, key: &Bytes) -> Result<(), Error> {
@@ -225,12 +231,12 @@ impl KvService {
     async fn unary(
         &self,
         method: &'static str,
-        timeout: Option<Duration>,
+        deadline: Option<Instant>,
         op: batch_request::Op,
     ) -> Result<batch_response::Result, Status> {
         let timed = Timed::start(&self.metrics, method, namespace_of(&op));
         let result = async {
-            let deadline = self.deadline(timeout).map_err(|error| (error, false))?;
+            let deadline = self.in_time(deadline).map_err(|error| (error, false))?;
             let group = self.decode(op).map_err(|error| (error, false))?.alone();
             let mut answers = self.run(group, deadline).await;
             answers.pop().map_or_else(
@@ -243,6 +249,20 @@ impl KvService {
         result.map_err(|(error, has_id)| error.to_status(has_id))
     }
 
+    /// What a batch stream ends with whose next message could not be taken.
+    fn end_of_stream(&self, status: Status) -> Status {
+        let max_request_bytes = self.config.load().limits.max_request.as_bytes();
+        match in_our_words(&status, max_request_bytes) {
+            Some(mut error) => {
+                error.message.push_str(
+                    ". The stream ends with it; the messages before it were answered each on its own",
+                );
+                error.to_status(false)
+            }
+            None => status,
+        }
+    }
+
     /// One message of a batch stream: its operations grouped by namespace and kind, one answer message
     /// for each group.
     fn message(&self, message: kv::BatchRequest) -> Vec<BoxFuture<'static, kv::BatchResponse>> {
@@ -252,7 +272,7 @@ impl KvService {
         let also = std::mem::take(&mut message.also);
         for request in std::iter::once(message).chain(also) {
             let id = request.id;
-            let timeout_ms = request.timeout_ms;
+            let timeout_ms = request.timeout_ms.min(LONGEST_CALL.as_millis() as u64);
             let decoded = match request.op {
                 Some(op) => self.decode(op),
                 None => Err(Error::invalid("op", "this operation is empty, or of a kind that this store does not know; upgrade it").outcome(Outcome::NotApplied)),
@@ -286,14 +306,7 @@ impl KvService {
                         "Write"
                     };
                     let timed = Timed::start(&service.metrics, method, &namespace);
-                    let answers = match service.deadline(timeout) {
-                        Ok(deadline) => service.run(group, deadline).await,
-                        Err(error) => group
-                            .ids()
-                            .iter()
-                            .map(|id| (*id, Err((error.clone(), false))))
-                            .collect(),
-                    };
+                    let answers = service.run(group, service.deadline(timeout)).await;
                     timed.done_all(
                         answers
                             .iter()
@@ -475,26 +488,6 @@ fn response_of(answers: Vec<Answer>) -> kv::BatchResponse {
     }
 }
 
-/// The caller's deadline, from the `grpc-timeout` header.
-pub fn timeout_of<T>(request: &Request<T>) -> Option<Duration> {
-    let text = request.metadata().get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let amount: u64 = digits.parse().ok()?;
-    let timeout = match unit {
-        "H" => Duration::from_secs(amount.saturating_mul(3600)),
-        "M" => Duration::from_secs(amount.saturating_mul(60)),
-        "S" => Duration::from_secs(amount),
-        "m" => Duration::from_millis(amount),
-        "u" => Duration::from_micros(amount),
-        "n" => Duration::from_nanos(amount),
-        _ => return None,
-    };
-    // A little less than the header says, so that our answer with its reason and outcome comes before
-    // the transport gives the call up on its own.
-    let timeout = timeout.min(LONGEST_CALL);
-    Some(timeout.saturating_sub((timeout / 10).min(Duration::from_millis(20))))
-}
-
 fn other_answer() -> Status {
     Status::internal("the store answered another operation than was asked; please report this")
 }
@@ -505,9 +498,13 @@ impl Kv for KvService {
         &self,
         request: Request<kv::GetRequest>,
     ) -> Result<Response<kv::GetResponse>, Status> {
-        let timeout = timeout_of(&request);
+        let deadline = deadline_of(&request);
         match self
-            .unary("Get", timeout, batch_request::Op::Get(request.into_inner()))
+            .unary(
+                "Get",
+                deadline,
+                batch_request::Op::Get(request.into_inner()),
+            )
             .await?
         {
             batch_response::Result::Get(response) => Ok(Response::new(response)),
@@ -519,9 +516,13 @@ impl Kv for KvService {
         &self,
         request: Request<kv::PutRequest>,
     ) -> Result<Response<kv::PutResponse>, Status> {
-        let timeout = timeout_of(&request);
+        let deadline = deadline_of(&request);
         match self
-            .unary("Put", timeout, batch_request::Op::Put(request.into_inner()))
+            .unary(
+                "Put",
+                deadline,
+                batch_request::Op::Put(request.into_inner()),
+            )
             .await?
         {
             batch_response::Result::Put(response) => Ok(Response::new(response)),
@@ -533,11 +534,11 @@ impl Kv for KvService {
         &self,
         request: Request<kv::DeleteRequest>,
     ) -> Result<Response<kv::DeleteResponse>, Status> {
-        let timeout = timeout_of(&request);
+        let deadline = deadline_of(&request);
         match self
             .unary(
                 "Delete",
-                timeout,
+                deadline,
                 batch_request::Op::Delete(request.into_inner()),
             )
             .await?
@@ -551,11 +552,11 @@ impl Kv for KvService {
         &self,
         request: Request<kv::CompareAndSwapRequest>,
     ) -> Result<Response<kv::CompareAndSwapResponse>, Status> {
-        let timeout = timeout_of(&request);
+        let deadline = deadline_of(&request);
         match self
             .unary(
                 "CompareAndSwap",
-                timeout,
+                deadline,
                 batch_request::Op::CompareAndSwap(request.into_inner()),
             )
             .await?
@@ -571,11 +572,11 @@ impl Kv for KvService {
         &self,
         request: Request<kv::ScanRequest>,
     ) -> Result<Response<Self::ScanStream>, Status> {
-        let timeout = timeout_of(&request);
+        let deadline = deadline_of(&request);
         let scan = request.into_inner();
         let timed = Timed::start(&self.metrics, "Scan", &scan.namespace);
         let result = async {
-            let deadline = self.deadline(timeout)?;
+            let deadline = self.in_time(deadline)?;
             let by_prefix = !scan.prefix.is_empty();
             if by_prefix && !(scan.start.is_empty() && scan.end.is_empty()) {
                 return Err(Error::invalid(
@@ -627,12 +628,14 @@ impl Kv for KvService {
         &self,
         request: Request<Streaming<kv::BatchRequest>>,
     ) -> Result<Response<Self::BatchStream>, Status> {
+        deadline_of(&request);
         let mut requests = request.into_inner();
         let (answers, reader) = mpsc::channel(BATCH_WINDOW);
         let service = self.clone();
         tokio::spawn(async move {
             let mut work = FuturesUnordered::new();
             let mut open = true;
+            let mut end = None;
             while open || !work.is_empty() {
                 tokio::select! {
                     Some(response) = work.next(), if !work.is_empty() => {
@@ -646,12 +649,16 @@ impl Kv for KvService {
                             tokio::spawn(part).map(Result::unwrap_or_default)
                         })),
                         Some(Err(status)) => {
-                            let _ = answers.send(Err(status)).await;
+                            end = Some(service.end_of_stream(status));
                             open = false;
                         }
                         None => open = false,
                     },
                 }
+            }
+            // Last, because it ends the stream: every message before it has its answer by now.
+            if let Some(status) = end {
+                let _ = answers.send(Err(status)).await; // the reader may be gone
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(reader))))

@@ -5,6 +5,7 @@
 //! | [`server`] | what a store is made of, and the order in which it starts and stops |
 //! | [`config`] | every key of the configuration |
 //! | [`kv_service`], [`raft_service`], [`admin_service`], [`http`] | the edges: decode, validate, decide nothing |
+//! | [`grpc_edge`] | what gRPC would answer by itself, in our words and in time |
 //! | [`router`], [`namespace`], [`session`] | from names and keys to regions, and back to one answer |
 //! | [`peer_manager`], [`peer`] | the replicas of this store; a region's writes, reads and quorum |
 //! | [`region`] | what a log entry does to a region's data |
@@ -20,6 +21,7 @@ pub mod cluster;
 pub mod config;
 pub mod contacts;
 pub mod error;
+pub mod grpc_edge;
 pub mod http;
 pub mod kv_service;
 pub mod layout_store;

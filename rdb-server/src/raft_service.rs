@@ -3,7 +3,8 @@
 //! Decodes, asks the tables and the regions, encodes. What is not built yet says so.
 
 use crate::error::Error;
-use crate::kv_service::{not_built, timeout_of};
+use crate::grpc_edge::deadline_of;
+use crate::kv_service::not_built;
 use crate::namespace::Namespaces;
 use crate::peer_manager::PeerManager;
 use crate::region::meta::{self, MetaState};
@@ -35,15 +36,16 @@ impl ModeService {
     }
 
     fn deadline<T>(&self, request: &Request<T>) -> Instant {
-        Instant::now()
-            + timeout_of(request).unwrap_or_else(|| {
-                self.manager
+        deadline_of(request).unwrap_or_else(|| {
+            Instant::now()
+                + self
+                    .manager
                     .context()
                     .config
                     .load()
                     .consistency
                     .request_timeout
-            })
+        })
     }
 
     /// A namespace as this store sees it. Counts are those of this replica.

@@ -11,6 +11,7 @@ use crate::cluster::{Cluster, Step};
 use crate::config::{Config, EngineKind, KeyChange, LiveConfig};
 use crate::contacts::{Contacts, Listening};
 use crate::error::Error;
+use crate::grpc_edge::EdgeLayer;
 use crate::http::{self, Probes};
 use crate::kv_service::KvService;
 use crate::layout_store as layout;
@@ -540,6 +541,7 @@ impl Parts {
         let server = options
             .server()
             .max_concurrent_streams(Some(1024))
+            .layer(EdgeLayer::new(max_request as u64))
             .add_service(health)
             .add_optional_service(reflection().build_v1().ok())
             .add_optional_service(reflection().build_v1alpha().ok())

@@ -1,6 +1,6 @@
 //! Messages that are too large, of another version, broken, or none; and batches with some of each.
 
-use crate::support::calls::refused;
+use crate::support::calls::{Refusal, refused};
 use crate::support::cluster::Cluster;
 use crate::{MIB, assert_serves, one, put_request};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -11,11 +11,7 @@ use tonic::Code;
 /// A call whose message is given as bytes, framed already.
 async fn raw(cluster: &Cluster, path: &'static str, frame: Bytes) -> Result<Bytes, tonic::Status> {
     let connection = h2_connection(cluster).await;
-    let request = tonic::codegen::http::Request::post(format!("http://{}{path}", cluster.addr(0)))
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .body(())
-        .unwrap();
+    let request = post(cluster, path).body(()).unwrap();
     let (answer, mut body) = connection
         .ready()
         .await
@@ -24,6 +20,16 @@ async fn raw(cluster: &Cluster, path: &'static str, frame: Bytes) -> Result<Byte
         .unwrap();
     // The answer may be there before all was sent.
     let _ = body.send_data(frame, true);
+    answered(answer).await
+}
+
+fn post(cluster: &Cluster, path: &str) -> tonic::codegen::http::request::Builder {
+    tonic::codegen::http::Request::post(format!("http://{}{path}", cluster.addr(0)))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+}
+
+async fn answered(answer: h2::client::ResponseFuture) -> Result<Bytes, tonic::Status> {
     let mut answer = answer.await.unwrap();
     let mut bytes = BytesMut::new();
     while let Some(data) = answer.body_mut().data().await {
@@ -64,27 +70,118 @@ async fn messages_have_a_limit() {
             })
             .await,
     );
-    // Refused before it was read: nobody knows what it was, so there is no ErrorInfo.
-    assert!(
-        matches!(refusal.code, Code::OutOfRange | Code::ResourceExhausted),
-        "{refusal:?}"
-    );
-    assert!(
-        refusal.message.contains("4194304"),
-        "the limit is named: {refusal:?}"
-    );
+    too_large(&refusal);
     // A frame that claims to be 1 GiB, and brings 10 bytes.
     let mut frame = BytesMut::new();
     frame.put_u8(0);
     frame.put_u32(1 << 30);
     frame.put_slice(&[0; 10]);
-    let refusal = refused(raw(&cluster, "/flaredb.kv.v1.Kv/Put", frame.freeze()).await);
-    assert!(
-        matches!(refusal.code, Code::OutOfRange | Code::ResourceExhausted),
-        "{refusal:?}"
-    );
+    too_large(&refused(
+        raw(&cluster, "/flaredb.kv.v1.Kv/Put", frame.freeze()).await,
+    ));
     assert!(!store.get("k").await.unwrap().found);
     assert_serves(&cluster, "large messages").await;
+}
+
+/// What a message over `limits.max_request` is answered with, wherever it came in.
+#[track_caller]
+fn too_large(refusal: &Refusal) {
+    refusal
+        .is(Code::InvalidArgument, "INVALID_ARGUMENT")
+        .field("message")
+        .outcome("not_applied");
+    assert_eq!(refusal.meta("limit"), "4194304", "{refusal:?}");
+    assert!(
+        refusal.message.contains("limits.max_request"),
+        "{refusal:?}"
+    );
+    assert_eq!(refusal.retry_after, None, "{refusal:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_too_large_ends_its_stream_after_the_answers_before_it() {
+    let (cluster, store) = one().await;
+    let put = |id: u64, value: Vec<u8>| kv::BatchRequest {
+        id,
+        op: Some(batch_request::Op::Put(kv::PutRequest {
+            key: format!("k{id}").into(),
+            value: value.into(),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    // Many before it, so that some are under way when it comes.
+    let before = (1..=40).map(|id| put(id, vec![1; 100_000]));
+    let messages: Vec<_> = before.chain([put(99, vec![1; 5 * MIB])]).collect();
+    let mut answers = store
+        .kv
+        .clone()
+        .batch(futures::stream::iter(messages))
+        .await
+        .unwrap()
+        .into_inner();
+    let mut answered = std::collections::BTreeSet::new();
+    let end = loop {
+        match answers.message().await {
+            Ok(Some(answer)) => {
+                for one in std::iter::once(&answer).chain(&answer.also) {
+                    assert!(
+                        matches!(one.result, Some(batch_response::Result::Put(_))),
+                        "{one:?}"
+                    );
+                    answered.insert(one.id);
+                }
+            }
+            end => break end,
+        }
+    };
+    too_large(&refused(end));
+    assert_eq!(
+        answered.into_iter().collect::<Vec<_>>(),
+        (1..=40).collect::<Vec<_>>()
+    );
+    assert!(!store.get("k99").await.unwrap().found);
+    assert_serves(&cluster, "a large message in a stream").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deadline_is_answered_by_the_store_and_not_by_the_transport() {
+    use prost::Message;
+    let (cluster, _) = one().await;
+    let connection = h2_connection(&cluster).await;
+    let call = async |timeout: &str, body: Option<Bytes>| {
+        let request = post(&cluster, "/flaredb.kv.v1.Kv/Put")
+            .header("grpc-timeout", timeout)
+            .body(())
+            .unwrap();
+        let mut ready = connection.clone().ready().await.unwrap();
+        let (answer, mut sending) = ready.send_request(request, false).unwrap();
+        if let Some(body) = body {
+            let _ = sending.send_data(body, true); // the answer may be there already
+        }
+        let answer = answered(answer).await;
+        drop(sending);
+        answer
+    };
+    // A message that never comes: no service saw it.
+    for timeout in ["0m", "1m", "7m", "250m"] {
+        refused(call(timeout, None).await)
+            .is(Code::DeadlineExceeded, "DEADLINE_EXCEEDED")
+            .outcome("not_applied");
+    }
+    // Whoever answers, and whenever it is, says what became of the write.
+    let put = framed(&put_request().encode_to_vec());
+    for turn in 0..200 {
+        if let Err(status) = call(&format!("{}u", 50 * turn), Some(put.clone())).await {
+            let refusal = Refusal::of(&status);
+            refusal.is(Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
+            assert!(
+                ["not_applied", "unknown"].contains(&refusal.meta("outcome")),
+                "{refusal:?}"
+            );
+        }
+    }
+    assert_serves(&cluster, "short deadlines").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -103,10 +200,10 @@ async fn messages_of_another_version_or_of_none() {
 
     // A message that is none.
     let refusal = refused(raw(&cluster, "/flaredb.kv.v1.Kv/Put", framed(&[0xFF; 40])).await);
-    assert!(
-        matches!(refusal.code, Code::Internal | Code::InvalidArgument),
-        "{refusal:?}"
-    );
+    refusal
+        .is(Code::InvalidArgument, "INVALID_ARGUMENT")
+        .field("message")
+        .outcome("not_applied");
     // A text field that is no UTF-8.
     let refusal = refused(
         raw(
