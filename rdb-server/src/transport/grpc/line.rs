@@ -16,7 +16,7 @@
 
 use super::LONGEST_WAIT;
 use super::calls::{Answer, Calls, Waiting};
-use super::link::{Link, explain};
+use super::link::{Link, NoStream, explain};
 use crate::error::Error;
 use crate::transport::{Lane, TransportError};
 use futures::Stream;
@@ -190,7 +190,7 @@ impl Line {
                 Err(status) => break format!("the stream broke: {}", explain(&status)),
             }
         };
-        self.broken(attempt, &why);
+        self.broken(attempt, &NoStream::Broken(why));
     }
 
     /// The handshake is done: lets the requests go.
@@ -249,7 +249,8 @@ impl Line {
     }
 
     /// The stream is gone: settles all that waits, and rests.
-    fn broken(&self, attempt: u64, why: &str) {
+    fn broken(&self, attempt: u64, no_stream: &NoStream) {
+        let why = no_stream.why();
         let (waiting, outbound, was_open, failures) = {
             let mut state = self.state.lock();
             if state.attempt != attempt || state.phase == Phase::Shut {
@@ -267,12 +268,16 @@ impl Line {
             (waiting, outbound, was_open, state.failures)
         };
         // Once for each change; the attempts that follow are routine.
-        if (was_open || failures == 1) && why.contains("REFUSED") {
-            tracing::warn!(store = %self.link.to, lane = ?self.lane, why, "refused");
-        } else if was_open || failures == 1 {
-            tracing::info!(store = %self.link.to, lane = ?self.lane, why, "disconnected");
-        } else {
-            tracing::debug!(store = %self.link.to, lane = ?self.lane, why, failures, "still not connected");
+        match no_stream {
+            _ if !was_open && failures > 1 => {
+                tracing::debug!(store = %self.link.to, lane = ?self.lane, why, failures, "still not connected");
+            }
+            NoStream::Refused(_) => {
+                tracing::warn!(store = %self.link.to, lane = ?self.lane, why, "refused");
+            }
+            NoStream::Broken(_) => {
+                tracing::info!(store = %self.link.to, lane = ?self.lane, why, "disconnected");
+            }
         }
         self.settle(waiting, outbound, why);
     }

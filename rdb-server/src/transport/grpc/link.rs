@@ -18,6 +18,38 @@ use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
+/// Why there is no stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NoStream {
+    /// One of the two stores does not accept the other: trying again alone changes nothing.
+    Refused(String),
+    /// There is no connection, or it ended before the handshake did.
+    Broken(String),
+}
+
+impl NoStream {
+    /// In words.
+    pub(super) fn why(&self) -> &str {
+        match self {
+            NoStream::Refused(why) | NoStream::Broken(why) => why,
+        }
+    }
+
+    /// A handshake that one side answered with an error. What passes by itself is no refusal.
+    fn judged(by: &str, error: &Error) -> NoStream {
+        let why = format!("{by}: {error}");
+        if error.is_passing() {
+            NoStream::Broken(why)
+        } else {
+            NoStream::Refused(why)
+        }
+    }
+
+    fn status(status: &Status) -> NoStream {
+        NoStream::Broken(explain(status))
+    }
+}
+
 /// What the lanes to one store share.
 pub(super) struct Link {
     pub(super) to: StoreId,
@@ -46,18 +78,21 @@ impl Link {
     pub(super) async fn open(
         &self,
         requests: impl Stream<Item = PeerRequest> + Send + 'static,
-    ) -> Result<Streaming<PeerResponse>, String> {
+    ) -> Result<Streaming<PeerResponse>, NoStream> {
         let limit = self.options.connect_timeout + HANDSHAKE_TIMEOUT;
         match timeout(limit, self.shake_hands(requests)).await {
             Ok(opened) => opened,
-            Err(_elapsed) => Err(format!("no handshake within {} ms", limit.as_millis())),
+            Err(_elapsed) => Err(NoStream::Broken(format!(
+                "no handshake within {} ms",
+                limit.as_millis()
+            ))),
         }
     }
 
     async fn shake_hands(
         &self,
         requests: impl Stream<Item = PeerRequest> + Send + 'static,
-    ) -> Result<Streaming<PeerResponse>, String> {
+    ) -> Result<Streaming<PeerResponse>, NoStream> {
         let hello = PeerRequest {
             timeout_ms: HANDSHAKE_TIMEOUT.as_millis() as u64,
             body: Some(peer_request::Body::Hello(self.handshake.hello(self.to))),
@@ -65,25 +100,33 @@ impl Link {
         };
         let outbound = futures::stream::iter([hello]).chain(requests);
         let mut answers = self
-            .client()?
+            .client()
+            .map_err(NoStream::Broken)?
             .exchange(outbound)
             .await
-            .map_err(|status| explain(&status))?
+            .map_err(|status| NoStream::status(&status))?
             .into_inner();
-        let first = answers.message().await.map_err(|status| explain(&status))?;
+        let first = answers
+            .message()
+            .await
+            .map_err(|status| NoStream::status(&status))?;
         match first.and_then(|first| first.body) {
             Some(peer_response::Body::Hello(reply)) => {
                 match self.handshake.check_reply(self.to, &reply) {
                     Ok(()) => Ok(answers),
-                    Err(error) => Err(format!("this store does not talk to it: {error}")),
+                    Err(error) => Err(NoStream::judged("this store does not talk to it", &error)),
                 }
             }
-            Some(peer_response::Body::Error(error)) => Err(format!(
-                "it refused this store: {}",
-                Error::from_wire(error)
+            Some(peer_response::Body::Error(error)) => Err(NoStream::judged(
+                "it refused this store",
+                &Error::from_wire(error),
             )),
-            Some(_) => Err("it answered Hello with something else".to_owned()),
-            None => Err("it closed the stream during the handshake".to_owned()),
+            Some(_) => Err(NoStream::Broken(
+                "it answered Hello with something else".to_owned(),
+            )),
+            None => Err(NoStream::Broken(
+                "it closed the stream during the handshake".to_owned(),
+            )),
         }
     }
 
@@ -150,5 +193,24 @@ pub(super) fn explain(status: &Status) -> String {
         format!("{:?}", status.code())
     } else {
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rdb_types::Reason;
+
+    #[test]
+    fn a_refusal_is_told_from_what_passes_by_its_kind_and_not_by_its_words() {
+        let judged = |reason| NoStream::judged("it", &Error::new(reason, "REFUSED, it says"));
+        assert!(matches!(judged(Reason::Refused), NoStream::Refused(_)));
+        assert!(matches!(
+            judged(Reason::InvalidArgument),
+            NoStream::Refused(_)
+        ));
+        assert!(matches!(judged(Reason::NotReady), NoStream::Broken(_)));
+        let status = NoStream::status(&Status::unavailable("REFUSED, says a proxy"));
+        assert!(matches!(status, NoStream::Broken(_)));
     }
 }
