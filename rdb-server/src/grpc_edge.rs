@@ -3,13 +3,15 @@
 //! Owns the layer between tonic and the services of clients. tonic refuses what it cannot decode, and
 //! calls whose time is over, with a bare status: no reason, no outcome, nothing to do next. This layer
 //! reads the caller's deadline when the headers come, answers before tonic's own timer does, and puts
-//! tonic's refusals into the words of [`Error`]. Knows the names of the services and nothing of what
+//! tonic's refusals into the words of [`Error`]. A call on a connection for which no client's place was
+//! left is refused here, too. Knows the names of the services and nothing of what
 //! they do.
 //!
 //! Invariants: what was refused before a service had the request is `not_applied`; a write that a
 //! service had and did not answer in time is `unknown`; the stream between stores passes untouched.
 
 use crate::error::{Error, Outcome};
+use crate::transport::grpc::{Kind, Place};
 use futures::future::BoxFuture;
 use rdb_proto::admin::admin_server;
 use rdb_proto::kv::kv_server;
@@ -100,6 +102,7 @@ pub struct Edge<S> {
 impl<S, B> Service<Request<B>> for Edge<S>
 where
     S: Service<Request<B>, Response = Response<Body>>,
+    S::Error: Send + 'static,
     S::Future: Send + 'static,
 {
     type Response = Response<Body>;
@@ -114,6 +117,10 @@ where
         let Some(method) = our_method(request.uri().path()) else {
             return Box::pin(self.inner.call(request));
         };
+        if on_probation(&request) {
+            let refused = no_place().to_status(true).into_http();
+            return Box::pin(std::future::ready(Ok(refused)));
+        }
         let is_read = READS.contains(&method);
         let came = Instant::now();
         let patience = timeout_of(request.headers());
@@ -156,6 +163,21 @@ where
 fn our_method(path: &str) -> Option<&str> {
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;
     SERVICES.contains(&service).then_some(method)
+}
+
+/// Whether the call came on a connection beyond those that clients may have.
+fn on_probation<B>(request: &Request<B>) -> bool {
+    let place = request.extensions().get::<Arc<Place>>();
+    place.is_some_and(|place| place.kind() == Kind::Probation)
+}
+
+fn no_place() -> Error {
+    Error::new(
+        Reason::Overloaded,
+        "this store has as many connections as limits.max_connections allows: ask another store, let callers share a connection, or raise the limit",
+    )
+    .with("field", "limits.max_connections")
+    .outcome(Outcome::NotApplied)
 }
 
 /// A refusal without details, if this is one: our own always have some.

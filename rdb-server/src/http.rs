@@ -72,7 +72,9 @@ impl Probes {
             problem: (open < planned).then(|| format!("{open} of {planned} regions are open")),
         });
         for peer in self.manager.peers() {
-            let problem = if !peer.quorum().available() {
+            let problem = if let Some(damage) = peer.damage().first() {
+                Some(format!("its data on this disk is damaged: {damage}"))
+            } else if !peer.quorum().available() {
                 Some(peer.quorum().lost(None).message)
             } else if !peer.quorum().confirmed() {
                 Some("no leader with a quorum was heard of since the start".into())

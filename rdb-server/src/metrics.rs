@@ -6,6 +6,7 @@
 use crate::error::{Error, code};
 use crate::namespace::Namespaces;
 use crate::peer_manager::PeerManager;
+use crate::transport::grpc::{Kind, Places};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -64,7 +65,7 @@ impl Metrics {
     }
 
     /// Adds the regions' and the engine's own numbers. Once.
-    pub fn attach(&self, manager: Arc<PeerManager>, namespaces: Namespaces) {
+    pub fn attach(&self, manager: Arc<PeerManager>, namespaces: Namespaces, places: Arc<Places>) {
         let mut registry = Registry::with_prefix("flaredb");
         registry.register("requests", "Requests answered", self.requests.clone());
         registry.register_with_unit(
@@ -81,6 +82,7 @@ impl Metrics {
         registry.register_collector(Box::new(Regions {
             manager,
             namespaces: namespaces.clone(),
+            places,
         }));
         // A second call would change nothing.
         let _ = self.namespaces.set(namespaces);
@@ -200,6 +202,7 @@ fn label_of(code: Code) -> String {
 struct Regions {
     manager: Arc<PeerManager>,
     namespaces: Namespaces,
+    places: Arc<Places>,
 }
 
 impl fmt::Debug for Regions {
@@ -270,6 +273,15 @@ impl Collector for Regions {
                     .map(|report| (region(report.0.region_id), number(field(report)))),
             )?;
         }
+        let name = "storage_damaged_reads";
+        let help = "Reads that found stored data damaged";
+        let counter = ConstCounter::new(0u64);
+        let mut descriptor = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
+        for peer in self.manager.peers() {
+            let labels = region(peer.id().0);
+            let found = ConstCounter::new(peer.damage().found());
+            found.encode(descriptor.encode_family(&labels)?)?;
+        }
         let tables = self.namespaces.tables();
         let mut totals = std::collections::BTreeMap::new();
         for (report, _) in &reports {
@@ -327,6 +339,20 @@ impl Collector for Regions {
                 )
             }),
         )?;
+        let kinds = [
+            ("client", Kind::Client),
+            ("probation", Kind::Probation),
+            ("store", Kind::Store),
+        ];
+        Self::gauges(
+            &mut encoder,
+            "connections",
+            "Open connections to the client port; on probation is who found no client's place and may be a store",
+            kinds.into_iter().map(|(name, kind)| {
+                let open = self.places.open(kind) as u64;
+                (vec![("kind", name.to_owned())], number(open))
+            }),
+        )?;
         let engine = self.manager.context().engine.stats();
         let committer = self.manager.context().committer.stats();
         for (name, help, value) in [
@@ -359,6 +385,11 @@ impl Collector for Regions {
             )?;
         }
         for (name, help, value) in [
+            (
+                "connections_refused",
+                "Connections closed because clients held all that limits.max_connections allows",
+                self.places.refused(),
+            ),
             (
                 "storage_syncs",
                 "Syncs of the write-ahead log",

@@ -1,11 +1,12 @@
 //! One region's replica on this store.
 //!
 //! Owns the region's consensus, its queue of writes ([`strong`]), its read rounds ([`reads`]) and its
-//! knowledge of the quorum ([`quorum`]). Knows regions, keys and namespace ids, never a namespace's
+//! knowledge of the quorum ([`quorum`]) and of damage to its data ([`damage`]). Knows regions, keys and namespace ids, never a namespace's
 //! name, and nothing of gRPC.
 //!
 //! Invariant: the region's data has one writer, the state machine; everything here only asks it.
 
+pub mod damage;
 pub mod quorum;
 pub mod reads;
 pub mod strong;
@@ -21,6 +22,7 @@ use crate::raft::{
 use crate::region::machine::SummaryCell;
 use crate::region::{RegionMachine, layout};
 use crate::transport::SharedTransport;
+use damage::{Damage, ReadOf};
 use futures::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver;
 use prost::Message;
@@ -28,7 +30,7 @@ use quorum::QuorumWatch;
 use rdb_proto::convert;
 use rdb_proto::raft::{self, WriteOp, WriteResult, command_outcome, peer_request, peer_response};
 use rdb_storage::{Committer, Engine, Family, KeyRange, View};
-use rdb_types::{NamespaceId, Reason, RegionId, StoreId};
+use rdb_types::{NamespaceId, Reason, Record, RegionId, StoreId};
 use reads::{ReadCore, Reads};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -78,6 +80,7 @@ pub struct Peer {
     queue: StrongQueue,
     reads: Reads,
     quorum: Arc<QuorumWatch>,
+    damage: Damage,
     stop: CancellationToken,
 }
 
@@ -151,6 +154,7 @@ impl Peer {
             queue,
             reads,
             quorum,
+            damage: Damage::none(region),
             stop: stop.clone(),
         });
         tokio::spawn(watch_over(
@@ -213,9 +217,22 @@ impl Peer {
         &self.quorum
     }
 
-    /// The store's data, this region's included.
-    pub fn view(&self) -> &dyn View {
-        self.engine.as_ref()
+    /// What this store holds under a global key of this region.
+    ///
+    /// # Errors
+    /// The disk does not give it, or not what was written.
+    pub fn stored(&self, global: &[u8]) -> Result<Option<Record>, Error> {
+        let stored = self.engine.get(Family::Data, global);
+        let stored = self.damage.check(ReadOf::Record, stored)?;
+        stored
+            .map(Record::decode)
+            .transpose()
+            .map_err(|error| self.damage.record(ReadOf::Record, &error))
+    }
+
+    /// What is known to be damaged here.
+    pub fn damage(&self) -> &Damage {
+        &self.damage
     }
 
     /// A frozen moment of the store's data.
@@ -400,7 +417,26 @@ impl Peer {
     fn expiry_due(&self, now_ms: u64) -> bool {
         let range = KeyRange::prefix(&layout::region(self.id()));
         let first = self.engine.scan(Family::Expiry, &range, false).next();
-        matches!(first, Some(Ok((key, _))) if layout::parse_expiry(&key).is_some_and(|(at, _)| at <= now_ms))
+        let first = self.damage.check(ReadOf::Expiry, first.transpose());
+        matches!(first, Ok(Some((key, _))) if layout::parse_expiry(&key).is_some_and(|(at, _)| at <= now_ms))
+    }
+
+    /// A replica whose data is damaged does not lead while another one can: a leader answers reads for
+    /// everybody and is where snapshots come from. It goes on to vote and to keep the log, which is what
+    /// acknowledged writes rest on.
+    async fn give_up_leading(&self) {
+        if self.damage.first().is_none() || self.quorum.voters().len() < 2 {
+            return;
+        }
+        self.raft.runtime_config().elect(false);
+        match self.transfer_leader(None).await {
+            Ok(true) => tracing::warn!(
+                region = self.id().0,
+                "the lead is offered to another store, because the data here is damaged"
+            ),
+            Ok(false) => {}
+            Err(error) => tracing::debug!(region = self.id().0, %error, "the lead is kept for now"),
+        }
     }
 }
 
@@ -426,6 +462,7 @@ async fn watch_over(
             // Once a second the data here is made sure of, so that a stale read after a cut can say how
             // stale it is.
             peer.reads.staleness();
+            peer.give_up_leading().await;
         }
         let now = peer.quorum.leader();
         if now != leader && now.is_some() {

@@ -7,6 +7,7 @@
 use crate::error::{Error, Outcome};
 use crate::namespace::{Namespaces, require_strong};
 use crate::peer::Peer;
+use crate::peer::damage::ReadOf;
 use crate::peer::strong::result_of;
 use crate::peer_manager::PeerManager;
 use crate::session::SessionToken;
@@ -199,18 +200,14 @@ impl Router {
             .settle(&peer, &read.options, barriers, deadline)
             .await?;
         let global = GlobalKey::new(namespace, &read.key);
-        let stored = peer.view().get(Family::Data, global.as_bytes())?;
+        let stored = peer.stored(global.as_bytes())?;
         let (now, revision, installing) = peer
             .cell()
             .with(|summary| (summary.last_stamp, summary.revision, summary.installing));
         if installing {
             return Err(being_replaced(&peer));
         }
-        let record = stored
-            .map(Record::decode)
-            .transpose()
-            .map_err(|error| damaged(&peer, &error))?;
-        let record = record.filter(|record| !record.tombstone && !record.is_expired(now));
+        let record = stored.filter(|record| !record.tombstone && !record.is_expired(now));
         // The summary follows the data: what was read may be newer than it.
         let revision = revision.max(record.as_ref().map_or(0, |record| record.revision));
         Ok(Found {
@@ -495,8 +492,10 @@ fn scan_parts(
         };
         let mut bytes = 0;
         for item in view.scan(Family::Data, &part.range, spec.reverse) {
-            let (key, value) = item?;
-            let record = Record::decode(value).map_err(|error| damaged(&part.peer, &error))?;
+            let damage = part.peer.damage();
+            let (key, value) = damage.check(ReadOf::Scan, item)?;
+            let record =
+                Record::decode(value).map_err(|error| damage.record(ReadOf::Scan, &error))?;
             if record.tombstone || record.is_expired(part.now) {
                 continue;
             }
@@ -572,12 +571,4 @@ fn being_replaced(peer: &Peer) -> Error {
         ),
     )
     .with("region", peer.id())
-}
-
-fn damaged(peer: &Peer, error: &rdb_types::record::RecordError) -> Error {
-    Error::new(
-        Reason::Corruption,
-        format!("a record in region {} cannot be read: {error}", peer.id()),
-    )
-    .with("where", format!("region {}", peer.id()))
 }

@@ -23,8 +23,7 @@ use crate::raft::{FileSpool, MemorySpool, RaftSettings, SnapshotSpool};
 use crate::raft_service::ModeService;
 use crate::router::Router;
 use crate::stores::Stores;
-use crate::transport::grpc::PeerService;
-use crate::transport::grpc::{GrpcOptions, GrpcTransport, Incoming};
+use crate::transport::grpc::{GrpcOptions, GrpcTransport, Incoming, PeerService, Places};
 use crate::transport::{Lane, SharedTransport};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -139,6 +138,7 @@ struct Parts {
     transport: SharedTransport,
     grpc: Arc<GrpcTransport>,
     peer_service: Arc<PeerService>,
+    places: Arc<Places>,
     manager: Arc<PeerManager>,
     namespaces: Namespaces,
     probes: Probes,
@@ -266,7 +266,8 @@ impl Store {
         let manager = PeerManager::new(context, cluster.clone(), facts);
         let namespaces = Namespaces::new(manager.clone());
         let metrics = Metrics::new();
-        metrics.attach(manager.clone(), namespaces.clone());
+        let places = Places::new(config.limits.max_connections as usize);
+        metrics.attach(manager.clone(), namespaces.clone(), places.clone());
         let peer_service = PeerService::new(manager.clone(), cluster.clone(), &grpc_options);
         let probes = Probes {
             cluster: cluster.clone(),
@@ -284,6 +285,7 @@ impl Store {
             transport: transport.clone(),
             grpc,
             peer_service,
+            places,
             manager: manager.clone(),
             namespaces: namespaces.clone(),
             probes,
@@ -408,7 +410,7 @@ fn open_disk(config: &Config) -> Result<Disk, StartError> {
         EngineKind::Memory => Ok(Disk {
             data_dir: None,
             engine: Arc::new(MemoryEngine::new()),
-            spool: Arc::new(MemorySpool),
+            spool: Arc::new(MemorySpool::default()),
             store_uuid: uuid::Uuid::new_v4().to_string(),
         }),
         EngineKind::Rocksdb => {
@@ -537,7 +539,7 @@ impl Parts {
                 .register_encoded_file_descriptor_set(rdb_proto::DESCRIPTORS)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
-        let incoming = Incoming::new(listener, limits.max_connections as usize);
+        let incoming = Incoming::new(listener, self.places.clone());
         let server = options
             .server()
             .max_concurrent_streams(Some(1024))

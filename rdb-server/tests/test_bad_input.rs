@@ -3,7 +3,7 @@
 //!
 //! Owns what all of these tests check. The way in: `arguments.rs` (keys, values, names, numbers),
 //! `messages.rs` (bytes that are no good messages), `ports.rs` (bytes that are no messages at all, and
-//! what probes and tools ask). The limits are those of `contracts/grpc.md`.
+//! what probes and tools ask), `connections.rs` (more of them than there are places). The limits are those of `contracts/grpc.md`.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,6 +13,8 @@
 
 #[path = "test_bad_input/arguments.rs"]
 mod arguments;
+#[path = "test_bad_input/connections.rs"]
+mod connections;
 #[path = "test_bad_input/messages.rs"]
 mod messages;
 #[path = "test_bad_input/ports.rs"]

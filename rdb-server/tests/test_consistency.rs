@@ -16,6 +16,8 @@
 mod basic;
 #[path = "test_consistency/crashes.rs"]
 mod crashes;
+#[path = "test_consistency/damage.rs"]
+mod damage;
 #[path = "test_consistency/partitions.rs"]
 mod partitions;
 #[path = "test_consistency/replicas.rs"]

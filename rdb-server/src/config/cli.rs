@@ -120,7 +120,7 @@ pub struct Cli {
     /// Requests that the store works on at a time [default: 4096]
     #[arg(long, value_name = "REQUESTS", help_heading = "Limits")]
     pub max_inflight: Option<String>,
-    /// Open client connections [default: 1024]
+    /// Open connections of clients; stores always find a place [default: 1024]
     #[arg(long, value_name = "CONNECTIONS", help_heading = "Limits")]
     pub max_connections: Option<String>,
     /// Past changes that a namespace keeps for watches [default: 10000]

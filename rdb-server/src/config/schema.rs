@@ -144,7 +144,7 @@ pub struct LimitsConfig {
     pub max_request: ByteSize,
     /// Requests that one store works on at a time; one more is answered `OVERLOADED`.
     pub max_inflight: u64,
-    /// Open client connections.
+    /// Open connections of clients; those of other stores do not count.
     pub max_connections: u64,
     /// Past changes that a namespace keeps for watches.
     pub watch_history: u64,

@@ -17,9 +17,11 @@ mod accept;
 mod calls;
 mod line;
 mod link;
+mod places;
 mod serve;
 
 pub use accept::{Accepted, Incoming};
+pub use places::{Kind, PROBATION, Place, Places};
 pub use serve::PeerService;
 
 use super::{Handshake, Lane, Transport, TransportError};

@@ -8,7 +8,7 @@ use rdb_proto::raft::{
     Hello, HelloReply, Member, Propose, ProposeReply, peer_request, peer_response,
 };
 use rdb_server::error::Error;
-use rdb_server::transport::grpc::{GrpcOptions, GrpcTransport, Incoming, PeerService};
+use rdb_server::transport::grpc::{GrpcOptions, GrpcTransport, Incoming, PeerService, Places};
 use rdb_server::transport::{Handshake, Lane, PeerHandler, Transport, TransportError};
 use rdb_types::{Reason, RegionId, StoreId};
 use std::collections::BTreeMap;
@@ -229,7 +229,7 @@ impl Server {
             sender.send(listener.local_addr().unwrap()).unwrap();
             server
                 .add_service(service.server())
-                .serve_with_incoming(Incoming::new(listener, MAX_CONNECTIONS))
+                .serve_with_incoming(Incoming::new(listener, Places::new(MAX_CONNECTIONS)))
                 .await
                 .unwrap();
         });

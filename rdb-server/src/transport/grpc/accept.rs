@@ -1,26 +1,28 @@
 //! Connections that come in, bounded before anybody knows who they are from.
 //!
-//! Owns the accepted sockets' options, their number, and the time that a caller has to say its first
-//! words in HTTP/2. Knows nothing of what is said after: from then on HTTP/2's keep-alives find the
-//! dead, and the handshake the strangers.
+//! Owns the accepted sockets' options, and the time that a caller has to say its first words in HTTP/2,
+//! or, where clients hold every place, that it is a store. How many there may be is [`Places`]'. Knows
+//! nothing of what is said after: from then on HTTP/2's keep-alives find the dead, and the handshake the
+//! strangers.
 //!
-//! Invariants: at most `max_connections` are open, further ones are closed at once, so that a client
-//! hears of it instead of waiting in the kernel's queue; a connection that
-//! has not sent HTTP/2's preface after `preface_timeout` is closed; no error of one connection, or of
+//! Invariants: a connection without a place is closed at once, so that its caller hears of it instead of
+//! waiting in the kernel's queue; one that has not sent HTTP/2's preface within [`HANDSHAKE_TIMEOUT`] is
+//! closed, and so is one on probation that is not a store's by then; no error of one connection, or of
 //! accepting one, ends the listening.
 
 use super::HANDSHAKE_TIMEOUT;
+use super::places::{Kind, Place, Places};
 use futures::Stream;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Sleep, sleep};
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tokio::time::{Instant, Sleep, sleep};
+use tonic::transport::server::Connected;
 
 /// What every HTTP/2 connection begins with: `PRI * HTTP/2.0` and two empty lines.
 const PREFACE_BYTES: usize = 24;
@@ -29,30 +31,40 @@ const PREFACE_BYTES: usize = 24;
 /// trying again at once would only burn the processor.
 const REST: Duration = Duration::from_millis(50);
 
+/// How often the log says that there are too many connections.
+const SAID_EVERY: Duration = Duration::from_secs(10);
+
 /// The connections to a port, for tonic's `serve_with_incoming`.
 pub struct Incoming {
     listener: TcpListener,
-    max_connections: usize,
-    preface_timeout: Duration,
-    open: Arc<AtomicUsize>,
+    places: Arc<Places>,
     rest: Option<Pin<Box<Sleep>>>,
+    said: Option<Instant>,
 }
 
 impl Incoming {
-    /// Accepts from `listener` with at most `max_connections` at a time.
-    pub fn new(listener: TcpListener, max_connections: usize) -> Incoming {
+    /// Accepts from `listener` what has a place.
+    pub fn new(listener: TcpListener, places: Arc<Places>) -> Incoming {
         Incoming {
             listener,
-            max_connections,
-            preface_timeout: HANDSHAKE_TIMEOUT,
-            open: Arc::default(),
+            places,
             rest: None,
+            said: None,
         }
     }
 
-    /// The number of open connections, which others may watch.
-    pub fn open(&self) -> Arc<AtomicUsize> {
-        Arc::clone(&self.open)
+    /// Says, but not for each connection, that clients find no place.
+    fn say_full(&mut self, from: SocketAddr) {
+        if self.said.is_some_and(|said| said.elapsed() < SAID_EVERY) {
+            return;
+        }
+        self.said = Some(Instant::now());
+        tracing::warn!(
+            %from,
+            limit = self.places.max_clients(),
+            refused = self.places.refused(),
+            "clients hold every connection that limits.max_connections allows; only stores are let in: raise it, or let clients share connections"
+        );
     }
 }
 
@@ -73,50 +85,57 @@ impl Stream for Incoming {
                     continue;
                 }
             };
-            // Only this stream adds, so the count cannot pass the limit between the two lines.
-            if self.open.load(Ordering::Relaxed) >= self.max_connections {
-                tracing::debug!(%from, limit = self.max_connections, "closed at once: too many connections");
-                continue;
+            let place = self.places.take();
+            if place
+                .as_ref()
+                .is_none_or(|place| place.kind() == Kind::Probation)
+            {
+                self.say_full(from);
             }
-            self.open.fetch_add(1, Ordering::Relaxed);
-            let place = Place(Arc::clone(&self.open));
+            let Some(place) = place else {
+                continue;
+            };
             // An answer is not worth less for being small. A socket that is gone already fails to be
             // set, and says so when it is read.
             let _ = stream.set_nodelay(true);
-            let silence = Some(Box::pin(sleep(self.preface_timeout)));
             return Poll::Ready(Some(Ok(Accepted {
                 stream,
                 read_bytes: 0,
-                silence,
-                _place: place,
+                patience: Some(Box::pin(sleep(HANDSHAKE_TIMEOUT))),
+                place,
             })));
         }
     }
 }
 
-/// One of the `max_connections`.
-struct Place(Arc<AtomicUsize>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// An accepted connection, which ends if its caller stays silent.
+/// An accepted connection, which ends if its caller stays silent, or is no store where only stores are
+/// let in.
 pub struct Accepted {
     stream: TcpStream,
     read_bytes: usize,
-    /// Until the preface was read.
-    silence: Option<Pin<Box<Sleep>>>,
-    _place: Place,
+    /// Until it may stay.
+    patience: Option<Pin<Box<Sleep>>>,
+    place: Arc<Place>,
+}
+
+impl Accepted {
+    fn may_stay(&self) -> bool {
+        self.place.kind() != Kind::Probation && self.read_bytes >= PREFACE_BYTES
+    }
+}
+
+impl Drop for Accepted {
+    fn drop(&mut self) {
+        // Requests that are still worked on may hold the place, too; the connection is what counts.
+        self.place.give_back();
+    }
 }
 
 impl Connected for Accepted {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Arc<Place>;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+    fn connect_info(&self) -> Arc<Place> {
+        Arc::clone(&self.place)
     }
 }
 
@@ -126,21 +145,21 @@ impl AsyncRead for Accepted {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        let Some(silence) = &mut self.silence else {
-            return read;
-        };
-        if read.is_pending() {
-            ready!(silence.as_mut().poll(context));
+        if self.patience.is_some() && self.may_stay() {
+            self.patience = None;
+        }
+        if let Some(patience) = &mut self.patience
+            && patience.as_mut().poll(context).is_ready()
+        {
             return Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "no HTTP/2 preface in time",
+                "no HTTP/2 preface in time, or no place for a client",
             )));
         }
-        self.read_bytes += buffer.filled().len() - before;
-        if self.read_bytes >= PREFACE_BYTES {
-            self.silence = None;
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if self.patience.is_some() {
+            self.read_bytes += buffer.filled().len() - before;
         }
         read
     }

@@ -8,7 +8,7 @@
 //!   caller does not read its answers, nothing more is read: HTTP/2 then holds the caller back.
 //! - A request that is not understood is answered with INVALID_ARGUMENT; the stream goes on.
 
-use super::{GrpcOptions, HANDSHAKE_TIMEOUT, LONGEST_WAIT, MESSAGE_SLACK_BYTES};
+use super::{GrpcOptions, HANDSHAKE_TIMEOUT, LONGEST_WAIT, MESSAGE_SLACK_BYTES, Place};
 use crate::error::Error;
 use crate::transport::{Handshake, PeerHandler};
 use futures::Stream;
@@ -86,6 +86,7 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<PeerRequest>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
+        let place = request.extensions().get::<Arc<Place>>().cloned();
         let mut requests = request.into_inner();
         let first = tokio::select! {
             first = timeout(HANDSHAKE_TIMEOUT, requests.message()) => first,
@@ -117,6 +118,10 @@ impl Peer for PeerService {
                 return Ok(Response::new(futures::stream::iter([Ok(refusal)]).boxed()));
             }
         };
+        // From here on the connection takes no client's place. Where it came by another way, it has none.
+        if let Some(place) = place {
+            place.is_a_store();
+        }
         let serving = Serving {
             from,
             requests,

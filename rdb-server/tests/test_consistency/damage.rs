@@ -1,0 +1,125 @@
+//! A flipped bit on one disk is found, said, and harms nobody else.
+
+use crate::support::calls::{PATIENT, Plain, refused, text};
+use crate::support::cluster::{Cluster, DATA};
+use crate::support::http;
+use crate::support::wait::eventually;
+use rdb_storage::{RocksEngine, RocksOptions};
+use std::fs;
+use std::path::Path;
+use tonic::Code;
+
+/// The damaged key; its value is longer than what RocksDB would compress away.
+const KEY: &str = "k40";
+
+/// A value that does not compress, different for each key.
+fn value(key: &str) -> String {
+    let mut state = key
+        .bytes()
+        .fold(7u32, |state, byte| state * 31 + u32::from(byte));
+    let letters = (0..600).map(|_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        char::from(b'0' + (state >> 24) as u8 % 75)
+    });
+    letters.collect()
+}
+
+/// Flips one bit of the value of [`KEY`] in the sorted files of a store that does not run.
+fn flip(data_dir: &Path) {
+    let db = data_dir.join("db");
+    {
+        let engine = RocksEngine::open(&db, RocksOptions::default()).unwrap();
+        engine.flush().unwrap();
+    }
+    // Part of the value: compression may begin or end in the middle of it.
+    let value = value(KEY);
+    let needle = &value.as_bytes()[300..316];
+    let mut flipped = 0;
+    for entry in fs::read_dir(&db).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "sst") {
+            continue;
+        }
+        let mut bytes = fs::read(&path).unwrap();
+        // The value stands in the log, too. Its files name their family among their properties.
+        if bytes.windows(8).any(|window| window == b"raft_log") {
+            continue;
+        }
+        let found: Vec<usize> = bytes
+            .windows(needle.len())
+            .enumerate()
+            .filter_map(|(at, window)| (window == needle).then_some(at))
+            .collect();
+        for at in &found {
+            bytes[*at] ^= 1;
+        }
+        if !found.is_empty() {
+            fs::write(&path, bytes).unwrap();
+            flipped += found.len();
+        }
+    }
+    assert!(flipped > 0, "the value is in no sorted file");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_reads_damaged_data_says_so_and_leads_no_more() {
+    let mut cluster = Cluster::start(3, &[]).await;
+    let store = Plain::on(&cluster, 0).await;
+    for key in 0..80 {
+        let key = format!("k{key}");
+        store.put(&key, &value(&key)).await.unwrap();
+    }
+    cluster.stop(0).await;
+    flip(cluster.node(0).data_dir());
+    cluster.restart(0).await;
+    cluster.move_leader(DATA, 0).await;
+
+    let store = Plain::on(&cluster, 0).await;
+    for _ in 0..5 {
+        let refusal = refused(store.get(KEY).await);
+        refusal.is(Code::DataLoss, "CORRUPTION");
+        assert!(refusal.message.contains(".sst"), "{refusal:?}");
+        assert_eq!(refusal.meta("where"), "region 2");
+    }
+    // Said once, counted each time, not ready.
+    let said = "stored data is damaged: this replica gives up the lead";
+    assert_eq!(cluster.log(0).matches(said).count(), 1);
+    let page = http::get(cluster.http_addr(0), "/metrics")
+        .await
+        .unwrap()
+        .body;
+    assert!(
+        page.contains("flaredb_storage_damaged_reads_total{region=\"2\"} 5"),
+        "{page}"
+    );
+    let ready = http::get(cluster.http_addr(0), "/readyz").await.unwrap();
+    assert_eq!(ready.status, 503);
+    assert!(
+        ready
+            .body
+            .contains("[-] region 2: its data on this disk is damaged"),
+        "{}",
+        ready.body
+    );
+
+    // Another store leads, serves the very key, and goes on to.
+    let leader = eventually(PATIENT, "another store leads", async || {
+        match cluster.leader_of(DATA).await {
+            0 => Err("the damaged one does".to_owned()),
+            leader => Ok(leader),
+        }
+    })
+    .await;
+    let sound = Plain::on(&cluster, leader).await;
+    assert_eq!(text(&sound.get(KEY).await.unwrap()), Some(value(KEY)));
+    sound.put("after", "1").await.unwrap();
+
+    // The damaged one still keeps the log: with it alone a write is acknowledged, and it does not lead
+    // again when the leader goes.
+    let other = cluster.other_than(&[0, leader]);
+    cluster.kill(other);
+    sound.put("with the damaged one", "2").await.unwrap();
+    cluster.restart(other).await;
+    cluster.kill(leader);
+    assert_eq!(cluster.leader_among(DATA, &[0, other]).await, other);
+}
