@@ -12,3 +12,9 @@ pub fn row(name: &str) -> Bytes {
     key.put_slice(name.as_bytes());
     key.freeze()
 }
+
+/// Where stands which snapshot a region is being filled from. It is there exactly while the region's own
+/// rows are neither the old ones nor the new ones.
+pub fn installing(region: rdb_types::RegionId) -> Bytes {
+    row(&format!("installing/{region}"))
+}

@@ -96,7 +96,15 @@ impl Peer {
             descriptor.clone(),
             context.engine.clone(),
             context.committer.clone(),
-        )?;
+            context.spool.clone(),
+        )
+        .await
+        .map_err(|error| {
+            Error::new(
+                Reason::NotReady,
+                format!("region {region} does not open: {error}"),
+            )
+        })?;
         let cell = machine.cell();
         let log = RaftLogStore::open(context.engine.clone(), context.committer.clone(), region)?;
         let view = Arc::new(QuorumView::new());
@@ -220,14 +228,52 @@ impl Peer {
     /// What this store holds under a global key of this region.
     ///
     /// # Errors
-    /// The disk does not give it, or not what was written.
+    /// A snapshot replaces the region; the disk does not give the record, or not what was written.
     pub fn stored(&self, global: &[u8]) -> Result<Option<Record>, Error> {
+        let installs = self.settled()?;
         let stored = self.engine.get(Family::Data, global);
         let stored = self.damage.check(ReadOf::Record, stored)?;
+        self.still(installs)?;
         stored
             .map(Record::decode)
             .transpose()
             .map_err(|error| self.damage.record(ReadOf::Record, &error))
+    }
+
+    /// Begins a look at the region's rows: what [`Peer::still`] wants to know after it.
+    ///
+    /// # Errors
+    /// A snapshot replaces them right now.
+    pub fn settled(&self) -> Result<u64, Error> {
+        let installs = self.cell.with(|summary| summary.installs);
+        if installs.is_multiple_of(2) {
+            Ok(installs)
+        } else {
+            Err(self.being_replaced())
+        }
+    }
+
+    /// Ends a look at the region's rows.
+    ///
+    /// # Errors
+    /// They were being replaced meanwhile: what was seen may be half of each.
+    pub fn still(&self, installs: u64) -> Result<(), Error> {
+        if self.cell.with(|summary| summary.installs) == installs {
+            Ok(())
+        } else {
+            Err(self.being_replaced())
+        }
+    }
+
+    fn being_replaced(&self) -> Error {
+        Error::new(
+            Reason::NotReady,
+            format!(
+                "region {} is being replaced by a snapshot here; ask another store or try again",
+                self.id()
+            ),
+        )
+        .with("region", self.id())
     }
 
     /// What is known to be damaged here.
@@ -422,13 +468,13 @@ impl Peer {
     }
 
     /// A replica whose data is damaged does not lead while another one can: a leader answers reads for
-    /// everybody and is where snapshots come from. It goes on to vote and to keep the log, which is what
-    /// acknowledged writes rest on.
+    /// everybody and is where snapshots come from. It goes on to vote, to keep the log, and to stand for
+    /// election: it may be the only one left that holds all acknowledged writes, and then it leads until
+    /// another one has them.
     async fn give_up_leading(&self) {
         if self.damage.first().is_none() || self.quorum.voters().len() < 2 {
             return;
         }
-        self.raft.runtime_config().elect(false);
         match self.transfer_leader(None).await {
             Ok(true) => tracing::warn!(
                 region = self.id().0,

@@ -1,8 +1,8 @@
 //! One region's replicated state: what its log entries do to its data.
 //!
 //! Owns the layout of a region's rows ([`layout`]), the state that describes its data ([`state`]),
-//! and the pure function from (state, entry) to (batch, answer) ([`apply`]); [`machine`] is the thin
-//! edge to the consensus library. Knows nothing of requests, leaders or the network.
+//! the pure function from (state, entry) to (batch, answer) ([`apply`]), and filling a region from a
+//! snapshot ([`install`]); [`machine`] is the thin edge to the consensus library. Knows nothing of requests, leaders or the network.
 //!
 //! Invariants:
 //! - the applied index, the digest, the modes and the table of request ids change in the same atomic
@@ -11,6 +11,7 @@
 //!   entry.
 
 pub mod apply;
+mod install;
 pub mod layout;
 pub mod machine;
 pub mod meta;

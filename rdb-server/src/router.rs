@@ -201,12 +201,9 @@ impl Router {
             .await?;
         let global = GlobalKey::new(namespace, &read.key);
         let stored = peer.stored(global.as_bytes())?;
-        let (now, revision, installing) = peer
+        let (now, revision) = peer
             .cell()
-            .with(|summary| (summary.last_stamp, summary.revision, summary.installing));
-        if installing {
-            return Err(being_replaced(&peer));
-        }
+            .with(|summary| (summary.last_stamp, summary.revision));
         let record = stored.filter(|record| !record.tombstone && !record.is_expired(now));
         // The summary follows the data: what was read may be newer than it.
         let revision = revision.max(record.as_ref().map_or(0, |record| record.revision));
@@ -416,12 +413,10 @@ impl Router {
             let staleness_ms = self
                 .settle(&peer, &spec.options, &mut barriers, deadline)
                 .await?;
-            let (now, revision, installing) = peer
+            let installs = peer.settled()?;
+            let (now, revision) = peer
                 .cell()
-                .with(|summary| (summary.last_stamp, summary.revision, summary.installing));
-            if installing {
-                return Err(being_replaced(&peer));
-            }
+                .with(|summary| (summary.last_stamp, summary.revision));
             let epoch = peer.namespace(namespace).map_or(0, |(_, epoch)| epoch.0);
             if spec.options.seen_epoch > epoch && epoch != 0 {
                 return Err(Error::new(
@@ -432,6 +427,7 @@ impl Router {
             }
             parts.push(Part {
                 range: part,
+                installs,
                 now,
                 receipt: self.receipt(&peer, epoch, revision, staleness_ms),
                 peer,
@@ -450,6 +446,9 @@ impl Router {
             return Err(Error::new(Reason::Overloaded, format!("{SCANS} scans are under way at this store; try again, or read the open ones to their end")).with("limit", SCANS));
         };
         let view = first.peer.snapshot();
+        for part in &parts {
+            part.peer.still(part.installs)?;
+        }
         let (pages, reader) = mpsc::channel(2);
         let runtime = tokio::runtime::Handle::current();
         tokio::task::spawn_blocking(move || {
@@ -468,6 +467,8 @@ impl Router {
 struct Part {
     peer: Arc<Peer>,
     range: KeyRange,
+    /// See [`Peer::settled`].
+    installs: u64,
     now: Stamp,
     receipt: Receipt,
 }
@@ -560,15 +561,4 @@ fn is_stale(options: &kv::ReadOptions) -> bool {
 fn without_outcome(mut error: Error) -> Error {
     error.metadata.remove("outcome");
     error
-}
-
-fn being_replaced(peer: &Peer) -> Error {
-    Error::new(
-        Reason::NotReady,
-        format!(
-            "region {} is being replaced by a snapshot here; ask another store or try again",
-            peer.id()
-        ),
-    )
-    .with("region", peer.id())
 }

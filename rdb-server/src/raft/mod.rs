@@ -40,7 +40,9 @@ pub use log_store::{LogStoreOptions, RaftLogStore};
 pub use network::{NetworkSettings, QuorumView, RegionNetwork};
 pub use settings::{RaftSettings, SettingsError, raft_config};
 pub use snapshot::{FrozenSnapshot, ReceivedSnapshot, SnapshotData, SnapshotItem};
-pub use snapshot_receiver::{FileSpool, MemorySpool, SnapshotReceiver, SnapshotSpool};
+pub use snapshot_receiver::{
+    FileSpool, MemorySpool, SnapshotReceiver, SnapshotSpool, SnapshotStream, Spooled,
+};
 pub use wire::WireError;
 
 use bytes::Bytes;

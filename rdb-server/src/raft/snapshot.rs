@@ -299,7 +299,7 @@ impl ReceivedSnapshot {
         ReceivedSnapshot { id, stream }
     }
 
-    /// The bytes as they came.
+    /// The bytes as they came, from where reading stands.
     pub fn into_stream(self) -> Box<dyn Read + Send + Sync> {
         self.stream
     }

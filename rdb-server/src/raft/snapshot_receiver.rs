@@ -9,15 +9,18 @@
 //!   answer names the offset that is wanted.
 //! - A transfer under a higher vote ends one under a lower vote, never the other way round.
 //! - Pieces lie where they can be thrown away: nothing of the region's own state changes before all
-//!   are there. What a crash leaves behind is removed at the next start.
+//!   are there. What a crash leaves of an unfinished transfer is removed at the next start.
+//! - A finished one is durable before anybody hears of it, and stays until it is forgotten: installing
+//!   it can begin anew from there, whatever happens in between.
 
 use super::snapshot::io_error;
 use super::{ReceivedSnapshot, Snapshot, SnapshotData, SnapshotMeta, Vote, wire};
 use crate::error::Error;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rdb_proto::raft;
 use rdb_types::RegionId;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -31,9 +34,25 @@ pub trait SnapshotSpool: Send + Sync + 'static {
     /// # Errors
     /// The disk refuses.
     fn create(&self, region: RegionId) -> io::Result<Box<dyn Spooled>>;
+
+    /// The snapshot of a region that was finished last, from its beginning; `None`: there is none, or
+    /// it was forgotten.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    fn finished(&self, region: RegionId) -> io::Result<Option<SnapshotStream>>;
+
+    /// Lets the finished snapshot of a region go, if there is one.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    fn forget(&self, region: RegionId) -> io::Result<()>;
 }
 
-/// The pieces of one snapshot. They go with it when it is dropped.
+/// All pieces of a snapshot, one after the other.
+pub type SnapshotStream = Box<dyn Read + Send + Sync>;
+
+/// The pieces of one snapshot. They go with it when it is dropped unfinished.
 pub trait Spooled: Send {
     /// Adds a piece.
     ///
@@ -41,11 +60,12 @@ pub trait Spooled: Send {
     /// The disk refuses; the pieces are of no use any more.
     fn append(&mut self, piece: &Bytes) -> io::Result<()>;
 
-    /// All pieces, one after the other. They go when the reader is dropped.
+    /// All pieces are there: makes them durable, as what [`SnapshotSpool::finished`] shows, in place of
+    /// an earlier one.
     ///
     /// # Errors
     /// The disk refuses.
-    fn into_reader(self: Box<Self>) -> io::Result<Box<dyn Read + Send + Sync>>;
+    fn finish(self: Box<Self>) -> io::Result<SnapshotStream>;
 }
 
 /// Pieces in files of a directory that nobody else uses.
@@ -56,8 +76,10 @@ pub struct FileSpool {
     created: AtomicU64,
 }
 
-/// What the files are called. Others in the directory are left alone.
+/// What the files of unfinished transfers are called.
 const SPOOL_PREFIX: &str = "snapshot-";
+/// What those of finished ones are called. Others in the directory are left alone.
+const FINISHED_PREFIX: &str = "install-";
 
 impl FileSpool {
     /// Uses `dir`, which is created if it is not there, and removes what a crash left in it.
@@ -82,6 +104,15 @@ impl FileSpool {
             created: AtomicU64::new(0),
         })
     }
+
+    fn finished_path(&self, region: RegionId) -> PathBuf {
+        self.dir.join(format!("{FINISHED_PREFIX}{region}"))
+    }
+}
+
+fn open_stream(path: &Path) -> io::Result<SnapshotStream> {
+    let reader = BufReader::with_capacity(64 << 10, File::open(path)?);
+    Ok(Box::new(reader))
 }
 
 impl SnapshotSpool for FileSpool {
@@ -91,28 +122,41 @@ impl SnapshotSpool for FileSpool {
         let file = File::create_new(&path)?;
         Ok(Box::new(SpoolFile {
             file,
-            path: RemovedOnDrop(path),
+            path,
+            finished_path: self.finished_path(region),
+            finished: false,
         }))
+    }
+
+    fn finished(&self, region: RegionId) -> io::Result<Option<SnapshotStream>> {
+        match open_stream(&self.finished_path(region)) {
+            Ok(stream) => Ok(Some(stream)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn forget(&self, region: RegionId) -> io::Result<()> {
+        match std::fs::remove_file(self.finished_path(region)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 }
 
 struct SpoolFile {
     file: File,
-    path: RemovedOnDrop,
+    path: PathBuf,
+    finished_path: PathBuf,
+    finished: bool,
 }
 
-struct RemovedOnDrop(PathBuf);
-
-impl AsRef<Path> for RemovedOnDrop {
-    fn as_ref(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for RemovedOnDrop {
+impl Drop for SpoolFile {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.0) {
-            tracing::warn!(path = %self.0.display(), %error, "a received snapshot could not be removed; it will be at the next start");
+        if !self.finished
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "a received snapshot could not be removed; it will be at the next start");
         }
     }
 }
@@ -122,50 +166,70 @@ impl Spooled for SpoolFile {
         self.file.write_all(piece)
     }
 
-    fn into_reader(self: Box<Self>) -> io::Result<Box<dyn Read + Send + Sync>> {
-        let reader = BufReader::with_capacity(64 << 10, File::open(&self.path)?);
-        Ok(Box::new(SpoolReader {
-            reader,
-            _path: self.path,
-        }))
+    fn finish(mut self: Box<Self>) -> io::Result<SnapshotStream> {
+        self.file.sync_all()?;
+        std::fs::rename(&self.path, &self.finished_path)?;
+        self.finished = true;
+        if let Some(dir) = self.finished_path.parent() {
+            File::open(dir)?.sync_all()?;
+        }
+        open_stream(&self.finished_path)
     }
 }
 
-struct SpoolReader {
-    reader: BufReader<File>,
-    _path: RemovedOnDrop,
+/// Pieces in memory: for simulated stores and stores without a disk. What is finished outlives a store
+/// that is opened again over the same spool, as it does on a disk.
+#[derive(Clone, Debug, Default)]
+pub struct MemorySpool {
+    finished: Arc<Mutex<BTreeMap<RegionId, VecDeque<Bytes>>>>,
 }
-
-impl Read for SpoolReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.reader.read(buffer)
-    }
-}
-
-/// Pieces in memory: for simulated stores and stores without a disk.
-#[derive(Debug, Default)]
-pub struct MemorySpool;
 
 impl SnapshotSpool for MemorySpool {
-    fn create(&self, _region: RegionId) -> io::Result<Box<dyn Spooled>> {
-        Ok(Box::new(SpoolMemory(VecDeque::new())))
+    fn create(&self, region: RegionId) -> io::Result<Box<dyn Spooled>> {
+        Ok(Box::new(SpoolMemory {
+            region,
+            spool: self.clone(),
+            pieces: VecDeque::new(),
+        }))
+    }
+
+    fn finished(&self, region: RegionId) -> io::Result<Option<SnapshotStream>> {
+        let pieces = self.finished.lock().get(&region).cloned();
+        Ok(pieces.map(|pieces| Box::new(MemoryStream(pieces)) as SnapshotStream))
+    }
+
+    fn forget(&self, region: RegionId) -> io::Result<()> {
+        self.finished.lock().remove(&region);
+        Ok(())
     }
 }
 
-struct SpoolMemory(VecDeque<Bytes>);
+struct SpoolMemory {
+    region: RegionId,
+    spool: MemorySpool,
+    pieces: VecDeque<Bytes>,
+}
 
 impl Spooled for SpoolMemory {
     fn append(&mut self, piece: &Bytes) -> io::Result<()> {
-        self.0.push_back(piece.clone());
+        self.pieces.push_back(piece.clone());
         Ok(())
     }
 
-    fn into_reader(self: Box<Self>) -> io::Result<Box<dyn Read + Send + Sync>> {
-        Ok(self)
+    fn finish(self: Box<Self>) -> io::Result<SnapshotStream> {
+        let SpoolMemory {
+            region,
+            spool,
+            pieces,
+        } = *self;
+        spool.finished.lock().insert(region, pieces.clone());
+        Ok(Box::new(MemoryStream(pieces)))
     }
 }
 
-impl Read for SpoolMemory {
+struct MemoryStream(VecDeque<Bytes>);
+
+impl Read for MemoryStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.0.front().is_some_and(Bytes::is_empty) {
             self.0.pop_front();
@@ -289,7 +353,7 @@ impl SnapshotReceiver {
             spooled,
             ..
         } = transfer;
-        let stream = spooled.into_reader().map_err(|error| spool_error(&error))?;
+        let stream = spooled.finish().map_err(|error| spool_error(&error))?;
         let snapshot = SnapshotData::Received(ReceivedSnapshot::new(id, stream));
         Ok(Received::Complete {
             vote,
@@ -297,9 +361,12 @@ impl SnapshotReceiver {
         })
     }
 
-    /// The snapshot with this id is in place.
+    /// The snapshot with this id is in place: its pieces can go.
     pub fn installed(&mut self, id: String) {
         self.installed = Some(id);
+        if let Err(error) = self.spool.forget(self.region) {
+            tracing::warn!(region = self.region.0, %error, "an installed snapshot could not be removed; the next one takes its place");
+        }
     }
 }
 
@@ -352,15 +419,24 @@ mod tests {
         (vote, snapshot.meta, text)
     }
 
-    /// The same through memory and through files; files go when they are not needed any more.
+    /// The same through memory and through files; those of unfinished transfers go with them.
     fn each_spool(test: impl Fn(SnapshotReceiver)) {
-        test(SnapshotReceiver::new(RegionId(2), Arc::new(MemorySpool)));
+        test(SnapshotReceiver::new(
+            RegionId(2),
+            Arc::new(MemorySpool::default()),
+        ));
         let dir = tempfile::tempdir().unwrap();
         test(SnapshotReceiver::new(
             RegionId(2),
             Arc::new(FileSpool::new(dir.path()).unwrap()),
         ));
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        let names = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name());
+        let left: Vec<_> = names
+            .filter(|name| name.to_string_lossy().starts_with(SPOOL_PREFIX))
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
     }
 
     #[test]
@@ -437,15 +513,21 @@ mod tests {
             fn create(&self, region: RegionId) -> io::Result<Box<dyn Spooled>> {
                 match self.0.swap(false, Ordering::Relaxed) {
                     true => Ok(Box::new(FullPieces)),
-                    false => MemorySpool.create(region),
+                    false => MemorySpool::default().create(region),
                 }
+            }
+            fn finished(&self, _: RegionId) -> io::Result<Option<SnapshotStream>> {
+                Ok(None)
+            }
+            fn forget(&self, _: RegionId) -> io::Result<()> {
+                Ok(())
             }
         }
         impl Spooled for FullPieces {
             fn append(&mut self, _: &Bytes) -> io::Result<()> {
                 Err(io::ErrorKind::StorageFull.into())
             }
-            fn into_reader(self: Box<Self>) -> io::Result<Box<dyn Read + Send + Sync>> {
+            fn finish(self: Box<Self>) -> io::Result<SnapshotStream> {
                 Err(io::ErrorKind::StorageFull.into())
             }
         }
@@ -462,6 +544,38 @@ mod tests {
             complete(receiver.take(chunk("a", 1, 0, "aa", true))).2,
             "aa"
         );
+    }
+
+    #[test]
+    fn a_finished_snapshot_stays_until_it_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = || FileSpool::new(dir.path()).unwrap();
+        let memory = MemorySpool::default();
+        let again: [(Arc<dyn SnapshotSpool>, Arc<dyn SnapshotSpool>); 2] = [
+            (Arc::new(files()), Arc::new(files())),
+            (Arc::new(memory.clone()), Arc::new(memory)),
+        ];
+        for (spool, reopened) in again {
+            assert!(spool.finished(RegionId(2)).unwrap().is_none());
+            let mut receiver = SnapshotReceiver::new(RegionId(2), spool);
+            drop(complete(receiver.take(chunk("a", 1, 0, "aa", true))));
+            let read = || {
+                let mut text = String::new();
+                let stream = reopened.finished(RegionId(2)).unwrap();
+                stream.map(|mut stream| stream.read_to_string(&mut text).unwrap())?;
+                Some(text)
+            };
+            assert_eq!(read().as_deref(), Some("aa"));
+            assert_eq!(
+                read().as_deref(),
+                Some("aa"),
+                "from the beginning each time"
+            );
+            assert!(reopened.finished(RegionId(3)).unwrap().is_none());
+            receiver.installed("a".to_owned());
+            assert_eq!(read(), None);
+            reopened.forget(RegionId(2)).unwrap();
+        }
     }
 
     #[test]

@@ -6,11 +6,13 @@
 //! but never an entry.
 
 use super::apply::Applier;
+use super::install::Installer;
 use super::layout;
 use super::state::{RegionState, Summary};
 use crate::raft::snapshot::{FrozenSnapshot, SnapshotData};
 use crate::raft::{
-    Command, EntryResponder, LogId, Outcome, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
+    Command, EntryResponder, LogId, Outcome, Snapshot, SnapshotMeta, SnapshotSpool,
+    StoredMembership, TypeConfig,
 };
 use futures::{FutureExt, Stream, StreamExt};
 use openraft::entry::RaftPayload;
@@ -18,7 +20,7 @@ use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use parking_lot::RwLock;
 use rdb_proto::raft;
-use rdb_storage::{Committer, Durability, Engine, KeyRange, StorageError, WriteBatch};
+use rdb_storage::{Committer, Durability, Engine, StorageError};
 use rdb_types::{NamespaceId, StoreId};
 use std::collections::BTreeSet;
 use std::io;
@@ -79,8 +81,20 @@ impl SummaryCell {
         self.announce(state);
     }
 
+    /// From here on the rows are not to be read.
+    fn begin_installing(&self) {
+        self.summary.write().installs += 1;
+    }
+
+    /// The rows are those of `state` now.
     fn replace(&self, state: &RegionState) {
-        *self.summary.write() = state.summary();
+        let mut summary = self.summary.write();
+        let installs = summary.installs + 1;
+        *summary = Summary {
+            installs,
+            ..state.summary()
+        };
+        drop(summary);
         self.announce(state);
     }
 
@@ -97,24 +111,47 @@ pub struct RegionMachine {
     state: RegionState,
     engine: Arc<dyn Engine>,
     committer: Committer,
+    installer: Installer,
     cell: Arc<SummaryCell>,
 }
 
 impl RegionMachine {
-    /// Goes on from what is on disk.
-    pub fn open(
+    /// Goes on from what is on disk; a region that a crash left half-filled is filled first.
+    pub async fn open(
         me: StoreId,
         descriptor: raft::RegionDescriptor,
         engine: Arc<dyn Engine>,
         committer: Committer,
-    ) -> Result<RegionMachine, StorageError> {
-        let state = RegionState::load(descriptor, engine.as_ref())?;
+        spool: Arc<dyn SnapshotSpool>,
+    ) -> Result<RegionMachine, io::Error> {
+        let installer = Installer {
+            descriptor: descriptor.clone(),
+            committer: committer.clone(),
+            spool: spool.clone(),
+        };
+        let interrupted = installer
+            .interrupted(engine.as_ref())
+            .map_err(io::Error::other)?;
+        if let Some(meta) = &interrupted {
+            tracing::info!(
+                region = descriptor.id,
+                "going on to install a snapshot that the last run did not finish"
+            );
+            installer.fill(meta).await?;
+        }
+        let mut state = RegionState::load(descriptor, engine.as_ref()).map_err(io::Error::other)?;
+        if let Some(meta) = interrupted {
+            state.membership = meta.last_membership;
+        }
+        // Either it is in place, or nothing of it was.
+        spool.forget(state.id())?;
         let cell = Arc::new(SummaryCell::new(state.summary()));
         Ok(RegionMachine {
             me,
             state,
             engine,
             committer,
+            installer,
             cell,
         })
     }
@@ -235,29 +272,12 @@ impl RaftStateMachine<TypeConfig> for RegionMachine {
         meta: &SnapshotMeta,
         snapshot: SnapshotData,
     ) -> Result<(), io::Error> {
-        // One batch, so that a crash leaves the old region or the new one and nothing between.
-        self.cell.summary.write().installing = true;
-        let ranges = layout::replicated_ranges(&self.state.descriptor);
-        let filled = tokio::task::spawn_blocking(move || fill(ranges, snapshot))
-            .await
-            .map_err(io::Error::other)?;
-        let batch = filled.map_err(io::Error::other)?;
-        self.committer
-            .commit(batch, Durability::Synced)
-            .await
-            .map_err(io::Error::other)?;
+        self.cell.begin_installing();
+        self.installer.keep(snapshot).await?;
+        self.installer.fill(meta).await?;
         let index = meta.last_log_id.map_or(0, |id| id.index);
         let mut state = RegionState::load(self.state.descriptor.clone(), self.engine.as_ref())
             .map_err(io::Error::other)?;
-        if state.applied != meta.last_log_id {
-            return Err(io::Error::other(StorageError::corruption(
-                format!("snapshot {} of region {}", index, self.state.id()),
-                format!(
-                    "it ends at {:?} but says {:?}",
-                    state.applied, meta.last_log_id
-                ),
-            )));
-        }
         state.membership = meta.last_membership.clone();
         self.state = state;
         self.cell.replace(&self.state);
@@ -269,33 +289,6 @@ impl RaftStateMachine<TypeConfig> for RegionMachine {
         // The state machine is durable itself: its present state is always the newest snapshot.
         Ok(self.state.applied.is_some().then(|| self.freeze()))
     }
-}
-
-fn fill(
-    ranges: Vec<(rdb_storage::Family, KeyRange)>,
-    snapshot: SnapshotData,
-) -> Result<WriteBatch, StorageError> {
-    let mut batch = WriteBatch::new();
-    for (family, range) in &ranges {
-        // Every range of `layout` has an end.
-        if let Some(end) = &range.end {
-            batch.delete_range(*family, range.start.clone(), end.clone());
-        }
-    }
-    for item in snapshot.into_records() {
-        let item = item?;
-        if !ranges
-            .iter()
-            .any(|(family, range)| *family == item.family && range.contains(&item.key))
-        {
-            return Err(StorageError::corruption(
-                "snapshot",
-                "it holds a row that does not belong to the region",
-            ));
-        }
-        batch.put(item.family, item.key, item.value);
-    }
-    Ok(batch)
 }
 
 /// A snapshot that was taken already: freezing is instant, there is nothing left to build.

@@ -191,7 +191,7 @@ impl RegionState {
             revision: self.revision,
             namespaces: self.namespaces.clone(),
             meta: self.meta.clone(),
-            installing: false,
+            installs: 0,
         }
     }
 }
@@ -209,6 +209,7 @@ pub struct Summary {
     pub namespaces: BTreeMap<NamespaceId, NamespaceState>,
     /// In the meta region, what its rows say.
     pub meta: Option<Arc<MetaState>>,
-    /// A snapshot is replacing the data right now: nothing may be read.
-    pub installing: bool,
+    /// Grows when a snapshot begins to replace the data, and again when it has: odd in between. Rows that
+    /// were read are to be believed only if this was even before and is the same after.
+    pub installs: u64,
 }

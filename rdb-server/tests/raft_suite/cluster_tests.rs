@@ -19,7 +19,7 @@ fn short_log() -> RaftSettings {
 }
 
 async fn cluster(settings: RaftSettings) -> Cluster {
-    Cluster::formed(settings, NetworkSettings::default(), Arc::new(MemorySpool)).await
+    Cluster::formed(settings, NetworkSettings::default(), Arc::new(MemorySpool::default())).await
 }
 
 fn all_present(contents: &[(bytes::Bytes, u64)], acknowledged: &[String]) {
@@ -233,7 +233,7 @@ async fn a_snapshot_goes_on_after_a_broken_connection() {
         snapshot_chunk_bytes: 10_000,
         ..NetworkSettings::default()
     };
-    let mut cluster = Cluster::formed(short_log(), network, Arc::new(MemorySpool)).await;
+    let mut cluster = Cluster::formed(short_log(), network, Arc::new(MemorySpool::default())).await;
     let leader = cluster.leader(&[1, 2, 3]).await;
     let away = (1..=3).find(|id| *id != leader).unwrap();
     let others: Vec<u64> = (1..=3).filter(|id| *id != away).collect();
