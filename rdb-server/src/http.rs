@@ -3,6 +3,10 @@
 //! Answers what the store knows of itself; asks nobody else, so that a probe is cheap and says what is
 //! wrong with this very store.
 
+mod accept;
+
+pub use accept::{Bounded, CONNECTIONS, IDLE};
+
 use crate::cluster::Cluster;
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;

@@ -7,6 +7,7 @@ use crate::error::{Error, Outcome};
 use crate::grpc_edge::{LONGEST_CALL, deadline_of, in_our_words};
 use crate::metrics::{Metrics, Timed};
 use crate::router::{Found, Read, Router, ScanSpec, Written};
+use crate::session::SessionToken;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered};
@@ -16,6 +17,7 @@ use rdb_proto::raft::{WriteOp, write_op::Kind};
 use rdb_types::key::prefix_end;
 use rdb_types::{Reason, request_id};
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,6 +82,23 @@ impl KvService {
         Ok(())
     }
 
+    /// Whatever the read is served with, what it asks for has to make sense.
+    fn check_read(options: &kv::ReadOptions) -> Result<(), Error> {
+        if kv::Consistency::try_from(options.consistency).is_err() {
+            return Err(Error::invalid(
+                "consistency",
+                format!(
+                    "{} is no consistency that this store knows: 0 is the namespace's own, 1 linearizable, 2 stale; if a newer client sent it, upgrade this store",
+                    options.consistency
+                ),
+            ));
+        }
+        if !options.session.is_empty() {
+            SessionToken::decode(&options.session)?;
+        }
+        Ok(())
+    }
+
     fn write_op(
         &self,
         kind: Kind,
@@ -132,11 +151,13 @@ impl KvService {
         match op {
             batch_request::Op::Get(get) => {
                 self.check_key(&get.key)?;
+                let options = get.read.unwrap_or_default();
+                Self::check_read(&options)?;
                 Ok(Decoded::Read {
                     namespace: get.namespace,
                     read: Read {
                         key: get.key,
-                        options: get.read.unwrap_or_default(),
+                        options,
                     },
                 })
             }
@@ -306,7 +327,9 @@ impl KvService {
                         "Write"
                     };
                     let timed = Timed::start(&service.metrics, method, &namespace);
-                    let answers = service.run(group, service.deadline(timeout)).await;
+                    let asked = group.asked();
+                    let work = service.run(group, service.deadline(timeout));
+                    let answers = guarded(asked, work).await;
                     timed.done_all(
                         answers
                             .iter()
@@ -407,12 +430,43 @@ impl Decoded {
     }
 }
 
+/// An operation that waits for its answer: its id, and for a write whether it has a request id.
+type Asked = (u64, Option<bool>);
+
 impl Group {
-    fn ids(&self) -> &[u64] {
+    fn asked(&self) -> Vec<Asked> {
         match self {
-            Group::Reads { ids, .. } | Group::Writes { ids, .. } => ids,
+            Group::Reads { ids, .. } => ids.iter().map(|id| (*id, None)).collect(),
+            Group::Writes { ids, ops, .. } => {
+                let has_ids = ops.iter().map(|(op, _)| Some(!op.request_id.is_empty()));
+                ids.iter().copied().zip(has_ids).collect()
+            }
         }
     }
+}
+
+/// The answers of a group; were there a panic in its work, each operation of it hears of that under its
+/// own id, and the stream goes on.
+async fn guarded(asked: Vec<Asked>, work: impl Future<Output = Vec<Answer>>) -> Vec<Answer> {
+    // Nothing that the work holds is looked at again.
+    if let Ok(answers) = AssertUnwindSafe(work).catch_unwind().await {
+        return answers;
+    }
+    let failed = |(id, write): Asked| {
+        let error = match write {
+            None => Error::new(
+                Reason::NotReady,
+                "this store failed at the read, its log says where; try again, and please report this",
+            ),
+            Some(_) => Error::new(
+                Reason::OutcomeUnknown,
+                "this store failed at the write, its log says where; whether it was applied is not known: please report this",
+            )
+            .outcome(Outcome::Unknown),
+        };
+        (id, Err((error, write.unwrap_or(true))))
+    };
+    asked.into_iter().map(failed).collect()
 }
 
 fn namespace_of(op: &batch_request::Op) -> &str {
@@ -577,6 +631,8 @@ impl Kv for KvService {
         let timed = Timed::start(&self.metrics, "Scan", &scan.namespace);
         let result = async {
             let deadline = self.in_time(deadline)?;
+            let options = scan.read.unwrap_or_default();
+            Self::check_read(&options)?;
             let by_prefix = !scan.prefix.is_empty();
             if by_prefix && !(scan.start.is_empty() && scan.end.is_empty()) {
                 return Err(Error::invalid(
@@ -606,7 +662,7 @@ impl Kv for KvService {
                 limit: scan.limit as usize,
                 reverse: scan.reverse,
                 keys_only: scan.keys_only,
-                options: scan.read.unwrap_or_default(),
+                options,
             };
             self.router.scan(&scan.namespace, spec, deadline).await
         }
@@ -639,15 +695,17 @@ impl Kv for KvService {
             while open || !work.is_empty() {
                 tokio::select! {
                     Some(response) = work.next(), if !work.is_empty() => {
+                        // An error: the runtime is shutting down, and the stream with it.
+                        let Ok(response) = response else { return };
                         if answers.send(Ok(response)).await.is_err() {
                             return;
                         }
                     }
                     message = requests.next(), if open && work.len() < BATCH_WINDOW => match message {
                         // Spawned, so that one message does not wait for another one's disk.
-                        Some(Ok(message)) => work.extend(service.message(message).into_iter().map(|part| {
-                            tokio::spawn(part).map(Result::unwrap_or_default)
-                        })),
+                        Some(Ok(message)) => {
+                            work.extend(service.message(message).into_iter().map(tokio::spawn));
+                        }
                         Some(Err(status)) => {
                             end = Some(service.end_of_stream(status));
                             open = false;
@@ -684,4 +742,34 @@ pub fn not_built(rpc: &str) -> Status {
         ),
     )
     .to_status(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_answered_to_each_operation_under_its_own_id() {
+        let asked = vec![(7, None), (9, Some(true)), (11, Some(false))];
+        let response = response_of(guarded(asked, async { panic!("a broken invariant") }).await);
+        let answers: Vec<_> = std::iter::once(&response).chain(&response.also).collect();
+        let said: Vec<_> = answers
+            .iter()
+            .map(|answer| match &answer.result {
+                Some(batch_response::Result::Failure(failure)) => {
+                    let outcome = failure.metadata.get("outcome").map(String::as_str);
+                    (answer.id, outcome, failure.retry_after_ms > 0)
+                }
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(
+            said,
+            [
+                (7, None, true),
+                (9, Some("unknown"), true),
+                (11, Some("unknown"), false)
+            ]
+        );
+    }
 }

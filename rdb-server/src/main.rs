@@ -6,7 +6,7 @@
 )]
 
 use clap::Parser;
-use rdb_server::config::{self, Cli};
+use rdb_server::config::{self, Cli, LogConfig, LogFormat};
 use rdb_server::logging::LogLevel;
 use rdb_server::server::{Store, StoreOptions};
 use std::process::ExitCode;
@@ -14,15 +14,33 @@ use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let loaded = match config::load(&cli, config::process_env(), |path| {
-        std::fs::read_to_string(path)
-    }) {
+    let loaded = match config::load(&cli, config::process_env(), |path| std::fs::read(path)) {
         Ok(loaded) => loaded,
         Err(errors) => {
-            eprintln!("{errors}");
+            // The file's own word on the format is not known: it may be what is wrong.
+            let format = cli.log_format.clone().or_else(|| {
+                let mut variables = config::process_env();
+                variables
+                    .find(|(name, _)| name == "FLAREDB_LOG__FORMAT")
+                    .map(|(_, value)| value)
+            });
+            if format.as_deref() == Some("json") && !cli.check_config {
+                let log = LogConfig {
+                    format: LogFormat::Json,
+                    ..LogConfig::default()
+                };
+                // An error means that nobody could be told.
+                let _ = rdb_server::logging::start(&log);
+                for error in errors.as_slice() {
+                    tracing::error!("{error}");
+                }
+            } else {
+                eprintln!("{errors}");
+            }
             return ExitCode::FAILURE;
         }
     };
+    let format = loaded.config.log.format;
     if cli.check_config {
         for warning in &loaded.warnings {
             eprintln!("warning: {warning}");
@@ -55,15 +73,23 @@ fn main() -> ExitCode {
         .build()
     {
         Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("cannot start: {error}");
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return fail(format, &format!("cannot start: {error}")),
     };
     runtime.block_on(run(loaded, &cli, &level))
 }
 
+/// The last word of a process that cannot start or go on: a line as plain as it can be, or in JSON where
+/// whoever reads the log expects nothing else.
+fn fail(format: LogFormat, why: &str) -> ExitCode {
+    match format {
+        LogFormat::Json => tracing::error!("{why}"),
+        LogFormat::Text => eprintln!("{why}"),
+    }
+    ExitCode::FAILURE
+}
+
 async fn run(loaded: config::Loaded, cli: &Cli, level: &LogLevel) -> ExitCode {
+    let format = loaded.config.log.format;
     let mut options = StoreOptions::new(loaded.config);
     // A failed sync is final: what was written since the last good one may be gone, and only a restart
     // finds out. Nothing is tried again.
@@ -78,15 +104,11 @@ async fn run(loaded: config::Loaded, cli: &Cli, level: &LogLevel) -> ExitCode {
     ]
     .map(signal);
     let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = signals else {
-        eprintln!("cannot listen for signals");
-        return ExitCode::FAILURE;
+        return fail(format, "cannot listen for signals");
     };
     let store = match Store::start(options).await {
         Ok(store) => store,
-        Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return fail(format, &error.to_string()),
     };
     let failed = loop {
         tokio::select! {
@@ -100,18 +122,13 @@ async fn run(loaded: config::Loaded, cli: &Cli, level: &LogLevel) -> ExitCode {
     store.shutdown().await;
     match failed {
         None => ExitCode::SUCCESS,
-        Some(why) => {
-            eprintln!("{why}");
-            ExitCode::FAILURE
-        }
+        Some(why) => fail(format, &why),
     }
 }
 
 /// Reads the configuration again. What is wrong with it changes nothing.
 fn reload(store: &Store, cli: &Cli, level: &LogLevel) {
-    let loaded = match config::load(cli, config::process_env(), |path| {
-        std::fs::read_to_string(path)
-    }) {
+    let loaded = match config::load(cli, config::process_env(), |path| std::fs::read(path)) {
         Ok(loaded) => loaded,
         Err(errors) => {
             for error in errors.as_slice() {

@@ -92,6 +92,16 @@ impl Metrics {
     /// The text that `/metrics` answers.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut out = String::new();
+        // A series that begins with its first refusal hides that refusal from whoever looks at rates.
+        let tables = self.namespaces.get().map(Namespaces::tables);
+        let rows = tables.iter().flat_map(|tables| tables.namespaces.values());
+        let known = rows.filter(|row| !row.deleted).map(|row| row.name.as_str());
+        for namespace in known.chain([NamespaceName::DEFAULT]) {
+            let label = NamespaceLabel {
+                namespace: namespace.to_owned(),
+            };
+            drop(self.quorum_rejections.get_or_create(&label));
+        }
         if let Some(registry) = self.registry.get() {
             text::encode(&mut out, registry)?;
         }

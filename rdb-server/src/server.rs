@@ -297,7 +297,7 @@ impl Store {
         parts.serve_grpc(&mut tasks, listener, &stop, &metrics, &grpc_options);
         let (probes, halt) = (parts.probes.clone(), stop.clone());
         tasks.spawn(async move {
-            let served = axum::serve(http_listener, http::routes(probes))
+            let served = axum::serve(http::Bounded::new(http_listener), http::routes(probes))
                 .with_graceful_shutdown(halt.cancelled_owned());
             if let Err(error) = served.await {
                 tracing::error!(%error, "the HTTP port is closed");

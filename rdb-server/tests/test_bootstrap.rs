@@ -501,3 +501,23 @@ async fn check_config_says_what_is_wrong_and_touches_nothing() {
     );
     assert!(!data_dir.exists(), "nothing is touched");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_logs_in_json_the_last_word_is_json_too() {
+    let mut cluster = Cluster::prepare(1, &["--log-format", "json"]);
+    // A file where the data directory should be; then a configuration that is wrong.
+    fs::write(cluster.node(0).data_dir(), "").unwrap();
+    let no_directory = Node::run_to_exit(cluster.node(0).args(), ENDS).await;
+    cluster.node_mut(0).set_flag("--store-id", "0");
+    let bad_flag = Node::run_to_exit(cluster.node(0).args(), ENDS).await;
+    for (exit, word) in [(no_directory, "store-1"), (bad_flag, "--store-id")] {
+        assert!(exit.refused().contains(word), "{exit:?}");
+        for line in exit.stderr.lines() {
+            assert!(line.starts_with('{') && line.ends_with('}'), "{line:?}");
+        }
+        assert!(
+            exit.refused().contains("\"level\":\"ERROR\""),
+            "{exit:?}"
+        );
+    }
+}

@@ -79,6 +79,16 @@ pub enum Problem {
     /// The file is no TOML.
     #[error("not valid TOML: {0}")]
     Syntax(String),
+    /// The file is no text.
+    #[error(
+        "byte {position} of this line is 0x{byte:02x}, which is not UTF-8: save the file as UTF-8"
+    )]
+    NoText {
+        /// Where in its line it is, from 1.
+        position: usize,
+        /// The byte.
+        byte: u8,
+    },
     /// The file cannot be read.
     #[error("cannot read the configuration file: {0}")]
     Unreadable(String),

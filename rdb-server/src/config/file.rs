@@ -86,6 +86,26 @@ pub(crate) fn unreadable(path: &Path, error: &std::io::Error) -> Layer {
     layer
 }
 
+/// The layer of a file that is no text; the byte at `wrong` is the first that is not UTF-8.
+pub(crate) fn no_text(path: &Path, bytes: &[u8], wrong: usize) -> Layer {
+    let before = bytes.get(..wrong).unwrap_or(bytes);
+    let line_start = before
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |at| at + 1);
+    let mut layer = Layer::default();
+    let origin = Origin::File {
+        path: Arc::new(path.to_owned()),
+        line: Some(before.iter().filter(|byte| **byte == b'\n').count() + 1),
+    };
+    let problem = Problem::NoText {
+        position: wrong - line_start + 1,
+        byte: bytes.get(wrong).copied().unwrap_or_default(),
+    };
+    layer.error(origin, "", problem);
+    layer
+}
+
 /// The parser's complaint about a line, or the slip behind it where that is plain to see.
 fn syntax(complaint: &str, value: Option<&str>) -> String {
     // `heartbeat = 50ms` and `addr = 127.0.0.1:50051` look to it like numbers that went wrong.

@@ -70,10 +70,10 @@ pub struct Loaded {
 ///
 /// # Errors
 /// Everything that is wrong with any of the sources, each with its place.
-pub fn load(
+pub fn load<T: AsRef<[u8]>>(
     cli: &Cli,
     env: impl Iterator<Item = (String, String)>,
-    read_file: impl Fn(&Path) -> io::Result<String>,
+    read_file: impl Fn(&Path) -> io::Result<T>,
 ) -> Result<Loaded, ConfigErrors> {
     // Sorted, so that what is said does not depend on the order of the environment.
     let variables: BTreeMap<String, String> = env
@@ -84,7 +84,10 @@ pub fn load(
     let mut assembly = Assembly::default();
     if let Some(path) = &path {
         assembly.apply(match read_file(path) {
-            Ok(text) => file::read(path, &text),
+            Ok(bytes) => match std::str::from_utf8(bytes.as_ref()) {
+                Ok(text) => file::read(path, text),
+                Err(error) => file::no_text(path, bytes.as_ref(), error.valid_up_to()),
+            },
             Err(error) => file::unreadable(path, &error),
         });
     }

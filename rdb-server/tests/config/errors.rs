@@ -72,7 +72,7 @@ fn a_file_that_cannot_be_read_is_one_error() {
         ..Cli::default()
     };
     let refused = load(&cli, std::iter::empty(), |_| {
-        Err(io::Error::new(io::ErrorKind::NotFound, "no such file"))
+        Err::<String, _>(io::Error::new(io::ErrorKind::NotFound, "no such file"))
     });
     let errors = refused.expect_err("a file that is not there");
     assert_eq!(
@@ -161,4 +161,23 @@ fn what_is_legal_but_odd_is_a_warning() {
     ] {
         assert_eq!(warnings(file, &[], &[]), [expected], "\n{file}");
     }
+}
+
+#[test]
+fn a_file_that_is_no_text_is_refused_by_line_and_byte() {
+    let cli = Cli {
+        config: Some("flaredb.toml".into()),
+        ..Cli::default()
+    };
+    let refused = |bytes: &'static [u8]| {
+        load(&cli, std::iter::empty(), |_| Ok(bytes))
+            .expect_err("no text")
+            .to_string()
+    };
+    let error = refused(b"[store]\nid = 1\naddr = \"\xff\"\n");
+    assert!(error.contains("flaredb.toml:3"), "{error}");
+    assert!(error.contains("byte 9 of this line is 0xff"), "{error}");
+    let error = refused(b"\xfe");
+    assert!(error.contains("flaredb.toml:1"), "{error}");
+    assert!(error.contains("byte 1 of this line is 0xfe"), "{error}");
 }

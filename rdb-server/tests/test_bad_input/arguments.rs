@@ -322,3 +322,27 @@ async fn lifetimes_and_deadlines_are_checked() {
     );
     assert_serves(&cluster, "odd numbers").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_read_asks_for_is_checked_however_it_is_served() {
+    let (cluster, store) = one().await;
+    store.put("k", "v").await.unwrap();
+    for consistency in [3, 77, -1, i32::MAX] {
+        let read = kv::ReadOptions {
+            consistency,
+            ..Default::default()
+        };
+        assert_invalid(store.get_as("k", read.clone()).await, "consistency", "");
+        assert_invalid(store.all("k", read).await, "consistency", "");
+    }
+    for consistency in [0, 1, 2] {
+        let read = kv::ReadOptions {
+            consistency,
+            session: Bytes::from_static(b"nonsense"),
+            ..Default::default()
+        };
+        assert_invalid(store.get_as("k", read.clone()).await, "session", "");
+        assert_invalid(store.all("k", read).await, "session", "");
+    }
+    assert_serves(&cluster, "odd reads").await;
+}

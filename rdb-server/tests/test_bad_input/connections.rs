@@ -103,3 +103,27 @@ async fn who_is_no_store_leaves_probation_and_is_counted() {
     )
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_http_port_has_a_bound_and_lets_go_of_silent_connections() {
+    let cluster = Cluster::start(1, &[]).await;
+    let port = cluster.http_addr(0);
+    let mut silent = Vec::new();
+    for _ in 0..rdb_server::http::CONNECTIONS {
+        silent.push(TcpStream::connect(port).await.unwrap());
+    }
+    // One too many is closed at once, and the store serves on meanwhile.
+    let mut one_more = TcpStream::connect(port).await.unwrap();
+    let mut answer = Vec::new();
+    let end = one_more.read_to_end(&mut answer);
+    let end = tokio::time::timeout(rdb_server::http::IDLE / 2, end).await;
+    assert!(end.is_ok(), "one too many is held open");
+    Plain::on(&cluster, 0).await.put("k", "v").await.unwrap();
+    // Nobody leaves, and the probes get in all the same.
+    let limit = rdb_server::http::IDLE * 2;
+    eventually(limit, "a probe is answered", async || {
+        http::get(port, "/livez").await.map(drop)
+    })
+    .await;
+    drop(silent);
+}

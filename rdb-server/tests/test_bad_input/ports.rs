@@ -189,6 +189,8 @@ async fn health_reflection_probes_and_metrics_answer() {
         "flaredb_quorum_available{region=\"2\"} 1",
         "flaredb_raft_is_leader{region=\"2\"} 1",
         "flaredb_namespace_keys{namespace=\"orders\"} 1",
+        "flaredb_quorum_rejections_total{namespace=\"orders\"} 0",
+        "flaredb_quorum_rejections_total{namespace=\"default\"} 0",
     ] {
         assert!(metrics.body.contains(line), "{line} in\n{}", metrics.body);
     }
