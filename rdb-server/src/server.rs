@@ -1,55 +1,47 @@
 //! What a store is made of, and the order in which it starts and stops.
 //!
-//! Owns the wiring. Start: bind the ports (nothing is touched when one is in use), open the data
+//! Owns the wiring; [`disk`] opens what is stored, [`membership`] is what a store does by itself. Start: bind the ports (nothing is touched when one is in use), open the data
 //! directory, the engine and the clock, serve; then, in the background, join the cluster, open the
 //! regions, and keep the cluster's tables and regions in agreement. Stop: hand over what is led, end
 //! the streams, stop the regions, finish what the committer holds.
 
+mod disk;
+mod membership;
+
 use crate::admin_service::AdminService;
 use crate::clock::{PhysicalClock, StoreClock, SystemClock};
-use crate::cluster::{Cluster, Step};
-use crate::config::{Config, EngineKind, KeyChange, LiveConfig};
+use crate::cluster::Cluster;
+use crate::config::{Config, KeyChange, LiveConfig};
 use crate::contacts::{Contacts, Listening};
-use crate::error::Error;
 use crate::grpc_edge::EdgeLayer;
 use crate::http::{self, Probes};
 use crate::kv_service::KvService;
-use crate::layout_store as layout;
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
 use crate::peer::PeerContext;
 use crate::peer_manager::{PeerManager, StoreFacts};
-use crate::raft::{FileSpool, MemorySpool, RaftSettings, SnapshotSpool};
+use crate::raft::RaftSettings;
 use crate::raft_service::ModeService;
 use crate::router::Router;
 use crate::stores::Stores;
+use crate::transport::SharedTransport;
 use crate::transport::grpc::{GrpcOptions, GrpcTransport, Incoming, PeerService, Places};
-use crate::transport::{Lane, SharedTransport};
 use arc_swap::ArcSwap;
-use bytes::Bytes;
-use prost::Message;
+use disk::{Disk, open_disk, same_members, stored_plan};
 use rdb_proto::admin::admin_server::AdminServer;
 use rdb_proto::kv::kv_server::KvServer;
+use rdb_proto::raft::Member;
 use rdb_proto::raft::raft_service_server::RaftServiceServer;
-use rdb_proto::raft::{
-    self, ClusterPlan, Member, RegionDescriptor, command, peer_request, peer_response,
-};
-use rdb_proto::{WIRE_MINOR, convert};
-use rdb_storage::{
-    Committer, DataDir, Durability, Engine, Family, MemoryEngine, RocksEngine, RocksOptions,
-    StorageError, WriteBatch,
-};
-use rdb_types::{GlobalKey, NamespaceId, Reason, RegionId, StoreId};
-use std::collections::{BTreeMap, BTreeSet};
+use rdb_storage::{Committer, DataDir, Engine, StorageError};
+use rdb_types::StoreId;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How long a leaving store tries to hand over what it leads.
@@ -398,111 +390,6 @@ async fn listen(
         })
 }
 
-struct Disk {
-    data_dir: Option<DataDir>,
-    engine: Arc<dyn Engine>,
-    spool: Arc<dyn SnapshotSpool>,
-    store_uuid: String,
-}
-
-fn open_disk(config: &Config) -> Result<Disk, StartError> {
-    match config.store.engine {
-        EngineKind::Memory => Ok(Disk {
-            data_dir: None,
-            engine: Arc::new(MemoryEngine::new()),
-            spool: Arc::new(MemorySpool::default()),
-            store_uuid: uuid::Uuid::new_v4().to_string(),
-        }),
-        EngineKind::Rocksdb => {
-            let path: &PathBuf = &config.store.data_dir;
-            let data_dir = DataDir::open(path, u32::from(config.store.id))?;
-            let engine = RocksEngine::open(&data_dir.db_path(), RocksOptions::default())?;
-            data_dir.mark_initialised()?;
-            let spool = FileSpool::new(path.join("snapshots")).map_err(|error| {
-                StartError::Disk(format!(
-                    "cannot use {}: {error}",
-                    path.join("snapshots").display()
-                ))
-            })?;
-            let store_uuid = data_dir.identity().store_uuid.to_string();
-            Ok(Disk {
-                data_dir: Some(data_dir),
-                engine: Arc::new(engine),
-                spool: Arc::new(spool),
-                store_uuid,
-            })
-        }
-    }
-}
-
-fn stored_plan(engine: &dyn Engine) -> Result<Option<ClusterPlan>, StorageError> {
-    match engine.get(Family::Region, &layout::row("plan"))? {
-        None => Ok(None),
-        Some(stored) => ClusterPlan::decode(stored)
-            .map(Some)
-            .map_err(|error| StorageError::corruption("the cluster's plan", error.to_string())),
-    }
-}
-
-/// A directory of another cluster under the same store id must not be served as if it were this one's:
-/// where `--peer` names the members, they are the members of the plan.
-fn same_members(
-    plan: &ClusterPlan,
-    me: StoreId,
-    peers: &BTreeMap<StoreId, String>,
-) -> Result<(), StartError> {
-    if peers.is_empty() {
-        return Ok(());
-    }
-    let ids = |stores: &mut dyn Iterator<Item = u32>| stores.collect::<BTreeSet<u32>>();
-    let listed = ids(&mut peers
-        .keys()
-        .chain([&me])
-        .map(|store| u32::from(store.get())));
-    let members = ids(&mut plan.members.iter().map(|member| member.store_id));
-    if listed == members {
-        return Ok(());
-    }
-    Err(StartError::Disk(format!(
-        "the data directory belongs to cluster {} with the members {members:?}, but --peer lists {listed:?}: use the directory of this cluster, or the --peer list of that one",
-        plan.cluster_id
-    )))
-}
-
-/// The regions that a cluster starts with: the meta region, and the data regions between the splits.
-fn first_regions(config: &Config) -> Vec<RegionDescriptor> {
-    let data_start = GlobalKey::namespace_start(NamespaceId::DEFAULT);
-    let mut bounds: Vec<Bytes> = config
-        .cluster
-        .bootstrap_split
-        .iter()
-        .map(|split| {
-            GlobalKey::new(NamespaceId(split.namespace_id), &split.key)
-                .as_bytes()
-                .clone()
-        })
-        .filter(|bound| *bound > data_start)
-        .collect();
-    bounds.push(data_start.clone());
-    bounds.sort();
-    bounds.dedup();
-    let meta = RegionDescriptor {
-        id: RegionId::META.0,
-        start: GlobalKey::namespace_start(NamespaceId::META),
-        end: data_start,
-        generation: 1,
-    };
-    let ends = bounds.iter().skip(1).cloned().chain([Bytes::new()]);
-    let data = bounds.iter().zip(ends).enumerate();
-    let data = data.map(|(at, (start, end))| RegionDescriptor {
-        id: RegionId::META.0 + 1 + at as u64,
-        start: start.clone(),
-        end,
-        generation: 1,
-    });
-    std::iter::once(meta).chain(data).collect()
-}
-
 impl Parts {
     fn serve_grpc(
         self: &Arc<Self>,
@@ -559,198 +446,6 @@ impl Parts {
         });
         let (probes, stop) = (self.probes.clone(), stop.clone());
         tasks.spawn(report_health(health_reporter, probes, stop));
-    }
-
-    /// Everything that a store does by itself.
-    async fn live(self: Arc<Self>) -> Result<(), Error> {
-        let plan = self.join().await?;
-        tracing::info!(cluster = %plan.cluster_id, members = plan.members.len(), regions = plan.regions.len(), "member of the cluster");
-        let bootstraps = self
-            .engine
-            .get(Family::Region, &layout::row("bootstraps"))?
-            .is_some();
-        for descriptor in &plan.regions {
-            let peer = self.manager.open(descriptor.clone()).await?;
-            if bootstraps {
-                peer.initialize(Cluster::nodes(&plan)).await?;
-            }
-        }
-        self.register(&plan).await?;
-        loop {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            let leads = self
-                .manager
-                .peer(RegionId::META)
-                .is_some_and(|peer| peer.quorum().is_leader());
-            // What does not work now is tried again in a second.
-            if leads
-                && let Err(error) = self
-                    .namespaces
-                    .reconcile(Instant::now() + Duration::from_secs(5))
-                    .await
-            {
-                tracing::debug!(%error, "regions do not know all namespaces yet");
-            }
-        }
-    }
-
-    /// Waits until this store belongs to a cluster: finds one, or begins one with the consent of all.
-    async fn join(&self) -> Result<ClusterPlan, Error> {
-        let mut last_word = None;
-        loop {
-            match self.cluster.next_step()? {
-                Step::Run(plan) => {
-                    // The database knows; the directory's own note may be missing after a crash.
-                    self.note_cluster(&plan)?;
-                    return Ok(plan);
-                }
-                Step::Plan(members) => {
-                    let plan = ClusterPlan {
-                        cluster_id: uuid::Uuid::new_v4().to_string(),
-                        members,
-                        regions: first_regions(&self.config.load()),
-                        namespaces: self.manager.declared(),
-                        default_mode: convert::mode_to_wire(
-                            self.config.load().consistency.default_mode,
-                        ),
-                    };
-                    tracing::info!(cluster = %plan.cluster_id, "beginning a cluster");
-                    self.keep_plan(plan, true).await?;
-                }
-                Step::Adopt(plan) => self.keep_plan(plan, false).await?,
-                Step::Ask { missing, planner } => {
-                    if last_word.is_none_or(|at: Instant| at.elapsed() > Duration::from_secs(5)) {
-                        last_word = Some(Instant::now());
-                        tracing::info!(
-                            ?missing,
-                            planner,
-                            "waiting for the other first members: a cluster begins once all of them answer"
-                        );
-                    }
-                    let asked = self
-                        .cluster
-                        .others()
-                        .into_iter()
-                        .map(|store| self.ask(store));
-                    futures::future::join_all(asked).await;
-                    tokio::select! {
-                        () = self.cluster.changed() => {}
-                        () = tokio::time::sleep(Duration::from_millis(100)) => {}
-                    }
-                }
-            }
-        }
-    }
-
-    async fn ask(&self, store: StoreId) {
-        let request = peer_request::Body::Status(raft::StoreStatusRequest {});
-        match self
-            .transport
-            .call(
-                store,
-                Lane::Control,
-                RegionId(0),
-                request,
-                Duration::from_secs(1),
-            )
-            .await
-        {
-            Ok(peer_response::Body::Status(status)) => {
-                if let Err(error) = self.cluster.heard(&status) {
-                    tracing::warn!(store = store.get(), %error, "does not fit");
-                }
-            }
-            Ok(_) => {}
-            Err(error) => tracing::debug!(store = store.get(), %error, "no answer yet"),
-        }
-    }
-
-    async fn keep_plan(&self, plan: ClusterPlan, bootstraps: bool) -> Result<(), Error> {
-        let mut batch = WriteBatch::new();
-        batch.put(Family::Region, layout::row("plan"), plan.encode_to_vec());
-        if bootstraps {
-            batch.put(
-                Family::Region,
-                layout::row("bootstraps"),
-                Bytes::from_static(b"1"),
-            );
-        }
-        self.committer.commit(batch, Durability::Synced).await?;
-        self.note_cluster(&plan)?;
-        self.cluster.joined(plan);
-        Ok(())
-    }
-
-    fn note_cluster(&self, plan: &ClusterPlan) -> Result<(), Error> {
-        let Some(data_dir) = &self.data_dir else {
-            return Ok(());
-        };
-        let id = uuid::Uuid::parse_str(&plan.cluster_id).map_err(|error| {
-            Error::new(
-                Reason::Corruption,
-                format!("the cluster's id {:?} is no UUID: {error}", plan.cluster_id),
-            )
-        })?;
-        data_dir
-            .set_cluster_id(id)
-            .map_err(|error| Error::new(Reason::Refused, error.to_string()))
-    }
-
-    /// Fills the cluster's tables if they are empty, and says in them where this store is.
-    async fn register(&self, plan: &ClusterPlan) -> Result<(), Error> {
-        let facts = self.manager.facts().clone();
-        let init = command::Kind::InitCluster(raft::InitCluster {
-            plan: Some(plan.clone()),
-        });
-        let register = command::Kind::RegisterStore(raft::RegisterStore {
-            member: Some(facts.member),
-            declared: self.manager.declared(),
-            wire_minor: WIRE_MINOR,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            http_address: facts.http_address,
-        });
-        // Both change nothing where they were done before.
-        for kind in [init, register] {
-            loop {
-                match self.meta_command(kind.clone()).await {
-                    Ok(()) => break,
-                    Err(error) if error.reason == Reason::Refused => return Err(error),
-                    Err(error) => {
-                        tracing::debug!(%error, "the cluster's tables cannot be written yet");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                    }
-                }
-            }
-        }
-        self.namespaces
-            .reconcile(Instant::now() + Duration::from_secs(5))
-            .await
-            .or_else(|error| {
-                tracing::debug!(%error, "regions do not know all namespaces yet");
-                Ok(())
-            })
-    }
-
-    async fn meta_command(&self, kind: command::Kind) -> Result<(), Error> {
-        let peer = self.manager.open(self.meta_descriptor()?).await?;
-        let command = raft::Command { kind: Some(kind) };
-        match peer
-            .command(command, Instant::now() + Duration::from_secs(5))
-            .await?
-        {
-            raft::command_outcome::Outcome::Error(error) => Err(Error::from_wire(error)),
-            _ => Ok(()),
-        }
-    }
-
-    fn meta_descriptor(&self) -> Result<RegionDescriptor, Error> {
-        let plan = self.cluster.plan();
-        plan.and_then(|plan| {
-            plan.regions
-                .into_iter()
-                .find(|region| region.id == RegionId::META.0)
-        })
-        .ok_or_else(|| Error::new(Reason::NotReady, "this store belongs to no cluster yet"))
     }
 }
 
