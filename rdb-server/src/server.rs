@@ -1,8 +1,9 @@
 //! What a store is made of, and the order in which it starts and stops.
 //!
-//! Owns the wiring; [`disk`] opens what is stored, [`membership`] is what a store does by itself. Start: bind the ports (nothing is touched when one is in use), open the data
-//! directory, the engine and the clock, serve; then, in the background, join the cluster, open the
-//! regions, and keep the cluster's tables and regions in agreement. Stop: hand over what is led, end
+//! Owns the wiring; [`disk`] opens what is stored, [`membership`] is what a store does by itself. Start:
+//! bind the ports (nothing is touched when one is in use), open the data directory, the engine and the
+//! clock, serve; then, in the background, join the cluster, open the regions, and keep the cluster's
+//! tables and regions in agreement. Stop: hand over what is led, end
 //! the streams, stop the regions, finish what the committer holds.
 
 mod disk;

@@ -515,9 +515,6 @@ async fn with_logs_in_json_the_last_word_is_json_too() {
         for line in exit.stderr.lines() {
             assert!(line.starts_with('{') && line.ends_with('}'), "{line:?}");
         }
-        assert!(
-            exit.refused().contains("\"level\":\"ERROR\""),
-            "{exit:?}"
-        );
+        assert!(exit.refused().contains("\"level\":\"ERROR\""), "{exit:?}");
     }
 }

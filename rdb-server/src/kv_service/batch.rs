@@ -4,7 +4,7 @@
 //! asks for, and how it is worked on, is the service's.
 //!
 //! Invariants: every operation of a message that was read is answered once, under its own id, before the
-//! stream ends; at most [`BATCH_WINDOW`] groups of a stream are under way, then no more is read from it.
+//! stream ends; while [`BATCH_WINDOW`] groups of a stream are under way, no more is read from it.
 
 use super::KvService;
 use super::group::{Answer, Group};
@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-/// Groups of one stream that are worked on at once; then no more is read from it.
+/// Groups of one stream that are worked on at once before reading pauses; those of one message may pass it.
 const BATCH_WINDOW: usize = 64;
 
 /// The answers of a stream.

@@ -19,7 +19,12 @@ fn short_log() -> RaftSettings {
 }
 
 async fn cluster(settings: RaftSettings) -> Cluster {
-    Cluster::formed(settings, NetworkSettings::default(), Arc::new(MemorySpool::default())).await
+    Cluster::formed(
+        settings,
+        NetworkSettings::default(),
+        Arc::new(MemorySpool::default()),
+    )
+    .await
 }
 
 fn all_present(contents: &[(bytes::Bytes, u64)], acknowledged: &[String]) {

@@ -7,7 +7,9 @@ use rdb_proto::raft::peer_client::PeerClient;
 use rdb_proto::raft::{
     Hello, Member, PeerRequest, PeerResponse, ReadIndexRequest, peer_request, peer_response,
 };
-use rdb_server::transport::grpc::{GrpcOptions, HANDSHAKE_TIMEOUT, Incoming, PROBATION, PeerService, Places};
+use rdb_server::transport::grpc::{
+    GrpcOptions, HANDSHAKE_TIMEOUT, Incoming, PROBATION, PeerService, Places,
+};
 use rdb_server::transport::{Lane, PeerHandler, Transport, TransportError};
 use rdb_types::RegionId;
 use std::sync::Arc;
@@ -461,9 +463,10 @@ async fn a_closed_service_ends_its_streams_and_lets_the_server_stop() {
         options
             .server()
             .add_service(service.server())
-            .serve_with_incoming_shutdown(Incoming::new(listener, Places::new(MAX_CONNECTIONS)), async move {
-                drop(stopped.await)
-            }),
+            .serve_with_incoming_shutdown(
+                Incoming::new(listener, Places::new(MAX_CONNECTIONS)),
+                async move { drop(stopped.await) },
+            ),
     );
     let transport = dialler(&address);
     ask(&*transport, store(2), "echo", PATIENT).await.unwrap();
