@@ -3,7 +3,7 @@
 //! Owns the choices of a run and the making of keys and values. Pure, but for the dice.
 
 use bytes::Bytes;
-use rand::Rng;
+use rand::RngExt;
 use rand::rngs::SmallRng;
 use serde::Serialize;
 use std::fmt;

@@ -2,7 +2,8 @@
 //!
 //! | Read | for |
 //! |---|---|
-//! | [`server`] | what a store is made of, and the order in which it starts and stops |
+//! | [`store`] | what a store is made of, without its ports |
+//! | [`server`] | its ports, and the order in which it starts and stops |
 //! | [`config`] | every key of the configuration |
 //! | [`kv_service`], [`raft_service`], [`admin_service`], [`http`] | the edges: decode, validate, decide nothing |
 //! | [`grpc_edge`] | what gRPC would answer by itself, in our words and in time |
@@ -13,6 +14,7 @@
 //! | [`transport`], [`contacts`] | how stores reach each other, and when they last did |
 //! | [`cluster`] | who belongs to the cluster, and how it begins |
 //! | [`clock`] | wall time and stamps |
+//! | [`tasks`], [`watch`] | what a store runs, its chance, and channels that wake in order |
 //! | [`error`], [`metrics`], [`logging`] | refusals, numbers, logs |
 
 pub mod admin_service;
@@ -36,5 +38,8 @@ pub mod region;
 pub mod router;
 pub mod server;
 pub mod session;
+pub mod store;
 pub mod stores;
+pub mod tasks;
 pub mod transport;
+pub mod watch;

@@ -21,6 +21,7 @@ use crate::raft::{
 };
 use crate::region::machine::SummaryCell;
 use crate::region::{RegionMachine, layout};
+use crate::tasks::{self, Tasks};
 use crate::transport::SharedTransport;
 use damage::{Damage, ReadOf};
 use futures::future::BoxFuture;
@@ -60,6 +61,8 @@ pub struct PeerContext {
     pub raft: RaftSettings,
     /// The configuration in force.
     pub config: LiveConfig,
+    /// What the store runs.
+    pub tasks: Tasks,
     /// Told when a region can no longer take part: this process has to start again.
     pub fatal: watch::Sender<Option<String>>,
     /// Writes in one log entry at most.
@@ -165,12 +168,12 @@ impl Peer {
             damage: Damage::none(region),
             stop: stop.clone(),
         });
-        tokio::spawn(watch_over(
+        tasks::spawn(watch_over(
             Arc::downgrade(&peer),
             context.fatal.clone(),
             stop.clone(),
         ));
-        tokio::spawn(keep_time(
+        tasks::spawn(keep_time(
             Arc::downgrade(&peer),
             context.clock.clone(),
             stop,
@@ -497,6 +500,7 @@ async fn watch_over(
     let mut turn = 0u32;
     loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(Duration::from_millis(20)) => {}
         }
@@ -549,6 +553,7 @@ async fn watch_over(
 async fn keep_time(peer: std::sync::Weak<Peer>, clock: Arc<StoreClock>, stop: CancellationToken) {
     loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(Duration::from_millis(100)) => {}
         }

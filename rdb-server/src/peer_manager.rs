@@ -182,7 +182,12 @@ impl PeerHandler for PeerManager {
             return Box::pin(async move { Ok(peer_response::Body::Status(status)) });
         }
         match self.peer(region) {
-            Some(peer) => peer.handle(from, request, timeout),
+            Some(peer) => {
+                // Whoever brought the request: what it starts is this store's.
+                let tasks = self.context.tasks.clone();
+                let answer = tasks.within(|| peer.handle(from, request, timeout));
+                Box::pin(async move { tasks.enter(answer).await })
+            }
             None => Box::pin(async move {
                 Err(Error::new(
                     Reason::NotReady,

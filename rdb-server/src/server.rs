@@ -1,48 +1,40 @@
-//! What a store is made of, and the order in which it starts and stops.
+//! A store and its ports, and the order in which they start and stop.
 //!
-//! Owns the wiring; [`disk`] opens what is stored, [`membership`] is what a store does by itself. Start:
-//! bind the ports (nothing is touched when one is in use), open the data directory, the engine and the
-//! clock, serve; then, in the background, join the cluster, open the regions, and keep the cluster's
-//! tables and regions in agreement. Stop: hand over what is led, end
-//! the streams, stop the regions, finish what the committer holds.
+//! Owns the edges of the process: the data directory, the ports, the gRPC and HTTP services, the dialling
+//! of other stores. What a store does behind them is [`crate::store`]'s. Start: bind the ports (nothing is
+//! touched when one is in use), open the data directory, the engine and the clock, serve; the store joins
+//! its cluster in the background. Stop: hand over what is led, end the streams, stop the regions, finish
+//! what the committer holds.
 
 mod disk;
-mod membership;
 
 use crate::admin_service::AdminService;
-use crate::clock::{PhysicalClock, StoreClock, SystemClock};
-use crate::cluster::Cluster;
-use crate::config::{Config, KeyChange, LiveConfig};
-use crate::contacts::{Contacts, Listening};
+use crate::clock::{PhysicalClock, SystemClock};
+use crate::config::{Config, KeyChange};
 use crate::grpc_edge::EdgeLayer;
 use crate::http::{self, Probes};
 use crate::kv_service::KvService;
-use crate::metrics::Metrics;
-use crate::namespace::Namespaces;
-use crate::peer::PeerContext;
-use crate::peer_manager::{PeerManager, StoreFacts};
-use crate::raft::RaftSettings;
+use crate::peer_manager::PeerManager;
 use crate::raft_service::ModeService;
-use crate::router::Router;
+pub use crate::store::StartError;
+use crate::store::{StoreCore, StoreSetup, store_id};
 use crate::stores::Stores;
+use crate::tasks::Tasks;
 use crate::transport::SharedTransport;
 use crate::transport::grpc::{GrpcOptions, GrpcTransport, Incoming, PeerService, Places};
-use arc_swap::ArcSwap;
-use disk::{Disk, open_disk, same_members, stored_plan};
+use disk::open_disk;
 use rdb_proto::admin::admin_server::AdminServer;
 use rdb_proto::kv::kv_server::KvServer;
-use rdb_proto::raft::Member;
 use rdb_proto::raft::raft_service_server::RaftServiceServer;
-use rdb_storage::{Committer, DataDir, Engine, StorageError};
+use rdb_storage::OnFatal;
 use rdb_types::StoreId;
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// How long a leaving store tries to hand over what it leads.
@@ -60,7 +52,7 @@ pub struct StoreOptions {
     /// Where physical time comes from.
     pub clock: Arc<dyn PhysicalClock>,
     /// What happens when the disk can no longer be trusted. The process should end.
-    pub on_fatal: Box<dyn Fn(&StorageError) + Send + Sync>,
+    pub on_fatal: OnFatal,
     /// Ports that are bound already, client port first; else those of the configuration are bound.
     pub listeners: Option<(TcpListener, TcpListener)>,
     /// Puts something between the store and its network.
@@ -82,58 +74,23 @@ impl StoreOptions {
     }
 }
 
-/// Why a store does not start, or may not go on. One line that says what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A port cannot be bound.
-    #[error(
-        "cannot listen on {addr} ({key}): {source}; stop what uses it, or choose another with --{flag}"
-    )]
-    Listen {
-        /// The address.
-        addr: SocketAddr,
-        /// The key of the configuration.
-        key: &'static str,
-        /// Its flag.
-        flag: &'static str,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The data directory is refused.
-    #[error(transparent)]
-    DataDir(#[from] rdb_storage::DataDirError),
-    /// The database does not open.
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-    /// Something in the directory cannot be used.
-    #[error("{0}")]
-    Disk(String),
-}
-
 /// A running store.
 pub struct Store {
     addr: SocketAddr,
     http_addr: SocketAddr,
-    parts: Arc<Parts>,
+    edges: Arc<Edges>,
+    life: JoinHandle<()>,
     tasks: JoinSet<()>,
     stop: CancellationToken,
     fatal: watch::Receiver<Option<String>>,
 }
 
-/// What the tasks of a store share.
-struct Parts {
-    me: StoreId,
-    config: LiveConfig,
-    data_dir: Option<DataDir>,
-    engine: Arc<dyn Engine>,
-    committer: Committer,
-    cluster: Arc<Cluster>,
-    transport: SharedTransport,
+/// A store and what connects it to its ports.
+struct Edges {
+    core: Arc<StoreCore>,
     grpc: Arc<GrpcTransport>,
     peer_service: Arc<PeerService>,
     places: Arc<Places>,
-    manager: Arc<PeerManager>,
-    namespaces: Namespaces,
     probes: Probes,
 }
 
@@ -148,13 +105,7 @@ impl Store {
             listeners,
             wrap_transport,
         } = options;
-        let me = StoreId::new(u64::from(config.store.id)).ok_or_else(|| {
-            StartError::Disk(format!(
-                "{} is not a store id; ids are 1 to {}",
-                config.store.id,
-                StoreId::MAX
-            ))
-        })?;
+        let me = store_id(&config)?;
         let (listener, http_listener) = match listeners {
             Some(listeners) => listeners,
             None => (
@@ -169,126 +120,65 @@ impl Store {
             .local_addr()
             .map_err(|error| StartError::Disk(error.to_string()))?;
 
-        let Disk {
-            data_dir,
-            engine,
-            spool,
-            store_uuid,
-        } = open_disk(&config)?;
-        let committer = Committer::start(engine.clone(), on_fatal);
-        let clock = StoreClock::open(
-            me,
-            clock,
-            engine.as_ref(),
-            committer.clone(),
-            config.consistency.max_clock_skew,
-        )?;
-        let plan = stored_plan(engine.as_ref())?;
-        if let Some(found) = data_dir.as_ref().and_then(|dir| dir.identity().cluster_id)
-            && plan.is_none()
-        {
-            return Err(StartError::Disk(format!(
-                "the data directory belongs to cluster {found}, but its database does not know it: the database was replaced; bring the old one back"
-            )));
-        }
-
+        let disk = open_disk(&config, on_fatal)?;
         let address = if config.store.addr.port() == 0 {
             addr.to_string()
         } else {
             config.advertised_addr()
         };
-        let member = Member {
-            store_id: u32::from(me.get()),
-            store_uuid,
-            address,
-        };
-        let peers: BTreeMap<StoreId, String> = config
-            .cluster
-            .peers
-            .iter()
-            .filter_map(|(id, address)| Some((StoreId::new(u64::from(*id))?, address.clone())))
-            .collect();
-        if let Some(plan) = &plan {
-            same_members(plan, me, &peers)?;
-        }
-        let cluster = Cluster::new(member.clone(), &peers, plan)
-            .ok_or_else(|| StartError::Disk("the store has no id".into()))?;
-
-        let contacts = Arc::new(Contacts::new());
         let mut grpc_options = GrpcOptions::default();
         // An entry holds what one request brought, a message one entry at least.
         let largest = usize::try_from(config.limits.max_request.as_bytes()).unwrap_or(usize::MAX);
         grpc_options.max_message_bytes = grpc_options
             .max_message_bytes
             .max(largest.saturating_mul(2).saturating_add(1 << 20));
-        let grpc = GrpcTransport::new(me, cluster.clone(), grpc_options.clone());
-        let wrapped: SharedTransport = match wrap_transport {
-            Some(wrap) => wrap(me, grpc.clone()),
-            None => grpc.clone(),
-        };
-        let transport: SharedTransport = Listening::new(wrapped, contacts.clone());
-        let live: LiveConfig = Arc::new(ArcSwap::from_pointee(config.clone()));
-        let (failed, fatal) = watch::channel(None);
-        let context = PeerContext {
-            me,
-            engine: engine.clone(),
-            committer: committer.clone(),
+        let mut dialler = None;
+        let setup = StoreSetup {
+            config,
+            disk,
             clock,
-            transport: transport.clone(),
-            contacts,
-            spool,
-            raft: RaftSettings {
-                heartbeat: config.raft.heartbeat,
-                election_min: config.raft.election_min,
-                election_max: config.raft.election_max,
-                snapshot_after: config.raft.snapshot_after,
-                // A quarter: who was away for a moment is served from the log, and the log stays small.
-                keep_after_snapshot: config.raft.snapshot_after / 4,
-                ..RaftSettings::default()
-            },
-            config: live.clone(),
-            fatal: failed.clone(),
-            max_batch: config.raft.max_batch as usize,
-            max_inflight: config.limits.max_inflight as usize,
-            request_id_retention: config.consistency.request_id_retention,
-        };
-        let facts = StoreFacts {
-            member,
+            tasks: Tasks::system(),
+            address,
             http_address: http_addr.to_string(),
         };
-        let manager = PeerManager::new(context, cluster.clone(), facts);
-        let namespaces = Namespaces::new(manager.clone());
-        let metrics = Metrics::new();
-        let places = Places::new(config.limits.max_connections as usize);
-        metrics.attach(manager.clone(), namespaces.clone(), places.clone());
-        let peer_service = PeerService::new(manager.clone(), cluster.clone(), &grpc_options);
+        let core = StoreCore::open(setup, |me, cluster| {
+            let grpc = GrpcTransport::new(me, cluster.clone(), grpc_options.clone());
+            dialler = Some(grpc.clone());
+            match wrap_transport {
+                Some(wrap) => wrap(me, grpc),
+                None => grpc,
+            }
+        })?;
+        let Some(grpc) = dialler else {
+            return Err(StartError::Disk("the store was not given a network".into()));
+        };
+        let manager = core.manager();
+        let peer_service = PeerService::new(manager.clone(), core.cluster().clone(), &grpc_options);
         let probes = Probes {
-            cluster: cluster.clone(),
+            cluster: core.cluster().clone(),
             manager: manager.clone(),
-            namespaces: namespaces.clone(),
-            metrics: metrics.clone(),
+            namespaces: core.namespaces().clone(),
+            metrics: core.metrics().clone(),
             leaving: Arc::default(),
         };
-        let parts = Arc::new(Parts {
-            me,
-            data_dir,
-            engine,
-            committer,
-            cluster,
-            transport: transport.clone(),
+        let places = Places::new(core.config().load().limits.max_connections as usize);
+        core.metrics().attach(
+            core.manager().clone(),
+            core.namespaces().clone(),
+            places.clone(),
+        );
+        let edges = Arc::new(Edges {
+            core: core.clone(),
             grpc,
             peer_service,
             places,
-            manager: manager.clone(),
-            namespaces: namespaces.clone(),
             probes,
-            config: live,
         });
 
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        parts.serve_grpc(&mut tasks, listener, &stop, &metrics, &grpc_options);
-        let (probes, halt) = (parts.probes.clone(), stop.clone());
+        edges.serve_grpc(&mut tasks, listener, &stop, &grpc_options);
+        let (probes, halt) = (edges.probes.clone(), stop.clone());
         tasks.spawn(async move {
             let served = axum::serve(http::Bounded::new(http_listener), http::routes(probes))
                 .with_graceful_shutdown(halt.cancelled_owned());
@@ -296,22 +186,13 @@ impl Store {
                 tracing::error!(%error, "the HTTP port is closed");
             }
         });
-        let (life, halt) = (parts.clone(), stop.clone());
-        tasks.spawn(async move {
-            let lived = tokio::select! {
-                () = halt.cancelled() => return,
-                lived = life.live() => lived,
-            };
-            if let Err(error) = lived {
-                tracing::error!(%error, "this store cannot go on");
-                let _ = failed.send(Some(error.message));
-            }
-        });
+        let (fatal, life) = (core.failure(), core.start());
         tracing::info!(store = me.get(), %addr, %http_addr, "listening");
         Ok(Store {
             addr,
             http_addr,
-            parts,
+            edges,
+            life,
             tasks,
             stop,
             fatal,
@@ -330,12 +211,12 @@ impl Store {
 
     /// Whether requests can be served.
     pub fn ready(&self) -> bool {
-        self.parts.probes.ready()
+        self.edges.probes.ready()
     }
 
     /// The regions of this store.
     pub fn manager(&self) -> &Arc<PeerManager> {
-        &self.parts.manager
+        self.edges.core.manager()
     }
 
     /// Resolves when the store finds that it may not go on; one line that says why.
@@ -351,28 +232,30 @@ impl Store {
     /// Takes up a new configuration: the changes that are in force now, and those that wait for a
     /// restart.
     pub fn reload(&self, new: &Config) -> (Vec<KeyChange>, Vec<KeyChange>) {
-        let old = self.parts.config.load();
+        let old = self.edges.core.config().load();
         let changes = old.diff_reloadable(new);
-        self.parts.config.store(Arc::new(old.reloaded(new)));
+        self.edges.core.config().store(Arc::new(old.reloaded(new)));
         changes
     }
 
     /// Leaves in order.
     pub async fn shutdown(mut self) {
-        self.parts.probes.leaving.store(true, Ordering::Release);
-        self.parts.manager.hand_over(HAND_OVER).await;
+        self.edges.probes.leaving.store(true, Ordering::Release);
+        self.edges.core.manager().hand_over(HAND_OVER).await;
+        self.life.abort();
         self.stop.cancel();
-        self.parts.peer_service.close();
+        self.edges.peer_service.close();
         let drained = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(DRAIN, drained).await.is_err() {
             tracing::info!("some streams did not end by themselves and are cut");
         }
         self.tasks.shutdown().await;
-        self.parts.manager.shutdown().await;
-        self.parts.grpc.shutdown();
-        let committer = self.parts.committer.clone();
+        self.edges.core.manager().shutdown().await;
+        self.edges.grpc.shutdown();
+        let committer = self.edges.core.committer().clone();
         // Waits for the disk, so not here.
         let _ = tokio::task::spawn_blocking(move || committer.shutdown()).await;
+        self.edges.core.tasks().abort_all();
     }
 }
 
@@ -391,33 +274,36 @@ async fn listen(
         })
 }
 
-impl Parts {
+impl Edges {
     fn serve_grpc(
         self: &Arc<Self>,
         tasks: &mut JoinSet<()>,
         listener: TcpListener,
         stop: &CancellationToken,
-        metrics: &Arc<Metrics>,
         options: &GrpcOptions,
     ) {
-        let config = self.config.load();
+        let core = &self.core;
+        let config = core.config().load();
         let limits = &config.limits;
         let max_request = limits.max_request.as_bytes() as usize;
-        let router = Router::new(self.me, self.manager.clone(), self.namespaces.clone());
-        let stores = Stores::new(self.me, self.manager.clone(), self.transport.clone());
-        let kv = KvServer::new(KvService::new(router, self.config.clone(), metrics.clone()))
-            .max_decoding_message_size(max_request)
-            .max_encoding_message_size(usize::MAX);
+        let stores = Stores::new(core.me(), core.manager().clone(), core.transport().clone());
+        let kv = KvServer::new(KvService::new(
+            core.router(),
+            core.config().clone(),
+            core.metrics().clone(),
+        ))
+        .max_decoding_message_size(max_request)
+        .max_encoding_message_size(usize::MAX);
         let modes = RaftServiceServer::new(ModeService::new(
-            self.manager.clone(),
-            self.namespaces.clone(),
+            core.manager().clone(),
+            core.namespaces().clone(),
             stores.clone(),
         ))
         .max_decoding_message_size(max_request);
         let admin = AdminServer::new(AdminService::new(
-            self.me,
-            self.manager.clone(),
-            self.namespaces.clone(),
+            core.me(),
+            core.manager().clone(),
+            core.namespaces().clone(),
             stores,
         ))
         .max_decoding_message_size(max_request);

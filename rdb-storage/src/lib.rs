@@ -40,8 +40,8 @@ pub mod memory;
 pub mod rocks;
 
 pub use batch::{Op, WriteBatch};
-pub use commit_queue::{CommitQueue, Done, Durability, Group, Submission};
-pub use committer::{CommitDriver, Committer, CommitterStats};
+pub use commit_queue::{CommitQueue, Done, Durability, Group, Submission, WrittenGroup};
+pub use committer::{CommitDriver, Committer, CommitterStats, OnFatal};
 pub use datadir::{DataDir, DataDirError, StoreIdentity};
 pub use engine::{Engine, EngineStats, KeyRange, Scan, View};
 pub use error::StorageError;

@@ -187,6 +187,12 @@ impl MemoryEngine {
         self.state.write().fail_next_sync = true;
     }
 
+    /// Whether a sync was ordered to fail, or has failed since the last crash.
+    pub fn is_failing(&self) -> bool {
+        let state = self.state.read();
+        state.fail_next_sync || state.sync_failed
+    }
+
     /// While `full`, every write is refused with [`StorageError::NoSpace`] and changes nothing.
     pub fn set_full(&self, full: bool) {
         self.state.write().full = full;

@@ -59,7 +59,7 @@ impl Reads {
     pub fn start(core: ReadCore) -> Reads {
         let (sender, receiver) = mpsc::channel(READS_PER_ROUND);
         let fresh_as_of = Arc::new(Mutex::new(None));
-        tokio::spawn(core.run(receiver, fresh_as_of.clone()));
+        crate::tasks::spawn(core.run(receiver, fresh_as_of.clone()));
         Reads {
             sender,
             fresh_as_of,

@@ -21,6 +21,7 @@ use crate::error::{Error, Outcome};
 use crate::raft::RaftOf;
 use crate::region::RegionMachine;
 use crate::region::machine::SummaryCell;
+use crate::tasks;
 use crate::transport::SharedTransport;
 use bytes::Bytes;
 use rdb_proto::raft::{WriteOp, WriteResult, command_outcome};
@@ -171,7 +172,7 @@ impl StrongQueue {
             load: Arc::default(),
             max_inflight: core.settings.max_inflight,
         };
-        tokio::spawn(Arc::new(core).run(receiver));
+        tasks::spawn(Arc::new(core).run(receiver));
         queue
     }
 
@@ -323,13 +324,14 @@ impl StrongCore {
                     }
                     Route::Lead if attempts.len() < IN_FLIGHT => {
                         let batch = self.take_batch(&mut queue);
-                        attempts.spawn(Arc::clone(&self).propose(batch));
+                        attempts.spawn(tasks::inherit(Arc::clone(&self).propose(batch)));
                     }
                     Route::Follow(leader) if attempts.len() < IN_FLIGHT => {
                         self.refuse_forwarded(&mut queue);
                         let batch = self.take_batch(&mut queue);
                         if !batch.is_empty() {
-                            attempts.spawn(Arc::clone(&self).forward(leader, batch));
+                            attempts
+                                .spawn(tasks::inherit(Arc::clone(&self).forward(leader, batch)));
                         }
                     }
                     Route::Wait => {

@@ -20,13 +20,13 @@ use super::layout;
 use crate::layout_store;
 use crate::raft::wire;
 use crate::raft::{ReceivedSnapshot, SnapshotData, SnapshotItem, SnapshotMeta, SnapshotSpool};
+use crate::tasks;
 use prost::Message;
 use rdb_proto::raft::{self, RegionDescriptor};
 use rdb_storage::{Committer, Durability, Family, KeyRange, StorageError, View, WriteBatch};
 use rdb_types::RegionId;
 use std::io;
 use std::sync::Arc;
-use tokio::sync::mpsc;
 
 /// Bytes of rows in one batch of a filling, at most one record more.
 const FILL_BYTES: usize = 4 << 20;
@@ -101,16 +101,15 @@ impl Installer {
         // Not synced: the batches lie one behind the other in one write-ahead log, so a crash leaves a
         // first part of them, and with any of them the mark.
         self.commit(batch, Durability::Written).await?;
-        let (batches, mut ready) = mpsc::channel(1);
-        let records = self.records()?;
-        let reading = tokio::task::spawn_blocking(move || batch_up(records, &batches));
-        while let Some(batch) = ready.recv().await {
+        let mut records = self.records()?;
+        loop {
+            let (rest, batch) = blocking(move || next_batch(records)).await?;
+            records = rest;
+            if batch.is_empty() {
+                break;
+            }
             self.commit(batch, Durability::Written).await?;
         }
-        reading
-            .await
-            .map_err(io::Error::other)?
-            .map_err(io::Error::other)?;
         let mut batch = WriteBatch::new();
         batch.delete(Family::Region, mark);
         self.commit(batch, Durability::Synced).await
@@ -168,31 +167,23 @@ fn check(
     }
 }
 
-/// Hands the records on in batches, as fast as they are taken.
-fn batch_up(records: Records, batches: &mpsc::Sender<WriteBatch>) -> Result<(), StorageError> {
+/// The next records, some [`FILL_BYTES`] of them; none after the last.
+fn next_batch(mut records: Records) -> io::Result<(Records, WriteBatch)> {
     let (mut batch, mut bytes) = (WriteBatch::new(), 0);
-    for item in records {
-        let item = item?;
+    while bytes < FILL_BYTES
+        && let Some(item) = records.next()
+    {
+        let item = item.map_err(io::Error::other)?;
         bytes += item.key.len() + item.value.len();
         batch.put(item.family, item.key, item.value);
-        if bytes >= FILL_BYTES {
-            bytes = 0;
-            // Nobody takes them any more: the store is stopping, and the next start begins anew.
-            if batches.blocking_send(std::mem::take(&mut batch)).is_err() {
-                return Ok(());
-            }
-        }
     }
-    let _ = batches.blocking_send(batch); // as above
-    Ok(())
+    Ok((records, batch))
 }
 
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(io::Error::other)?
+    tasks::blocking(work).await?
 }
 
 #[cfg(test)]

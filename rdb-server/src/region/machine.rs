@@ -14,7 +14,9 @@ use crate::raft::{
     Command, EntryResponder, LogId, Outcome, Snapshot, SnapshotMeta, SnapshotSpool,
     StoredMembership, TypeConfig,
 };
+use crate::watch;
 use futures::{FutureExt, Stream, StreamExt};
+use openraft::async_runtime::WatchReceiver;
 use openraft::entry::RaftPayload;
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
@@ -25,7 +27,6 @@ use rdb_types::{NamespaceId, StoreId};
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
-use tokio::sync::watch;
 
 /// Entries that are applied with one batch at most.
 const ENTRIES_PER_BATCH: usize = 256;
@@ -38,7 +39,7 @@ pub struct SummaryCell {
 
 impl SummaryCell {
     fn new(summary: Summary) -> SummaryCell {
-        let applied = watch::Sender::new(summary.applied_index);
+        let (applied, _) = watch::channel(summary.applied_index);
         SummaryCell {
             summary: RwLock::new(summary),
             applied,
@@ -60,7 +61,7 @@ impl SummaryCell {
     pub async fn wait_applied(&self, index: u64) {
         let mut applied = self.applied.subscribe();
         // An error means that the region is gone; whoever waits is dropped with it.
-        let _ = applied.wait_for(|applied| *applied >= index).await;
+        let _ = applied.wait_until_ge(&index).await;
     }
 
     fn publish(&self, state: &RegionState, touched: &BTreeSet<NamespaceId>) {

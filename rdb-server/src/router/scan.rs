@@ -1,10 +1,11 @@
 //! Scans: one frozen moment of all regions that hold a range, in pages.
 //!
-//! Owns the pages and their receipts, and how many scans there may be. What may be read at all, and how
-//! fresh, the router says.
+//! Owns where a scan stands, its pages and their receipts, and how many scans there may be. What may be
+//! read at all, and how fresh, the router says.
 //!
-//! Invariants: a page holds about [`PAGE_BYTES`]; a scan holds a thread and a snapshot, so there are at
-//! most [`SCANS`], and one whose reader takes nothing for [`SLOW_READER`] ends.
+//! Invariants: a page holds about [`PAGE_BYTES`], and is read when there is room for it, so that a slow
+//! reader holds a snapshot but no thread; there are at most [`SCANS`], and one whose reader takes nothing
+//! for [`SLOW_READER`] ends; at least one page is sent, so that an empty answer has a receipt, too.
 
 use super::{Router, ScanSpec, is_stale, without_outcome};
 use crate::error::Error;
@@ -12,21 +13,22 @@ use crate::namespace::require_strong;
 use crate::peer::Peer;
 use crate::peer::damage::ReadOf;
 use crate::session::SessionToken;
-use bytes::Bytes;
+use crate::tasks;
+use bytes::{BufMut, Bytes, BytesMut};
 use rdb_proto::kv::{self, KeyValue, Receipt};
 use rdb_storage::{Family, KeyRange, View};
 use rdb_types::{GlobalKey, Reason, Record, Stamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 
 /// Bytes of keys and values in one page of a scan.
 const PAGE_BYTES: usize = 1 << 20;
 /// A scan whose reader takes no page for this long is ended: it holds a snapshot.
 const SLOW_READER: Duration = Duration::from_secs(30);
-/// Scans under way at once. Each holds a thread and a snapshot for as long as its reader takes.
+/// Scans under way at once. Each holds a snapshot for as long as its reader takes.
 pub(super) const SCANS: usize = 64;
 
 impl Router {
@@ -103,66 +105,139 @@ impl Router {
         for part in &parts {
             part.peer.still(part.installs)?;
         }
-        let (pages, reader) = mpsc::channel(2);
-        let runtime = tokio::runtime::Handle::current();
-        tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            let send = |page| {
-                runtime.block_on(async { pages.send_timeout(page, SLOW_READER).await.is_ok() })
-            };
-            if let Err(error) = scan_parts(view.as_ref(), &parts, &spec, &send) {
-                send(Err(error));
-            }
-        });
-        Ok(reader)
+        Ok(ScanPages::new(view, parts, &spec).send(permit))
     }
 }
 
+/// The piece of a scan that lies in one region.
 struct Part {
+    /// The region.
     peer: Arc<Peer>,
+    /// Global keys that are still to be read.
     range: KeyRange,
     /// See [`Peer::settled`].
     installs: u64,
+    /// The region's time: what has expired by then is not there.
     now: Stamp,
+    /// How the region serves it.
     receipt: Receipt,
 }
 
-/// Reads the parts page by page until the limit, the end, or a reader that is gone. At least one page
-/// is sent, so that an empty answer has a receipt, too.
-fn scan_parts(
-    view: &dyn View,
-    parts: &[Part],
-    spec: &ScanSpec,
-    send: &impl Fn(Result<kv::ScanResponse, Error>) -> bool,
-) -> Result<(), Error> {
-    let mut left = if spec.limit == 0 {
-        usize::MAX
-    } else {
-        spec.limit
-    };
-    for (at, part) in parts.iter().enumerate() {
-        let mut page = kv::ScanResponse {
+/// A scan under way.
+struct ScanPages {
+    view: Arc<dyn View>,
+    parts: VecDeque<Part>,
+    /// Entries that may still be sent.
+    left: usize,
+    reverse: bool,
+    keys_only: bool,
+}
+
+/// What reading a page came to.
+struct Page {
+    entries: Vec<KeyValue>,
+    receipt: Receipt,
+    /// Where the part goes on; `None`: it was read to its end.
+    rest: Option<KeyRange>,
+}
+
+impl ScanPages {
+    /// Reads `parts`, in their order, from `view`.
+    fn new(view: Arc<dyn View>, parts: Vec<Part>, spec: &ScanSpec) -> ScanPages {
+        ScanPages {
+            view,
+            parts: parts.into(),
+            left: if spec.limit == 0 {
+                usize::MAX
+            } else {
+                spec.limit
+            },
+            reverse: spec.reverse,
+            keys_only: spec.keys_only,
+        }
+    }
+
+    /// Sends the pages to the receiver that it returns. `permit` is held until the last one is taken.
+    fn send(
+        mut self,
+        permit: OwnedSemaphorePermit,
+    ) -> mpsc::Receiver<Result<kv::ScanResponse, Error>> {
+        let (pages, reader) = mpsc::channel(2);
+        tasks::spawn(async move {
+            let _permit = permit;
+            loop {
+                let read = tasks::blocking(move || {
+                    let page = self.next();
+                    (self, page)
+                });
+                let page = match read.await {
+                    Ok((scan, page)) => {
+                        self = scan;
+                        page
+                    }
+                    Err(error) => {
+                        let error =
+                            Error::new(Reason::NotReady, format!("the scan ended: {error}"));
+                        let _ = pages.send_timeout(Err(error), SLOW_READER).await;
+                        return;
+                    }
+                };
+                let Some(page) = page.transpose() else { return };
+                let failed = page.is_err();
+                if pages.send_timeout(page, SLOW_READER).await.is_err() || failed {
+                    return;
+                }
+            }
+        });
+        reader
+    }
+
+    /// The next page; `None` after the last.
+    fn next(&mut self) -> Result<Option<kv::ScanResponse>, Error> {
+        while let Some(part) = self.parts.pop_front() {
+            let Page {
+                entries,
+                receipt,
+                rest,
+            } = self.read(&part)?;
+            self.left -= entries.len();
+            if self.left == 0 {
+                self.parts.clear();
+            } else if let Some(range) = rest {
+                self.parts.push_front(Part { range, ..part });
+            }
+            if !entries.is_empty() || self.parts.is_empty() {
+                return Ok(Some(kv::ScanResponse {
+                    entries,
+                    receipt: Some(receipt),
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    fn read(&self, part: &Part) -> Result<Page, Error> {
+        let mut page = Page {
             entries: Vec::new(),
-            receipt: Some(part.receipt.clone()),
+            receipt: part.receipt.clone(),
+            rest: None,
         };
         let mut bytes = 0;
-        for item in view.scan(Family::Data, &part.range, spec.reverse) {
-            let damage = part.peer.damage();
+        let damage = part.peer.damage();
+        for item in self.view.scan(Family::Data, &part.range, self.reverse) {
             let (key, value) = damage.check(ReadOf::Scan, item)?;
             let record =
                 Record::decode(value).map_err(|error| damage.record(ReadOf::Scan, &error))?;
             if record.tombstone || record.is_expired(part.now) {
                 continue;
             }
-            let Some(global) = GlobalKey::from_bytes(key) else {
+            let Some(global) = GlobalKey::from_bytes(key.clone()) else {
                 continue;
             };
-            if let Some(receipt) = &mut page.receipt
-                && record.revision > receipt.revision
-            {
+            if record.revision > page.receipt.revision {
                 // The summary follows the data: what was read may be newer than it.
-                receipt.revision = record.revision;
-                receipt.session = SessionToken {
+                page.receipt.revision = record.revision;
+                page.receipt.session = SessionToken {
                     region: part.peer.id(),
                     revision: record.revision,
                 }
@@ -170,7 +245,7 @@ fn scan_parts(
             }
             let entry = KeyValue {
                 key: global.user_key(),
-                value: if spec.keys_only {
+                value: if self.keys_only {
                     Bytes::new()
                 } else {
                     record.value
@@ -182,28 +257,45 @@ fn scan_parts(
             };
             bytes += entry.key.len() + entry.value.len() + 32;
             page.entries.push(entry);
-            left -= 1;
-            if left == 0 {
-                break;
+            if page.entries.len() == self.left {
+                return Ok(page);
             }
             if bytes >= PAGE_BYTES {
-                bytes = 0;
-                let full = std::mem::replace(
-                    &mut page,
-                    kv::ScanResponse {
-                        entries: Vec::new(),
-                        receipt: Some(part.receipt.clone()),
-                    },
-                );
-                if !send(Ok(full)) {
-                    return Ok(());
-                }
+                page.rest = Some(beyond(&part.range, key, self.reverse));
+                return Ok(page);
             }
         }
-        let last = at + 1 == parts.len() || left == 0;
-        if (!page.entries.is_empty() || last) && !send(Ok(page)) || left == 0 {
-            return Ok(());
-        }
+        Ok(page)
     }
-    Ok(())
+}
+
+/// What is left of `range` once `key` was read.
+fn beyond(range: &KeyRange, key: Bytes, reverse: bool) -> KeyRange {
+    if reverse {
+        return KeyRange {
+            start: range.start.clone(),
+            end: Some(key),
+        };
+    }
+    let mut next = BytesMut::with_capacity(key.len() + 1);
+    next.put_slice(&key);
+    next.put_u8(0);
+    KeyRange {
+        start: next.freeze(),
+        end: range.end.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scan_goes_on_right_after_the_last_key() {
+        let range = KeyRange::new("a", "d");
+        let rest = beyond(&range, Bytes::from_static(b"b"), false);
+        assert!(!rest.contains(b"b") && rest.contains(b"b\0") && rest.contains(b"c"));
+        let rest = beyond(&range, Bytes::from_static(b"b"), true);
+        assert!(!rest.contains(b"b") && rest.contains(b"a\xff") && !rest.contains(b"c"));
+    }
 }

@@ -7,7 +7,7 @@
 
 use super::{NAMESPACE, PACE, Shared};
 use bytes::Bytes;
-use rand::Rng;
+use rand::RngExt;
 use rdb_check::{Op, Outcome};
 use rdb_client::{Change, Client, ClientError, PutOptions, ReadOptions, WriteOptions};
 use std::sync::Arc;

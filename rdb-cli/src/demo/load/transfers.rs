@@ -7,7 +7,7 @@
 
 use super::{AFTER_ERROR, NAMESPACE, PACE, Shared};
 use bytes::Bytes;
-use rand::Rng;
+use rand::RngExt;
 use rdb_client::{Change, Client, ClientError, PutOptions, ReadOptions};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,10 +1,10 @@
-//! A store's own life: it joins its cluster, opens its regions, says where it is.
+//! How a store comes to belong to a cluster, and makes itself known in it.
 //!
-//! Owns the steps, in the background of a store that serves already. Who belongs to a cluster, and how one
-//! begins, is decided in [`crate::cluster`].
+//! Owns the carrying out of what [`Cluster`] decides: asking the others, keeping the plan on the disk
+//! before anybody hears of it, the first entries of the meta region. Decides nothing itself.
 
-use super::Parts;
-use crate::cluster::{Cluster, Step};
+use super::{StartError, StoreCore};
+use crate::cluster::Step;
 use crate::config::Config;
 use crate::error::Error;
 use crate::layout_store as layout;
@@ -13,11 +13,45 @@ use bytes::Bytes;
 use prost::Message;
 use rdb_proto::raft::{self, ClusterPlan, RegionDescriptor, command, peer_request, peer_response};
 use rdb_proto::{WIRE_MINOR, convert};
-use rdb_storage::{Durability, Family, WriteBatch};
+use rdb_storage::{Durability, Engine, Family, StorageError, WriteBatch};
 use rdb_types::{GlobalKey, NamespaceId, Reason, RegionId, StoreId};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
+
+pub(super) fn stored_plan(engine: &dyn Engine) -> Result<Option<ClusterPlan>, StorageError> {
+    match engine.get(Family::Region, &layout::row("plan"))? {
+        None => Ok(None),
+        Some(stored) => ClusterPlan::decode(stored)
+            .map(Some)
+            .map_err(|error| StorageError::corruption("the cluster's plan", error.to_string())),
+    }
+}
+
+/// A directory of another cluster under the same store id must not be served as if it were this one's:
+/// where `--peer` names the members, they are the members of the plan.
+pub(super) fn same_members(
+    plan: &ClusterPlan,
+    me: StoreId,
+    peers: &BTreeMap<StoreId, String>,
+) -> Result<(), StartError> {
+    if peers.is_empty() {
+        return Ok(());
+    }
+    let ids = |stores: &mut dyn Iterator<Item = u32>| stores.collect::<BTreeSet<u32>>();
+    let listed = ids(&mut peers
+        .keys()
+        .chain([&me])
+        .map(|store| u32::from(store.get())));
+    let members = ids(&mut plan.members.iter().map(|member| member.store_id));
+    if listed == members {
+        return Ok(());
+    }
+    Err(StartError::Disk(format!(
+        "the data directory belongs to cluster {} with the members {members:?}, but --peer lists {listed:?}: use the directory of this cluster, or the --peer list of that one",
+        plan.cluster_id
+    )))
+}
 
 /// The regions that a cluster starts with: the meta region, and the data regions between the splits.
 fn first_regions(config: &Config) -> Vec<RegionDescriptor> {
@@ -53,42 +87,9 @@ fn first_regions(config: &Config) -> Vec<RegionDescriptor> {
     std::iter::once(meta).chain(data).collect()
 }
 
-impl Parts {
-    /// Everything that a store does by itself.
-    pub(super) async fn live(self: Arc<Self>) -> Result<(), Error> {
-        let plan = self.join().await?;
-        tracing::info!(cluster = %plan.cluster_id, members = plan.members.len(), regions = plan.regions.len(), "member of the cluster");
-        let bootstraps = self
-            .engine
-            .get(Family::Region, &layout::row("bootstraps"))?
-            .is_some();
-        for descriptor in &plan.regions {
-            let peer = self.manager.open(descriptor.clone()).await?;
-            if bootstraps {
-                peer.initialize(Cluster::nodes(&plan)).await?;
-            }
-        }
-        self.register(&plan).await?;
-        loop {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            let leads = self
-                .manager
-                .peer(RegionId::META)
-                .is_some_and(|peer| peer.quorum().is_leader());
-            // What does not work now is tried again in a second.
-            if leads
-                && let Err(error) = self
-                    .namespaces
-                    .reconcile(Instant::now() + Duration::from_secs(5))
-                    .await
-            {
-                tracing::debug!(%error, "regions do not know all namespaces yet");
-            }
-        }
-    }
-
+impl StoreCore {
     /// Waits until this store belongs to a cluster: finds one, or begins one with the consent of all.
-    async fn join(&self) -> Result<ClusterPlan, Error> {
+    pub(super) async fn join(&self) -> Result<ClusterPlan, Error> {
         let mut last_word = None;
         loop {
             match self.cluster.next_step()? {
@@ -127,6 +128,7 @@ impl Parts {
                         .map(|store| self.ask(store));
                     futures::future::join_all(asked).await;
                     tokio::select! {
+                        biased;
                         () = self.cluster.changed() => {}
                         () = tokio::time::sleep(Duration::from_millis(100)) => {}
                     }
@@ -190,7 +192,7 @@ impl Parts {
     }
 
     /// Fills the cluster's tables if they are empty, and says in them where this store is.
-    async fn register(&self, plan: &ClusterPlan) -> Result<(), Error> {
+    pub(super) async fn register(&self, plan: &ClusterPlan) -> Result<(), Error> {
         let facts = self.manager.facts().clone();
         let init = command::Kind::InitCluster(raft::InitCluster {
             plan: Some(plan.clone()),

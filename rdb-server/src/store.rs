@@ -1,0 +1,330 @@
+//! A store without its ports: what it is whatever network, disk and clock it is given.
+//!
+//! Owns the wiring of a store's parts and its life: join the cluster ([`joining`]), open the regions, and
+//! keep the cluster's tables and regions in agreement. Listening, dialling and the process around it are
+//! [`crate::server`]'s; a simulator brings edges of its own and runs this very code.
+
+pub mod joining;
+
+use crate::clock::{PhysicalClock, StoreClock};
+use crate::cluster::Cluster;
+use crate::config::{Config, LiveConfig};
+use crate::contacts::{Contacts, Listening};
+use crate::error::Error;
+use crate::layout_store as layout;
+use crate::metrics::Metrics;
+use crate::namespace::Namespaces;
+use crate::peer::PeerContext;
+use crate::peer_manager::{PeerManager, StoreFacts};
+use crate::raft::{RaftSettings, SnapshotSpool};
+use crate::router::Router;
+use crate::tasks::Tasks;
+use crate::transport::SharedTransport;
+use arc_swap::ArcSwap;
+use joining::{same_members, stored_plan};
+use rdb_proto::raft::Member;
+use rdb_storage::{Committer, DataDir, Engine, Family, StorageError};
+use rdb_types::{RegionId, StoreId};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// Why a store does not start, or may not go on. One line that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port cannot be bound.
+    #[error(
+        "cannot listen on {addr} ({key}): {source}; stop what uses it, or choose another with --{flag}"
+    )]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// The key of the configuration.
+        key: &'static str,
+        /// Its flag.
+        flag: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The data directory is refused.
+    #[error(transparent)]
+    DataDir(#[from] rdb_storage::DataDirError),
+    /// The database does not open.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// Something in the directory cannot be used.
+    #[error("{0}")]
+    Disk(String),
+}
+
+/// The disk of a store.
+pub struct Disk {
+    /// What it holds.
+    pub engine: Arc<dyn Engine>,
+    /// Who writes it.
+    pub committer: Committer,
+    /// Where the pieces of a snapshot wait.
+    pub spool: Arc<dyn SnapshotSpool>,
+    /// Its identity: a disk that was wiped is another one.
+    pub store_uuid: String,
+    /// Where all this lies; none for a disk in memory.
+    pub data_dir: Option<DataDir>,
+}
+
+/// What a store is made of.
+pub struct StoreSetup {
+    /// Checked configuration.
+    pub config: Config,
+    /// Its disk.
+    pub disk: Disk,
+    /// Where physical time comes from.
+    pub clock: Arc<dyn PhysicalClock>,
+    /// Who runs its tasks, and where its chance comes from.
+    pub tasks: Tasks,
+    /// host:port where clients and other stores dial.
+    pub address: String,
+    /// host:port of probes and metrics.
+    pub http_address: String,
+}
+
+/// A store's parts.
+pub struct StoreCore {
+    me: StoreId,
+    config: LiveConfig,
+    data_dir: Option<DataDir>,
+    engine: Arc<dyn Engine>,
+    committer: Committer,
+    cluster: Arc<Cluster>,
+    transport: SharedTransport,
+    manager: Arc<PeerManager>,
+    namespaces: Namespaces,
+    metrics: Arc<Metrics>,
+    tasks: Tasks,
+    failed: watch::Sender<Option<String>>,
+}
+
+/// The store id of a configuration.
+///
+/// # Errors
+/// It is out of range.
+pub fn store_id(config: &Config) -> Result<StoreId, StartError> {
+    StoreId::new(u64::from(config.store.id)).ok_or_else(|| {
+        StartError::Disk(format!(
+            "{} is not a store id; ids are 1 to {}",
+            config.store.id,
+            StoreId::MAX
+        ))
+    })
+}
+
+impl StoreCore {
+    /// Puts the parts together. `connect` brings the way to the other stores, given who they are. Nothing
+    /// runs before [`StoreCore::live`].
+    ///
+    /// # Errors
+    /// The disk cannot be used, or belongs to another cluster.
+    pub fn open(
+        setup: StoreSetup,
+        connect: impl FnOnce(StoreId, &Arc<Cluster>) -> SharedTransport,
+    ) -> Result<Arc<StoreCore>, StartError> {
+        let StoreSetup {
+            config,
+            disk,
+            clock,
+            tasks,
+            address,
+            http_address,
+        } = setup;
+        let Disk {
+            engine,
+            committer,
+            spool,
+            store_uuid,
+            data_dir,
+        } = disk;
+        let me = store_id(&config)?;
+        let clock = StoreClock::open(
+            me,
+            clock,
+            engine.as_ref(),
+            committer.clone(),
+            config.consistency.max_clock_skew,
+        )?;
+        let plan = stored_plan(engine.as_ref())?;
+        if let Some(found) = data_dir.as_ref().and_then(|dir| dir.identity().cluster_id)
+            && plan.is_none()
+        {
+            return Err(StartError::Disk(format!(
+                "the data directory belongs to cluster {found}, but its database does not know it: the database was replaced; bring the old one back"
+            )));
+        }
+        let member = Member {
+            store_id: u32::from(me.get()),
+            store_uuid,
+            address,
+        };
+        let peers: BTreeMap<StoreId, String> = config
+            .cluster
+            .peers
+            .iter()
+            .filter_map(|(id, address)| Some((StoreId::new(u64::from(*id))?, address.clone())))
+            .collect();
+        if let Some(plan) = &plan {
+            same_members(plan, me, &peers)?;
+        }
+        let cluster = Cluster::new(member.clone(), &peers, plan)
+            .ok_or_else(|| StartError::Disk("the store has no id".into()))?;
+        let contacts = Arc::new(Contacts::new());
+        let transport: SharedTransport = Listening::new(connect(me, &cluster), contacts.clone());
+        let live: LiveConfig = Arc::new(ArcSwap::from_pointee(config.clone()));
+        let (failed, _) = watch::channel(None);
+        let context = PeerContext {
+            me,
+            engine: engine.clone(),
+            committer: committer.clone(),
+            clock,
+            transport: transport.clone(),
+            contacts,
+            spool,
+            raft: RaftSettings {
+                heartbeat: config.raft.heartbeat,
+                election_min: config.raft.election_min,
+                election_max: config.raft.election_max,
+                snapshot_after: config.raft.snapshot_after,
+                // A quarter: who was away for a moment is served from the log, and the log stays small.
+                keep_after_snapshot: config.raft.snapshot_after / 4,
+                ..RaftSettings::default()
+            },
+            config: live.clone(),
+            tasks: tasks.clone(),
+            fatal: failed.clone(),
+            max_batch: config.raft.max_batch as usize,
+            max_inflight: config.limits.max_inflight as usize,
+            request_id_retention: config.consistency.request_id_retention,
+        };
+        let facts = StoreFacts {
+            member,
+            http_address,
+        };
+        let manager = PeerManager::new(context, cluster.clone(), facts);
+        let namespaces = Namespaces::new(manager.clone());
+        let metrics = Metrics::new();
+        Ok(Arc::new(StoreCore {
+            me,
+            config: live,
+            data_dir,
+            engine,
+            committer,
+            cluster,
+            transport,
+            manager,
+            namespaces,
+            metrics,
+            tasks,
+            failed,
+        }))
+    }
+
+    /// This store.
+    pub fn me(&self) -> StoreId {
+        self.me
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &LiveConfig {
+        &self.config
+    }
+
+    /// Who writes the disk.
+    pub fn committer(&self) -> &Committer {
+        &self.committer
+    }
+
+    /// Who belongs to the cluster.
+    pub fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
+    }
+
+    /// The way to other stores.
+    pub fn transport(&self) -> &SharedTransport {
+        &self.transport
+    }
+
+    /// The regions of this store, which take the requests of other stores.
+    pub fn manager(&self) -> &Arc<PeerManager> {
+        &self.manager
+    }
+
+    /// The namespaces that requests name.
+    pub fn namespaces(&self) -> &Namespaces {
+        &self.namespaces
+    }
+
+    /// Its numbers.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// What it runs.
+    pub fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    /// Takes requests to regions. One for a store: it bounds the scans.
+    pub fn router(&self) -> Router {
+        Router::new(self.me, self.manager.clone(), self.namespaces.clone())
+    }
+
+    /// One line that says why the store may not go on, once it is so.
+    pub fn failure(&self) -> watch::Receiver<Option<String>> {
+        self.failed.subscribe()
+    }
+
+    /// Joins, opens the regions and takes part, until the store may not go on or its tasks are aborted.
+    pub fn start(self: &Arc<Self>) -> JoinHandle<()> {
+        let core = self.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = core.live().await {
+                tracing::error!(%error, "this store cannot go on");
+                core.failed.send_replace(Some(error.message));
+            }
+        })
+    }
+
+    /// Everything that a store does by itself.
+    async fn live(&self) -> Result<(), Error> {
+        let plan = self.join().await?;
+        tracing::info!(cluster = %plan.cluster_id, members = plan.members.len(), regions = plan.regions.len(), "member of the cluster");
+        let bootstraps = self
+            .engine
+            .get(Family::Region, &layout::row("bootstraps"))?
+            .is_some();
+        for descriptor in &plan.regions {
+            let peer = self.manager.open(descriptor.clone()).await?;
+            if bootstraps {
+                peer.initialize(Cluster::nodes(&plan)).await?;
+            }
+        }
+        self.register(&plan).await?;
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let leads = self
+                .manager
+                .peer(RegionId::META)
+                .is_some_and(|peer| peer.quorum().is_leader());
+            // What does not work now is tried again in a second.
+            if leads
+                && let Err(error) = self
+                    .namespaces
+                    .reconcile(Instant::now() + Duration::from_secs(5))
+                    .await
+            {
+                tracing::debug!(%error, "regions do not know all namespaces yet");
+            }
+        }
+    }
+}
