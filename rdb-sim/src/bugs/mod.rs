@@ -1,0 +1,97 @@
+//! Bugs that are planted to see whether they are caught: one rule broken at a time.
+//!
+//! Owns the list, and the adapters that break the rules: an engine that lies ([`engine`]), a network that
+//! lies ([`wire`]), a disk that comes back other than it was ([`crash`]). The server's code has no part in
+//! it and no hook for it: it is handed a worse world.
+//!
+//! Invariant: without a bug, every adapter hands through what it is given.
+
+mod crash;
+mod engine;
+mod wire;
+
+use crate::network::Tap;
+use parking_lot::Mutex;
+use rdb_storage::{Engine, MemoryEngine, WriteBatch};
+use rdb_types::StoreId;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A rule that is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Bug {
+    /// A sync returns before anything is durable.
+    AcknowledgeBeforeSync,
+    /// A vote never reaches the disk.
+    VoteNotPersisted,
+    /// A follower's linearizable read does not ask the leader.
+    ReadIndexSkipped,
+    /// A conflicting end of the log stays on the disk behind the new entries.
+    TruncationIgnored,
+    /// A batch that was being written at a crash is half there: data without applied index, or the reverse.
+    TornBatch,
+    /// A restart takes the last synced entry for a torn tail and cuts it.
+    TailCutAtRestart,
+    /// A snapshot comes without the table of request ids.
+    RequestIdsNotInSnapshot,
+    /// A snapshot lacks some records.
+    SnapshotIncomplete,
+    /// A follower acknowledges entries that it dropped.
+    AcknowledgeWithoutStoring,
+    /// A vote is granted to anybody who asks.
+    VoteAlwaysGranted,
+    /// Entries of a deposed leader are taken as the present one's.
+    OldTermAccepted,
+    /// The leader counts entries as committed as soon as they are sent.
+    CommittedTooEarly,
+    /// A forwarded write whose answer was lost is reported as never sent.
+    SentReportedAsUnsent,
+    /// A forwarded write loses its request id.
+    RequestIdDropped,
+    /// A wiped disk comes back under its old identity, and votes.
+    WipedDiskVotes,
+    /// A record is now and then not written.
+    RecordNotWritten,
+}
+
+/// The adapters of one run.
+#[derive(Clone)]
+pub struct Bugs {
+    bug: Option<Bug>,
+    /// What each store wrote since its last sync.
+    unsynced: Arc<Mutex<BTreeMap<StoreId, Vec<WriteBatch>>>>,
+}
+
+impl Bugs {
+    /// With one bug, or none.
+    pub fn new(bug: Option<Bug>) -> Bugs {
+        Bugs {
+            bug,
+            unsynced: Arc::default(),
+        }
+    }
+
+    /// What `store` gets as its engine.
+    pub fn engine(&self, store: StoreId, real: Arc<MemoryEngine>) -> Arc<dyn Engine> {
+        match self.bug {
+            None => real,
+            Some(bug) => Arc::new(engine::Lying::new(bug, store, real, self.unsynced.clone())),
+        }
+    }
+
+    /// What looks at the network's messages.
+    pub fn taps(&self) -> Vec<Arc<dyn Tap>> {
+        match self.bug {
+            None => Vec::new(),
+            Some(bug) => vec![Arc::new(wire::Forger::new(bug))],
+        }
+    }
+
+    /// Called when a store has crashed, with what survived of its unsynced batches.
+    pub fn crashed(&self, store: StoreId, disk: &MemoryEngine, kept: usize) {
+        let unsynced = self.unsynced.lock().remove(&store).unwrap_or_default();
+        if let Some(bug) = self.bug {
+            crash::spoil(bug, disk, unsynced.get(kept));
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! A network that changes what is said.
+
+use super::Bug;
+use crate::network::{Answer, Letter, Tap};
+use parking_lot::Mutex;
+use rdb_proto::raft::{self, append_reply, peer_request, peer_response};
+use rdb_server::transport::TransportError;
+use rdb_types::RegionId;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Of so many messages, one is forged, where forging all of them would only stop the cluster.
+const FORGED: u64 = 40;
+
+/// Forges messages.
+pub(super) struct Forger {
+    bug: Bug,
+    seen: AtomicU64,
+    /// The newest leader's vote of each region.
+    newest: Mutex<BTreeMap<RegionId, raft::Vote>>,
+}
+
+impl Forger {
+    pub(super) fn new(bug: Bug) -> Forger {
+        Forger {
+            bug,
+            seen: AtomicU64::new(0),
+            newest: Mutex::default(),
+        }
+    }
+
+    fn now_and_then(&self) -> bool {
+        (self.seen.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(FORGED)
+    }
+}
+
+impl Tap for Forger {
+    fn request(&self, letter: &mut Letter) -> Option<Answer> {
+        let region = letter.region;
+        match (self.bug, &mut letter.body) {
+            (Bug::ReadIndexSkipped, peer_request::Body::ReadIndex(_)) => {
+                let reply = raft::ReadIndexReply { index: 0 };
+                Some(Ok(peer_response::Body::ReadIndex(reply)))
+            }
+            (Bug::AcknowledgeWithoutStoring, peer_request::Body::Append(append))
+                if !append.entries.is_empty() && self.now_and_then() =>
+            {
+                let reply = raft::AppendReply {
+                    result: append_reply::Result::Success as i32,
+                    ..Default::default()
+                };
+                Some(Ok(peer_response::Body::Append(reply)))
+            }
+            (Bug::OldTermAccepted, peer_request::Body::Append(append)) => {
+                let mut newest = self.newest.lock();
+                let vote = append.vote.unwrap_or_default();
+                let known = newest.entry(region).or_insert(vote);
+                if vote.term >= known.term {
+                    *known = vote;
+                } else {
+                    append.vote = Some(*known);
+                }
+                None
+            }
+            (Bug::CommittedTooEarly, peer_request::Body::Append(append)) => {
+                if let Some(last) = append.entries.last() {
+                    append.committed = last.log_id;
+                }
+                None
+            }
+            (Bug::RequestIdDropped, peer_request::Body::Write(write)) => {
+                for op in &mut write.ops {
+                    op.request_id.clear();
+                }
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn answer(&self, letter: &Letter, answer: &mut Answer) {
+        match (self.bug, answer) {
+            (Bug::VoteAlwaysGranted, Ok(peer_response::Body::Vote(reply))) => {
+                if let peer_request::Body::Vote(request) | peer_request::Body::PreVote(request) =
+                    &letter.body
+                {
+                    reply.granted = true;
+                    reply.vote = request.vote;
+                    reply.last_log_id = request.last_log_id;
+                }
+            }
+            (Bug::SentReportedAsUnsent, answer @ Ok(peer_response::Body::Write(_)))
+                if self.now_and_then() =>
+            {
+                *answer = Err(TransportError::Unreachable {
+                    to: letter.to,
+                    why: "it was sent, and this says it was not".to_owned(),
+                });
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! What must hold in every run, one file each.
+//!
+//! Owns the list of invariants and what was found against them. Each takes what it needs as it happens, or
+//! judges what was gathered; none of them knows how a run is made.
+//!
+//! | Invariant | looks at |
+//! |---|---|
+//! | [`one_leader`] | who acts as leader of a term |
+//! | [`committed`] | entries below the commit index, on every disk, at any time |
+//! | [`applied`] | applied <= committed |
+//! | [`digests`] | equal index, equal digest; and digest and data agree |
+//! | [`linearizable`] | what clients read and wrote |
+//! | [`nothing_lost`] | keys that were acknowledged, and keys that were refused |
+//! | [`freshness`] | no answer is older than it says |
+//! | [`answered_once`] | a request id has one answer |
+//! | [`in_time`] | every call is answered by its deadline |
+//! | [`liveness`] | after everything healed, writes and reads go on |
+
+pub mod answered_once;
+pub mod applied;
+pub mod committed;
+pub mod digests;
+pub mod freshness;
+pub mod in_time;
+pub mod linearizable;
+pub mod liveness;
+pub mod nothing_lost;
+pub mod one_leader;
+
+use parking_lot::Mutex;
+use std::fmt;
+use std::sync::Arc;
+
+/// A broken invariant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which one.
+    pub invariant: &'static str,
+    /// What was seen.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.invariant, self.what)
+    }
+}
+
+/// Everything that was found in a run; clones write to the same.
+#[derive(Clone, Default)]
+pub struct Findings(Arc<Mutex<Vec<Violation>>>);
+
+impl Findings {
+    /// Most that are kept: the first ones tell the story.
+    const KEPT: usize = 20;
+
+    /// Reports a violation.
+    pub fn report(&self, invariant: &'static str, what: String) {
+        let mut found = self.0.lock();
+        if found.len() < Self::KEPT {
+            found.push(Violation { invariant, what });
+        }
+    }
+
+    /// Reports what a check brought.
+    pub fn check(&self, invariant: &'static str, verdict: Result<(), String>) {
+        if let Err(what) = verdict {
+            self.report(invariant, what);
+        }
+    }
+
+    /// Whether something was found.
+    pub fn any(&self) -> bool {
+        !self.0.lock().is_empty()
+    }
+
+    /// What was found.
+    pub fn all(&self) -> Vec<Violation> {
+        self.0.lock().clone()
+    }
+}

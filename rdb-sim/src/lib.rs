@@ -1,0 +1,29 @@
+//! FlareDB's simulator: whole stores on one thread and simulated time, every fault from one seed.
+//!
+//! | Read | for |
+//! |---|---|
+//! | [`world`] | a run from its beginning to its verdict |
+//! | [`plan`] | what goes wrong, and when |
+//! | [`store`], [`disk`], [`network`], [`clock`], [`door`], [`aim`] | the simulated edges of a store |
+//! | [`workload`] | what clients do |
+//! | [`observer`], [`invariants`] | what must hold |
+//! | [`bugs`] | rules that are broken on purpose, to see whether that is caught |
+//! | [`search`] | many seeds, and a failing one made smaller |
+//!
+//! The stores are those of `rdb-server`, unchanged: they are given another network, disk, clock and
+//! source of chance, and never learn of it.
+
+pub mod aim;
+pub mod bugs;
+pub mod clock;
+pub mod disk;
+pub mod door;
+pub mod invariants;
+pub mod network;
+pub mod observer;
+pub mod plan;
+pub mod search;
+pub mod store;
+pub mod trace;
+pub mod workload;
+pub mod world;

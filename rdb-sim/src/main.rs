@@ -1,0 +1,317 @@
+//! `rdb-sim`: runs seeds.
+#![allow(clippy::print_stdout, reason = "printing is what a command does")]
+#![allow(clippy::print_stderr, reason = "so is saying what is wrong with it")]
+
+use clap::{Args, Parser, Subcommand};
+use rdb_sim::bugs::Bug;
+use rdb_sim::search::{self, Limits, record_next, resume_from, search, shrink};
+use rdb_sim::world::{Report, RunOptions, run};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+#[derive(Parser)]
+#[command(
+    name = "rdb-sim",
+    version,
+    about = "Runs a cluster of FlareDB under simulated faults, from a seed"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run one seed and say what held. Exit code 1: something did not.
+    Run {
+        /// The seed.
+        #[arg(long)]
+        seed: u64,
+        /// Leave these faults of the plan out, by their numbers.
+        #[arg(long, value_delimiter = ',')]
+        without: Vec<usize>,
+        /// Print every event to standard error.
+        #[arg(long)]
+        events: bool,
+        /// Print the stores' own logs to standard error. RUST_LOG chooses them.
+        #[arg(long)]
+        logs: bool,
+        #[command(flatten)]
+        size: Size,
+    },
+    /// Run one seed after the other. Exit code 1: some failed; each is printed with the command that runs
+    /// it again.
+    Search {
+        /// Seeds at most.
+        #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
+        seeds: u64,
+        /// Minutes at most.
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+        /// The first seed; without it, the search goes on where the last one in --state was stopped.
+        #[arg(long)]
+        first: Option<u64>,
+        /// Where a search notes how far it came.
+        #[arg(long)]
+        state: Option<PathBuf>,
+        /// Stop at the first failing seed.
+        #[arg(long)]
+        stop: bool,
+        #[command(flatten)]
+        size: Size,
+    },
+    /// Leave out faults of a failing seed as long as it still fails.
+    Shrink {
+        /// The seed.
+        #[arg(long)]
+        seed: u64,
+        /// Runs at most.
+        #[arg(long, default_value_t = 100)]
+        runs: usize,
+        #[command(flatten)]
+        size: Size,
+    },
+    /// Plant each bug, and count the seeds until it is caught. Exit code 1: one was not.
+    Bugs {
+        /// Seeds for each bug at most.
+        #[arg(long, default_value_t = 200)]
+        seeds: u64,
+        /// Only this one.
+        #[arg(long)]
+        only: Option<Bug>,
+        #[command(flatten)]
+        size: Size,
+    },
+}
+
+#[derive(Args)]
+struct Size {
+    /// Plant this bug.
+    #[arg(long)]
+    bug: Option<Bug>,
+    /// Stores of the cluster.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=9))]
+    stores: u64,
+    /// Simulated seconds of faults.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    seconds: u64,
+    /// Operations a second.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=5_000))]
+    rate: u64,
+}
+
+impl Size {
+    fn options(&self, seed: u64) -> RunOptions {
+        RunOptions {
+            bug: self.bug,
+            stores: self.stores,
+            fault_s: self.seconds,
+            rate: self.rate,
+            ..RunOptions::new(seed)
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match command(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("rdb-sim: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn command(command: Command) -> std::io::Result<ExitCode> {
+    match command {
+        Command::Run {
+            seed,
+            without,
+            events,
+            logs,
+            size,
+        } => {
+            if logs {
+                tracing_subscriber::fmt()
+                    .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+                    .with_writer(std::io::stderr)
+                    .without_time()
+                    .init();
+            }
+            let options = RunOptions {
+                without: without.into_iter().collect(),
+                print: events,
+                ..size.options(seed)
+            };
+            let began = Instant::now();
+            let report = run(&options)?;
+            for (number, planned) in report.plan.iter().enumerate() {
+                let out = if options.without.contains(&number) {
+                    "left out "
+                } else {
+                    ""
+                };
+                println!("fault {number:>3} {out}{planned}");
+            }
+            print(&report, began.elapsed());
+            Ok(code(report.violations.is_empty()))
+        }
+        Command::Search {
+            seeds,
+            minutes,
+            first,
+            state,
+            stop,
+            size,
+        } => {
+            let first = match (&state, first) {
+                (_, Some(first)) => first,
+                (Some(file), None) => resume_from(file)?,
+                (None, None) => 1,
+            };
+            let limits = Limits {
+                seeds,
+                time: Duration::from_secs(minutes * 60),
+            };
+            let began = Instant::now();
+            let mut noted = Ok(());
+            let found = search(&size.options(first), first, &limits, |report| {
+                if let Some(file) = &state {
+                    noted = record_next(file, report.seed + 1);
+                }
+                if !report.violations.is_empty() {
+                    say_failed(report, &size);
+                }
+                noted.is_ok() && !(stop && !report.violations.is_empty())
+            })?;
+            noted?;
+            let (real, simulated) = (began.elapsed(), found.simulated);
+            println!(
+                "{} seeds from {first}, {} failed; {:.0} s simulated in {:.1} s, {:.0} times real time",
+                found.seeds,
+                found.failed.len(),
+                simulated.as_secs_f64(),
+                real.as_secs_f64(),
+                simulated.as_secs_f64() / real.as_secs_f64().max(0.001)
+            );
+            Ok(code(found.failed.is_empty() && found.seeds > 0))
+        }
+        Command::Shrink { seed, runs, size } => {
+            let smallest = shrink(&size.options(seed), runs)?;
+            let report = run(&smallest)?;
+            for (number, planned) in report.plan.iter().enumerate() {
+                if !smallest.without.contains(&number) {
+                    println!("fault {number:>3} {planned}");
+                }
+            }
+            for violation in &report.violations {
+                println!("{violation}");
+            }
+            println!("again: {}", again(seed, &smallest.without, &size));
+            Ok(code(report.violations.is_empty()))
+        }
+        Command::Bugs { seeds, only, size } => bugs(seeds, only, &size),
+    }
+}
+
+fn bugs(seeds: u64, only: Option<Bug>, size: &Size) -> std::io::Result<ExitCode> {
+    let mut all_caught = true;
+    println!("{:<28} {:>6}  caught by", "bug", "seeds");
+    for bug in <Bug as clap::ValueEnum>::value_variants() {
+        if only.is_some_and(|only| only != *bug) {
+            continue;
+        }
+        let base = RunOptions {
+            bug: Some(*bug),
+            ..size.options(1)
+        };
+        let limits = Limits {
+            seeds,
+            time: Duration::from_secs(3600),
+        };
+        let found = search::search(&base, 1, &limits, |report| report.violations.is_empty())?;
+        let name = clap::ValueEnum::to_possible_value(bug)
+            .map_or_else(String::new, |value| value.get_name().to_owned());
+        match found.failed.first() {
+            Some(report) => {
+                let caught: BTreeSet<_> = report.violations.iter().map(|v| v.invariant).collect();
+                let caught: Vec<_> = caught.into_iter().collect();
+                println!("{name:<28} {:>6}  {}", found.seeds, caught.join(", "));
+            }
+            None => {
+                all_caught = false;
+                println!("{name:<28} {:>6}  nobody", found.seeds);
+            }
+        }
+    }
+    Ok(code(all_caught))
+}
+
+fn code(good: bool) -> ExitCode {
+    if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn again(seed: u64, without: &BTreeSet<usize>, size: &Size) -> String {
+    let mut command = format!("rdb-sim run --seed {seed}");
+    if !without.is_empty() {
+        let numbers: Vec<_> = without.iter().map(usize::to_string).collect();
+        command.push_str(&format!(" --without {}", numbers.join(",")));
+    }
+    if size.stores != 3 {
+        command.push_str(&format!(" --stores {}", size.stores));
+    }
+    if size.seconds != 60 {
+        command.push_str(&format!(" --seconds {}", size.seconds));
+    }
+    if size.rate != 200 {
+        command.push_str(&format!(" --rate {}", size.rate));
+    }
+    if let Some(value) = size
+        .bug
+        .and_then(|bug| clap::ValueEnum::to_possible_value(&bug))
+    {
+        command.push_str(&format!(" --bug {}", value.get_name()));
+    }
+    command
+}
+
+fn say_failed(report: &Report, size: &Size) {
+    println!("seed {} failed", report.seed);
+    for violation in &report.violations {
+        println!("  {violation}");
+    }
+    println!("  again: {}", again(report.seed, &BTreeSet::new(), size));
+}
+
+fn print(report: &Report, took: Duration) {
+    let simulated = Duration::from_millis(report.simulated_ms);
+    println!(
+        "seed {}: {:.1} s simulated in {:.2} s ({:.0} times real time), {} restarts",
+        report.seed,
+        simulated.as_secs_f64(),
+        took.as_secs_f64(),
+        simulated.as_secs_f64() / took.as_secs_f64().max(0.001),
+        report.restarts,
+    );
+    println!(
+        "writes: {} acknowledged, {} of unknown outcome; reads: {}; refusals: {:?}",
+        report.tally.acknowledged, report.tally.unknown, report.tally.read, report.tally.refused
+    );
+    println!(
+        "looked at: {} leaders of terms, {} committed entries, {} digests",
+        report.looked.leaders, report.looked.entries, report.looked.digests
+    );
+    println!("trace: {:016x}, {} events", report.trace.0, report.trace.1);
+    if report.violations.is_empty() {
+        println!("everything held");
+    }
+    for violation in &report.violations {
+        println!("BROKEN {violation}");
+    }
+}

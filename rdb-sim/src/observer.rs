@@ -1,0 +1,203 @@
+//! Watches the inside of all stores: what they hold, what they say of themselves, what they send.
+//!
+//! Owns the invariants that need no client. Looks at disks and reports, and at every message of Raft as it
+//! passes; changes nothing.
+
+use crate::invariants::{Findings, applied, committed, digests, one_leader};
+use crate::network::{Answer, Letter, Tap};
+use crate::store::Process;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use prost::Message;
+use rdb_proto::raft::{self, peer_request};
+use rdb_server::peer::Peer;
+use rdb_storage::{Family, KeyRange, StorageError, View};
+use rdb_types::{Digest, GlobalKey, NamespaceId, Record, RegionId, StoreId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// What was seen so far.
+#[derive(Default)]
+struct Seen {
+    leaders: one_leader::Leaders,
+    committed: committed::Committed,
+    applied: applied::Applied,
+    digests: digests::Digests,
+    /// For each replica, up to where its log was compared.
+    compared: BTreeMap<(StoreId, RegionId), u64>,
+}
+
+/// Watches one cluster.
+#[derive(Clone)]
+pub struct Observer {
+    findings: Findings,
+    seen: Arc<Mutex<Seen>>,
+}
+
+/// How much was looked at: a run in which nothing happened proves nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Looked {
+    /// Leaders of terms.
+    pub leaders: usize,
+    /// Committed entries.
+    pub entries: usize,
+    /// Digests at an index.
+    pub digests: usize,
+}
+
+impl Observer {
+    /// Reports to `findings`.
+    pub fn new(findings: Findings) -> Observer {
+        Observer {
+            findings,
+            seen: Arc::default(),
+        }
+    }
+
+    /// How much was looked at.
+    pub fn looked(&self) -> Looked {
+        let seen = self.seen.lock();
+        Looked {
+            leaders: seen.leaders.count(),
+            entries: seen.committed.count(),
+            digests: seen.digests.count(),
+        }
+    }
+
+    /// A store starts again from its disk.
+    pub fn restarted(&self, store: StoreId) {
+        let mut seen = self.seen.lock();
+        seen.applied.restarted(store);
+        seen.compared.retain(|(of, _), _| *of != store);
+    }
+
+    /// Looks at a running store. `disk` is what it has written.
+    pub fn look(&self, store: StoreId, process: &Process, disk: &dyn View) {
+        for peer in process.core.manager().peers() {
+            self.look_at(store, &peer, disk);
+        }
+    }
+
+    fn look_at(&self, store: StoreId, peer: &Peer, disk: &dyn View) {
+        let report = peer.report();
+        let region = peer.id();
+        let mut seen = self.seen.lock();
+        if u64::from(report.leader) == u64::from(store.get()) {
+            let verdict = seen.leaders.seen(region, report.term, store);
+            self.findings.check(one_leader::NAME, verdict);
+        }
+        let verdict = seen
+            .applied
+            .seen(store, region, report.applied_index, report.commit_index);
+        self.findings.check(applied::NAME, verdict);
+        let (index, namespaces) = peer.cell().with(|summary| {
+            let digests = summary.namespaces.iter();
+            let digests: Vec<_> = digests.map(|(id, state)| (*id, state.digest)).collect();
+            (summary.applied_index, digests)
+        });
+        for (namespace, digest) in namespaces {
+            let verdict = seen.digests.seen(region, index, namespace, digest, store);
+            self.findings.check(digests::NAME, verdict);
+        }
+        let from = seen.compared.get(&(store, region)).copied().unwrap_or(0);
+        // What was applied was written behind its entries: up to there, the disk has what the log has. An
+        // entry beyond may still be on its way to the disk, where an overwritten one stands.
+        let upto = report.applied_index;
+        if let Err(error) = compare(&mut seen.committed, disk, store, region, from, upto)
+            .map(|verdict| self.findings.check(committed::NAME, verdict))
+        {
+            self.findings
+                .report(committed::NAME, format!("store {store}: {error}"));
+        }
+        seen.compared.insert((store, region), upto);
+    }
+
+    /// Compares what a store keeps as digests with what it holds. Nothing may be going on.
+    pub fn recount(&self, store: StoreId, process: &Process, disk: &dyn View) {
+        for peer in process.core.manager().peers() {
+            let kept: BTreeMap<NamespaceId, Digest> = peer.cell().with(|summary| {
+                let digests = summary.namespaces.iter();
+                digests.map(|(id, state)| (*id, state.digest)).collect()
+            });
+            let range = rdb_server::region::layout::data_range(peer.descriptor());
+            match count(disk, &range) {
+                Ok(mut counted) => {
+                    for (namespace, kept) in kept {
+                        let computed = counted.remove(&namespace).unwrap_or_default();
+                        let verdict = digests::agree(store, peer.id(), namespace, kept, computed);
+                        self.findings.check(digests::NAME, verdict);
+                    }
+                }
+                Err(why) => self
+                    .findings
+                    .report(digests::NAME, format!("store {store}: {why}")),
+            }
+        }
+    }
+}
+
+/// Compares the entries `from..=upto` of a store with what was seen committed. The outer error: the disk
+/// cannot be read.
+fn compare(
+    committed: &mut committed::Committed,
+    disk: &dyn View,
+    store: StoreId,
+    region: RegionId,
+    from: u64,
+    upto: u64,
+) -> Result<Result<(), String>, StorageError> {
+    let key = |index: u64| -> Bytes {
+        [region.0.to_be_bytes(), index.to_be_bytes()]
+            .concat()
+            .into()
+    };
+    if upto <= from {
+        return Ok(Ok(()));
+    }
+    let range = KeyRange::new(key(from + 1), key(upto + 1));
+    for item in disk.scan(Family::RaftLog, &range, false) {
+        let (_, value) = item?;
+        let entry = raft::Entry::decode(value.clone())
+            .map_err(|error| StorageError::corruption("the log", error.to_string()))?;
+        let id = entry.log_id.unwrap_or_default();
+        let content = xxh3_64(&value);
+        if let Err(why) = committed.seen(region, id.index, id.term, content, store) {
+            return Ok(Err(why));
+        }
+    }
+    Ok(Ok(()))
+}
+
+fn count(disk: &dyn View, range: &KeyRange) -> Result<BTreeMap<NamespaceId, Digest>, String> {
+    let mut counted: BTreeMap<NamespaceId, Digest> = BTreeMap::new();
+    for item in disk.scan(Family::Data, range, false) {
+        let (key, value) = item.map_err(|error| error.to_string())?;
+        let record = Record::decode(value).map_err(|error| error.to_string())?;
+        let global = GlobalKey::from_bytes(key.clone())
+            .ok_or_else(|| format!("{} is no key", key.escape_ascii()))?;
+        counted
+            .entry(global.namespace())
+            .or_default()
+            .add(&global.user_key(), &record);
+    }
+    Ok(counted)
+}
+
+impl Tap for Observer {
+    fn request(&self, letter: &mut Letter) -> Option<Answer> {
+        if let peer_request::Body::Append(append) = &letter.body
+            && let Some(vote) = &append.vote
+        {
+            let verdict = self
+                .seen
+                .lock()
+                .leaders
+                .seen(letter.region, vote.term, letter.from);
+            self.findings.check(one_leader::NAME, verdict);
+        }
+        None
+    }
+
+    fn answer(&self, _: &Letter, _: &mut Answer) {}
+}

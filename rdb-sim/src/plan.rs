@@ -1,0 +1,326 @@
+//! What goes wrong in a run, and when: a list that follows from the seed.
+//!
+//! Owns the kinds of faults and the mix. A plan is made before the run, so that a failing run can be tried
+//! again with some of its faults left out. Carries nothing out.
+
+use crate::disk::Point;
+use crate::network::Weather;
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng};
+use rdb_types::StoreId;
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// What survives of the unsynced writes of a store that crashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing: the machine lost its power.
+    Nothing,
+    /// Everything: only the process died.
+    Everything,
+    /// The first few, as many as chance says.
+    Some,
+}
+
+/// One fault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// These links (from, to) are cut, all others mended.
+    Cuts(Shape, BTreeSet<(StoreId, StoreId)>),
+    /// The network behaves like this.
+    Weather(Weather),
+    /// These stores die at once, and come back.
+    Crash {
+        /// Who.
+        stores: Vec<StoreId>,
+        /// After how long each is started again.
+        down_ms: u64,
+        /// What their disks keep.
+        keep: Keep,
+    },
+    /// A store dies at a point of its `after`th sync from now.
+    CrashAtSync {
+        /// Who.
+        store: StoreId,
+        /// Where.
+        point: Point,
+        /// How many groups of writes pass before.
+        after: u32,
+        /// After how long it is started again.
+        down_ms: u64,
+    },
+    /// A store dies right after its `after`th vote from now has left it.
+    CrashAfterVote {
+        /// Who.
+        store: StoreId,
+        /// How many votes pass before.
+        after: u32,
+        /// After how long it is started again.
+        down_ms: u64,
+    },
+    /// The store's next sync fails.
+    FailSync(StoreId),
+    /// The disk is full, or has room again.
+    Full(StoreId, bool),
+    /// Syncs take up to this long, in microseconds.
+    SlowDisk(StoreId, u64),
+    /// The wall clock jumps.
+    ClockJump(StoreId, i64),
+    /// The wall clock gains this much in a million.
+    ClockDrift(StoreId, i64),
+}
+
+/// The shape of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// No cuts.
+    Whole,
+    /// Two sides that do not hear each other.
+    Halves,
+    /// One store alone.
+    Alone,
+    /// Two sides that have one store in common.
+    Bridge,
+    /// Every store hears its neighbours only; with three stores, two of them do not hear each other.
+    Ring,
+    /// One store is heard but hears nobody.
+    Deaf,
+    /// One store hears but is heard by nobody.
+    Mute,
+    /// One direction of one link.
+    OneWay,
+}
+
+/// A fault and its time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// When, in milliseconds from the beginning of the run.
+    pub at_ms: u64,
+    /// What.
+    pub fault: Fault,
+}
+
+impl fmt::Display for Planned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:>6} ms  {:?}", self.at_ms, self.fault)
+    }
+}
+
+/// The plan of a seed: faults from `from_ms` to `until_ms`, for these stores.
+pub fn plan(seed: u64, stores: &[StoreId], from_ms: u64, until_ms: u64) -> Vec<Planned> {
+    let mut chance = Xoshiro256PlusPlus::seed_from_u64(seed ^ 0x7a11);
+    // Some runs are calm and some are not; a calm one lets rare things ripen.
+    let pause_ms = *[500, 1_500, 4_000].choose(&mut chance).unwrap_or(&1_500);
+    let mut planned = Vec::new();
+    let mut at_ms = from_ms;
+    loop {
+        at_ms += chance.random_range(pause_ms / 4..=pause_ms * 2);
+        if at_ms >= until_ms {
+            break;
+        }
+        let fault = fault(&mut chance, stores);
+        // What is begun is ended after a while, whatever comes between.
+        let end = match &fault {
+            Fault::Full(store, true) => Some(Fault::Full(*store, false)),
+            Fault::SlowDisk(store, us) if *us > 2_000 => Some(Fault::SlowDisk(*store, 900)),
+            Fault::Cuts(shape, _) if *shape != Shape::Whole => {
+                Some(Fault::Cuts(Shape::Whole, BTreeSet::new()))
+            }
+            _ => None,
+        };
+        planned.push(Planned { at_ms, fault });
+        if let Some(fault) = end {
+            let at_ms = (at_ms + chance.random_range(200..=6_000)).min(until_ms);
+            planned.push(Planned { at_ms, fault });
+        }
+    }
+    planned.sort_by_key(|planned| planned.at_ms);
+    planned
+}
+
+fn fault(chance: &mut Xoshiro256PlusPlus, stores: &[StoreId]) -> Fault {
+    let one = |chance: &mut Xoshiro256PlusPlus| {
+        let at = chance.random_range(0..stores.len());
+        stores[at]
+    };
+    let store = one(chance);
+    let down_ms = *[50, 300, 1_500, 5_000].choose(chance).unwrap_or(&300);
+    let keep = *[Keep::Nothing, Keep::Everything, Keep::Some, Keep::Some]
+        .choose(chance)
+        .unwrap_or(&Keep::Some);
+    match chance.random_range(0..100) {
+        0..22 => cuts(chance, stores),
+        22..30 => Fault::Weather(weather(chance)),
+        30..44 => Fault::Crash {
+            stores: vec![store],
+            down_ms,
+            keep,
+        },
+        44..50 => {
+            let mut two: Vec<StoreId> = stores.to_vec();
+            two.retain(|other| *other != store);
+            Fault::Crash {
+                stores: two,
+                down_ms,
+                keep,
+            }
+        }
+        50..56 => Fault::Crash {
+            stores: stores.to_vec(),
+            down_ms,
+            keep,
+        },
+        56..72 => Fault::CrashAtSync {
+            store,
+            point: *Point::ALL.choose(chance).unwrap_or(&Point::BeforeSync),
+            after: chance.random_range(0..40),
+            down_ms,
+        },
+        72..82 => Fault::CrashAfterVote {
+            store,
+            after: chance.random_range(0..2),
+            down_ms: 50,
+        },
+        82..85 => Fault::FailSync(store),
+        85..88 => Fault::Full(store, true),
+        88..91 => Fault::SlowDisk(store, chance.random_range(5_000..=400_000)),
+        91..96 => {
+            let far = *[500, 3_600_000, 10 * 365 * 86_400_000]
+                .choose(chance)
+                .unwrap_or(&500);
+            let sign = if chance.random_bool(0.5) { 1 } else { -1 };
+            Fault::ClockJump(store, sign * far)
+        }
+        _ => Fault::ClockDrift(store, chance.random_range(-50_000..=50_000)),
+    }
+}
+
+fn weather(chance: &mut Xoshiro256PlusPlus) -> Weather {
+    let fastest_us = *[100, 500, 5_000, 30_000].choose(chance).unwrap_or(&500);
+    Weather {
+        fastest_us,
+        slowest_us: fastest_us * chance.random_range(1..=6),
+        lost_permille: *[0, 0, 10, 50, 300].choose(chance).unwrap_or(&0),
+        repeated_permille: *[0, 20, 200].choose(chance).unwrap_or(&0),
+        overtaking_permille: *[0, 20, 300].choose(chance).unwrap_or(&0),
+    }
+}
+
+fn cuts(chance: &mut Xoshiro256PlusPlus, stores: &[StoreId]) -> Fault {
+    let shape = *[
+        Shape::Halves,
+        Shape::Alone,
+        Shape::Bridge,
+        Shape::Ring,
+        Shape::Deaf,
+        Shape::Mute,
+        Shape::OneWay,
+    ]
+    .choose(chance)
+    .unwrap_or(&Shape::Alone);
+    let mut order = stores.to_vec();
+    for at in (1..order.len()).rev() {
+        order.swap(at, chance.random_range(0..=at));
+    }
+    let first = order[0];
+    let mut cut = BTreeSet::new();
+    let both = |cut: &mut BTreeSet<_>, a: StoreId, b: StoreId| cut.extend([(a, b), (b, a)]);
+    match shape {
+        Shape::Whole => {}
+        Shape::Alone => order[1..]
+            .iter()
+            .for_each(|other| both(&mut cut, first, *other)),
+        Shape::Halves => {
+            let (left, right) = order.split_at(order.len() / 2);
+            for a in left {
+                right.iter().for_each(|b| both(&mut cut, *a, *b));
+            }
+        }
+        Shape::Bridge => {
+            let (left, right) = order[1..].split_at((order.len() - 1) / 2);
+            for a in left {
+                right.iter().for_each(|b| both(&mut cut, *a, *b));
+            }
+        }
+        Shape::Ring => {
+            let count = order.len();
+            for a in 0..count {
+                for b in 0..a {
+                    let near = a - b == 1 || (count > 3 && a - b == count - 1);
+                    if !near {
+                        both(&mut cut, order[a], order[b]);
+                    }
+                }
+            }
+        }
+        Shape::Deaf => cut.extend(order[1..].iter().map(|other| (*other, first))),
+        Shape::Mute => cut.extend(order[1..].iter().map(|other| (first, *other))),
+        Shape::OneWay => {
+            cut.insert((first, order[1]));
+        }
+    }
+    Fault::Cuts(shape, cut)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stores(count: u64) -> Vec<StoreId> {
+        (1..=count).filter_map(StoreId::new).collect()
+    }
+
+    #[test]
+    fn a_seed_has_one_plan() {
+        let of = |seed| plan(seed, &stores(3), 1_000, 60_000);
+        assert_eq!(of(4), of(4));
+        assert_ne!(of(4), of(5));
+    }
+
+    #[test]
+    fn every_kind_of_fault_is_planned() {
+        let mut seen = BTreeSet::new();
+        for seed in 0..200 {
+            for planned in plan(seed, &stores(3), 0, 60_000) {
+                let name = format!("{:?}", planned.fault);
+                seen.insert(name.split(['(', ' ']).next().unwrap_or_default().to_owned());
+            }
+        }
+        let all = [
+            "ClockDrift",
+            "ClockJump",
+            "Crash",
+            "CrashAfterVote",
+            "CrashAtSync",
+            "Cuts",
+            "FailSync",
+            "Full",
+            "SlowDisk",
+            "Weather",
+        ];
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), all);
+    }
+
+    #[test]
+    fn a_bridge_and_a_ring_leave_a_way_to_everybody() {
+        let mut chance = Xoshiro256PlusPlus::seed_from_u64(1);
+        for _ in 0..200 {
+            for count in [3, 5] {
+                let stores = stores(count);
+                let Fault::Cuts(Shape::Bridge | Shape::Ring, cut) = cuts(&mut chance, &stores)
+                else {
+                    continue;
+                };
+                let mut reached = BTreeSet::from([stores[0]]);
+                for _ in &stores {
+                    for a in reached.clone() {
+                        reached.extend(stores.iter().filter(|b| !cut.contains(&(a, **b))));
+                    }
+                }
+                assert_eq!(reached.len(), stores.len());
+                assert!(!cut.is_empty());
+            }
+        }
+    }
+}

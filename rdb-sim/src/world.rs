@@ -1,0 +1,463 @@
+//! One run: a cluster, its clients, its faults; then healing, then the verdict.
+//!
+//! Owns the order of a run and everything in it. Pure in this sense: what comes out follows from
+//! [`RunOptions`] and from nothing else.
+
+use crate::aim::Aim;
+use crate::bugs::{Bug, Bugs};
+use crate::clock::SimClock;
+use crate::disk::Orders;
+use crate::door::Door;
+use crate::invariants::{Findings, Violation, linearizable, liveness};
+use crate::network::{Network, Tap, Weather};
+use crate::observer::{Looked, Observer};
+use crate::plan::{Fault, Keep, Planned, plan};
+use crate::store::{Ended, SimStore};
+use crate::trace::Trace;
+use crate::workload::{self, Client, Ledger, Tally};
+use rdb_server::config::{Config, SplitKey};
+use rdb_types::StoreId;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
+/// How often the inside of the stores is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+/// Faults begin when the cluster has had time to form.
+const FIRST_FAULT_MS: u64 = 2_000;
+
+/// What a run is made of.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Everything follows from it.
+    pub seed: u64,
+    /// A rule that is broken on purpose.
+    pub bug: Option<Bug>,
+    /// Numbers of the plan's faults that are left out.
+    pub without: BTreeSet<usize>,
+    /// Stores.
+    pub stores: u64,
+    /// Clients.
+    pub clients: u64,
+    /// Operations a second, of all clients together, while nothing is broken.
+    pub rate: u64,
+    /// How long faults go on, in simulated seconds.
+    pub fault_s: u64,
+    /// Print every event.
+    pub print: bool,
+}
+
+impl RunOptions {
+    /// The usual run of a seed.
+    pub fn new(seed: u64) -> RunOptions {
+        RunOptions {
+            seed,
+            bug: None,
+            without: BTreeSet::new(),
+            stores: 3,
+            clients: 8,
+            rate: 200,
+            fault_s: 60,
+            print: false,
+        }
+    }
+}
+
+/// What a run came to.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// What did not hold.
+    pub violations: Vec<Violation>,
+    /// What went wrong on purpose.
+    pub plan: Vec<Planned>,
+    /// The hash of all events, and their number.
+    pub trace: (u64, u64),
+    /// Simulated milliseconds.
+    pub simulated_ms: u64,
+    /// Starts of stores after a crash.
+    pub restarts: u64,
+    /// What clients saw.
+    pub tally: Tally,
+    /// What was looked at inside.
+    pub looked: Looked,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// The system gives no runtime.
+pub fn run(options: &RunOptions) -> std::io::Result<Report> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()?;
+    Ok(runtime.block_on(World::new(options).run()))
+}
+
+struct World {
+    options: RunOptions,
+    ids: Vec<StoreId>,
+    stores: BTreeMap<StoreId, SimStore>,
+    network: Network,
+    door: Door,
+    bugs: Bugs,
+    aim: Arc<Aim>,
+    observer: Observer,
+    ledger: Ledger,
+    findings: Findings,
+    trace: Trace,
+    began: Instant,
+    ended: (
+        mpsc::Sender<(StoreId, Ended)>,
+        mpsc::Receiver<(StoreId, Ended)>,
+    ),
+    /// When stores that are down are started again.
+    due: BTreeMap<StoreId, Instant>,
+    /// How long a store stays down that ends by an aimed crash.
+    down: BTreeMap<StoreId, Duration>,
+    restarts: u64,
+}
+
+impl World {
+    fn new(options: &RunOptions) -> World {
+        let seed = options.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5eed;
+        let ids: Vec<StoreId> = (1..=options.stores).filter_map(StoreId::new).collect();
+        let trace = Trace::new(options.print);
+        let findings = Findings::default();
+        let observer = Observer::new(findings.clone());
+        let bugs = Bugs::new(options.bug);
+        let door = Door::new(seed ^ 0xd00);
+        let aim = Arc::new(Aim::new(door.clone()));
+        // The observer sees what was sent, and the bugs change it after that.
+        let mut taps: Vec<Arc<dyn Tap>> = vec![Arc::new(observer.clone())];
+        taps.extend(bugs.taps());
+        taps.push(aim.clone());
+        let network = Network::new(seed ^ 0x2e7, trace.clone(), taps);
+        let peers: BTreeMap<u16, String> = ids
+            .iter()
+            .map(|id| (id.get(), format!("store-{id}")))
+            .collect();
+        let began = Instant::now();
+        let stores = ids.iter().map(|id| {
+            let clock = Arc::new(SimClock::new(began));
+            let seed = seed ^ u64::from(id.get()).wrapping_mul(0x5702);
+            (*id, SimStore::new(*id, seed, clock, &peers, tune))
+        });
+        World {
+            options: options.clone(),
+            stores: stores.collect(),
+            ids,
+            network,
+            door,
+            bugs,
+            aim,
+            observer,
+            ledger: Ledger::new(findings.clone(), trace.clone()),
+            findings,
+            trace,
+            began,
+            ended: mpsc::channel(64),
+            due: BTreeMap::new(),
+            down: BTreeMap::new(),
+            restarts: 0,
+        }
+    }
+
+    async fn run(mut self) -> Report {
+        let until_ms = FIRST_FAULT_MS + self.options.fault_s * 1_000;
+        let plan = plan(self.options.seed, &self.ids, FIRST_FAULT_MS, until_ms);
+        let network = tokio::spawn(self.network.clone().run());
+        for id in self.ids.clone() {
+            self.start(id);
+        }
+        let mut clients = JoinSet::new();
+        let until = self.began + Duration::from_millis(until_ms);
+        let pace = Duration::from_secs(self.options.clients) / (self.options.rate.max(1) as u32);
+        for number in 0..self.options.clients {
+            let client = Client::new(
+                number,
+                self.options.seed,
+                self.door.clone(),
+                self.ledger.clone(),
+                self.ids.clone(),
+            );
+            clients.spawn(client.run(until, pace));
+        }
+        for (number, planned) in plan.iter().enumerate() {
+            self.live_until(self.began + Duration::from_millis(planned.at_ms))
+                .await;
+            if !self.options.without.contains(&number) {
+                self.trace
+                    .note(format_args!("fault {number}: {:?}", planned.fault));
+                self.inflict(&planned.fault).await;
+            }
+        }
+        self.live_until(until).await;
+        self.heal().await;
+        // Calls that were under way end by their own deadlines.
+        while let Ok(Some(_)) = timeout_at(Instant::now() + LOOK, clients.join_next()).await {}
+        self.probe().await;
+        while clients.join_next().await.is_some() {}
+        self.settle().await;
+        let verdict = linearizable::check(&self.ledger.calls());
+        self.findings.check(linearizable::NAME, verdict);
+        network.abort();
+        Report {
+            seed: self.options.seed,
+            violations: self.findings.all(),
+            plan,
+            trace: (self.trace.hash(), self.trace.events()),
+            simulated_ms: self.trace.now_ms(),
+            restarts: self.restarts,
+            tally: self.ledger.tally(),
+            looked: self.observer.looked(),
+        }
+    }
+
+    /// Lets time pass: stores that are due start, those that ended are cleared away, the inside is looked
+    /// at.
+    async fn live_until(&mut self, until: Instant) {
+        let mut next_look = Instant::now();
+        loop {
+            let now = Instant::now();
+            if now >= until {
+                return;
+            }
+            if now >= next_look {
+                self.look();
+                next_look = now + LOOK;
+            }
+            let due: Vec<StoreId> = self
+                .due
+                .iter()
+                .filter(|(_, at)| **at <= now)
+                .map(|(id, _)| *id)
+                .collect();
+            for id in due {
+                self.due.remove(&id);
+                self.start(id);
+            }
+            let wake = self.due.values().copied().min().unwrap_or(until);
+            tokio::select! {
+                biased;
+                Some((id, how)) = self.ended.1.recv() => {
+                    self.trace.note(format_args!("store {id}: ended: {how:?}"));
+                    let down = self.down.remove(&id).unwrap_or(Duration::from_millis(500));
+                    self.crash(id, Keep::Some, down).await;
+                }
+                () = sleep_until(wake.min(next_look).min(until)) => {}
+            }
+        }
+    }
+
+    fn look(&self) {
+        for (id, store) in &self.stores {
+            if let Some(process) = store.process() {
+                self.observer.look(*id, process, store.disk.engine.as_ref());
+            }
+        }
+    }
+
+    fn start(&mut self, id: StoreId) {
+        let Some(store) = self.stores.get_mut(&id) else {
+            return;
+        };
+        if store.process().is_some() {
+            return;
+        }
+        self.observer.restarted(id);
+        match store.start(&self.network, &self.bugs, &self.trace, &self.ended.0) {
+            Ok(()) => {
+                if let Some(process) = store.process() {
+                    self.door.open(id, process.clone());
+                }
+            }
+            Err(error) => {
+                let what = format!("store {id} does not start: {error}");
+                self.trace.note(format_args!("{what}"));
+                self.findings.report(liveness::NAME, what);
+            }
+        }
+    }
+
+    async fn crash(&mut self, id: StoreId, keep: Keep, down: Duration) {
+        self.door.close(id);
+        let Some(store) = self.stores.get_mut(&id) else {
+            return;
+        };
+        if store.process().is_none() {
+            return;
+        }
+        let keep = match keep {
+            Keep::Nothing => Some(0),
+            Keep::Everything => Some(usize::MAX),
+            Keep::Some => None,
+        };
+        let kept = store.crash(&self.network, &self.trace, keep).await;
+        self.bugs.crashed(id, &store.disk.engine, kept);
+        self.due.insert(id, Instant::now() + down);
+        self.restarts += 1;
+    }
+
+    async fn inflict(&mut self, fault: &Fault) {
+        match fault {
+            Fault::Cuts(_, cut) => self.network.set_cuts(cut.clone()),
+            Fault::Weather(weather) => self.network.set_weather(*weather),
+            Fault::Crash {
+                stores,
+                down_ms,
+                keep,
+            } => {
+                for id in stores {
+                    self.crash(*id, *keep, Duration::from_millis(*down_ms))
+                        .await;
+                }
+            }
+            Fault::CrashAtSync {
+                store,
+                point,
+                after,
+                down_ms,
+            } => {
+                self.down.insert(*store, Duration::from_millis(*down_ms));
+                self.on_disk(*store, |orders| orders.stop_at = Some((*point, *after)));
+            }
+            Fault::CrashAfterVote {
+                store,
+                after,
+                down_ms,
+            } => {
+                self.down.insert(*store, Duration::from_millis(*down_ms));
+                self.aim.at(*store, *after);
+                // Votes are rare: make some by taking the leader's word away for a moment.
+                self.depose().await;
+            }
+            Fault::FailSync(id) => {
+                if let Some(store) = self.stores.get(id) {
+                    store.disk.engine.fail_next_sync();
+                }
+            }
+            Fault::Full(id, full) => {
+                if let Some(store) = self.stores.get(id) {
+                    store.disk.engine.set_full(*full);
+                }
+            }
+            Fault::SlowDisk(id, us) => self.on_disk(*id, |orders| orders.sync_us = *us),
+            Fault::ClockJump(id, by_ms) => {
+                if let Some(store) = self.stores.get(id) {
+                    store.clock.jump(*by_ms);
+                }
+            }
+            Fault::ClockDrift(id, ppm) => {
+                if let Some(store) = self.stores.get(id) {
+                    store.clock.drift(*ppm);
+                }
+            }
+        }
+    }
+
+    fn on_disk(&self, id: StoreId, change: impl FnOnce(&mut Orders)) {
+        if let Some(store) = self.stores.get(&id) {
+            store.disk.order(change);
+        }
+    }
+
+    /// Crashes the store that leads the first data region.
+    async fn depose(&mut self) {
+        let leader = self.stores.iter().find(|(_, store)| {
+            store.process().is_some_and(|process| {
+                let peers = process.core.manager().data_peers();
+                peers.first().is_some_and(|peer| peer.quorum().is_leader())
+            })
+        });
+        if let Some(id) = leader.map(|(id, _)| *id) {
+            self.crash(id, Keep::Some, Duration::from_millis(300)).await;
+        }
+    }
+
+    /// Takes every fault back and starts who is down.
+    async fn heal(&mut self) {
+        self.trace.note(format_args!("healing"));
+        self.network.set_cuts(BTreeSet::new());
+        self.network.set_weather(Weather::FAIR);
+        self.aim.lower();
+        let mut with_failed_sync = Vec::new();
+        for (id, store) in &self.stores {
+            store.disk.engine.set_full(false);
+            store.disk.order(|orders| *orders = Orders::FAIR);
+            if store.disk.engine.is_failing() {
+                with_failed_sync.push(*id);
+            }
+        }
+        // A disk whose sync failed is not healed by waiting: its machine is started again.
+        for id in with_failed_sync {
+            self.crash(id, Keep::Nothing, Duration::ZERO).await;
+        }
+        for at in self.due.values_mut() {
+            *at = Instant::now();
+        }
+    }
+
+    /// Every store has to serve again.
+    async fn probe(&mut self) {
+        let healed = Instant::now();
+        let limit = healed + Duration::from_millis(liveness::WITHIN_MS);
+        for id in self.ids.clone() {
+            let mut took_ms = None;
+            while Instant::now() < limit {
+                let (door, ledger) = (self.door.clone(), self.ledger.clone());
+                let mut probe =
+                    tokio::spawn(async move { workload::probe(&door, &ledger, id).await });
+                // Stores that still end or wait for their start are seen to meanwhile.
+                while !probe.is_finished() {
+                    self.live_until(Instant::now() + Duration::from_millis(10))
+                        .await;
+                }
+                if let Ok(Ok(())) = (&mut probe).await {
+                    took_ms = Some(healed.elapsed().as_millis() as u64);
+                    break;
+                }
+                self.live_until(Instant::now() + Duration::from_millis(50))
+                    .await;
+            }
+            let verdict = liveness::check(&format!("serving at store {id}"), took_ms);
+            self.findings.check(liveness::NAME, verdict);
+        }
+    }
+
+    /// Waits until nothing moves, reads everything at every store, compares everything.
+    async fn settle(&mut self) {
+        self.live_until(Instant::now() + Duration::from_secs(1))
+            .await;
+        for id in self.ids.clone() {
+            if let Err(refusal) = workload::read_all(&self.door, &self.ledger, id).await {
+                let what = format!("store {id} does not read: {}", refusal.reason);
+                self.findings.report(liveness::NAME, what);
+            }
+        }
+        sleep(Duration::from_secs(1)).await;
+        self.look();
+        for (id, store) in &self.stores {
+            if let Some(process) = store.process() {
+                let disk = store.disk.engine.as_ref();
+                self.observer.recount(*id, process, disk);
+            }
+        }
+    }
+}
+
+/// What simulated stores are configured to: as shipped, but for what would make rare things too rare.
+fn tune(config: &mut Config) {
+    // Two data regions, and snapshots after hundreds of entries instead of thousands.
+    config.cluster.bootstrap_split = vec![SplitKey {
+        namespace_id: 1,
+        key: b"m".to_vec(),
+    }];
+    config.raft.snapshot_after = 300;
+    config.consistency.request_timeout = workload::ATTEMPT;
+}
