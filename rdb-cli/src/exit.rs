@@ -2,7 +2,7 @@
 //!
 //! Owns the table of exit codes (a contract with scripts). Knows nothing of any one command.
 
-use rdb_client::{ClientError, ErrorKind, Outcome};
+use rdb_client::{ClientError, ErrorKind};
 use rdb_types::Reason;
 use std::fmt;
 use std::io::{self, Write};
@@ -66,7 +66,7 @@ impl fmt::Display for Error {
                     .request_id
                     .as_deref()
                     .and_then(|id| std::str::from_utf8(id).ok());
-                match id.filter(|_| error.outcome == Outcome::Unknown) {
+                match id.filter(|_| error.is_repeatable()) {
                     Some(id) => write!(
                         f,
                         "\n  Repeated safely by the same command with --request-id {id}"
@@ -95,7 +95,7 @@ fn client_code(error: &ClientError) -> u8 {
         (ErrorKind::Usage, _) | (_, Code::InvalidArgument) => USAGE,
         (_, Code::NotFound) => NOT_FOUND,
         (ErrorKind::Connect | ErrorKind::Broken | ErrorKind::Deadline, _)
-        | (_, Code::Unavailable | Code::DeadlineExceeded) => UNAVAILABLE,
+        | (_, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) => UNAVAILABLE,
         _ if error.reason == Some(Reason::Overloaded) => UNAVAILABLE,
         _ => ERROR,
     }

@@ -19,6 +19,7 @@ use rdb_proto::kv::{
 };
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tonic::transport::Channel;
@@ -225,16 +226,20 @@ impl Client {
         read: fn(Answer) -> Option<T>,
     ) -> Result<T, ClientError> {
         let options = &self.inner.options;
-        // One too large for a shared message travels alone: its refusal is then its own.
-        let batched = options.batch && encoded_bytes(&op) <= options.max_batch_bytes;
+        let encoded_bytes = encoded_bytes(&op);
+        // After a message was refused for its size: this operation may have been what was too much.
+        let alone = &AtomicBool::new(!options.batch);
         self.run(call, |node, deadline| {
             let op = op.clone();
+            // One too large for a shared message travels alone: its refusal is then its own.
+            let batched =
+                !alone.load(Ordering::Relaxed) && encoded_bytes <= node.max_batch_bytes(options);
             async move {
                 let answer = if batched {
-                    node.session(options, deadline)
-                        .await?
-                        .call(op, deadline)
-                        .await?
+                    let session = node.session(options, deadline).await?;
+                    session.call(op, deadline).await.inspect_err(|failure| {
+                        alone.fetch_or(failure.oversized.is_some(), Ordering::Relaxed);
+                    })?
                 } else {
                     unary(&node, op, deadline).await?
                 };
@@ -369,6 +374,7 @@ impl Node {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => {
                 let failure = Failure::from_status(self.address(), &status);
+                self.learn(&failure);
                 if failure.is_network() {
                     self.forget(&connection);
                 }

@@ -74,17 +74,33 @@ impl ClientError {
 
     /// Whether a later try of the same call may succeed with nothing else changed.
     pub fn is_unavailable(&self) -> bool {
-        matches!(self.code, Code::Unavailable | Code::DeadlineExceeded)
-            || self.reason == Some(Reason::Overloaded)
+        matches!(
+            self.code,
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled
+        ) || self.reason == Some(Reason::Overloaded)
+    }
+
+    /// Whether this is a write of unknown outcome that may be repeated under its request id, and where
+    /// that may help. What is wrong with the request, or broken in the store, does not pass by itself.
+    pub fn is_repeatable(&self) -> bool {
+        let passes = self.is_unavailable() || matches!(self.kind, ErrorKind::Broken);
+        self.outcome == Outcome::Unknown && self.request_id.is_some() && passes
     }
 
     fn next_step(&self) -> Option<&'static str> {
         if self.outcome == Outcome::Unknown {
-            return Some(if self.request_id.is_some() {
-                "it may have been applied; repeat it with the same request id, or read before deciding"
-            } else {
-                "it may have been applied; read before deciding"
+            return Some(match self.request_id {
+                Some(_) if self.is_repeatable() => {
+                    "it may have been applied; repeat it with the same request id, or read before deciding"
+                }
+                _ => "it may have been applied; read before deciding",
             });
+        }
+        // No store of ours: those give a reason with every refusal.
+        if self.kind == ErrorKind::Refused && self.reason.is_none() && !self.is_unavailable() {
+            return Some(
+                "no reason came with it, so it may be from something between: see its log, and the store's",
+            );
         }
         // A store's refusal says itself what to do next.
         match self.kind {

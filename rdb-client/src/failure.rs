@@ -3,8 +3,9 @@
 //! Owns the reading of a gRPC status and of a Batch answer's failure: which reason, whether anything
 //! may have been applied, how long the store asks to wait. Knows nothing of retries.
 //!
-//! Invariant: `may_be_applied` is false only where that is certain: nothing was sent, the store says
-//! so, or the store refused the request as such.
+//! Invariants: `may_be_applied` is false only where that is certain: nothing was sent, the store says
+//! so, or the store refused the request as such. A code that is not known here is final: only the
+//! codes that `retry.rs` knows as passing are followed by another attempt.
 
 use crate::error::ErrorKind;
 use rdb_proto::kv;
@@ -27,6 +28,15 @@ pub(crate) struct Failure {
     pub(crate) retry_after: Option<Duration>,
     /// Meaningful for writes only.
     pub(crate) may_be_applied: bool,
+    /// The message itself was larger than the other side takes.
+    pub(crate) oversized: Option<Oversized>,
+}
+
+/// A message that was refused unread, for its size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Oversized {
+    /// The most that is taken, where the answer says it.
+    pub(crate) limit_bytes: Option<usize>,
 }
 
 impl Failure {
@@ -39,6 +49,7 @@ impl Failure {
             metadata: BTreeMap::new(),
             retry_after: None,
             may_be_applied,
+            oversized: None,
         }
     }
 
@@ -58,6 +69,55 @@ impl Failure {
     pub(crate) fn stream_ended(address: &str) -> Failure {
         let message = format!("{address} ended the stream before it answered");
         Failure::local(ErrorKind::Broken, Code::Unavailable, message, true)
+    }
+
+    /// The status with which a store ended a Batch stream. It answers no single operation: of those
+    /// under way on the stream each may have been applied, unless the stream never began.
+    pub(crate) fn from_stream_end(address: &str, status: &Status) -> Failure {
+        let failure = Failure::from_status(address, status);
+        match failure.oversized {
+            // One message was, and nobody can tell whose; each operation is to be tried alone.
+            Some(oversized) => Failure {
+                oversized: Some(oversized),
+                ..Failure::local(
+                    ErrorKind::Refused,
+                    Code::Unavailable,
+                    format!("{address} ended the stream: {}", failure.message),
+                    true,
+                )
+            },
+            None => Failure {
+                may_be_applied: failure.may_be_applied || !refuses_the_call(failure.code),
+                ..failure
+            },
+        }
+    }
+
+    /// The same refusal, for an operation that is larger than the limit on its own: it was in the
+    /// message that nobody read.
+    pub(crate) fn for_too_large(self, address: &str, limit_bytes: usize) -> Failure {
+        Failure {
+            oversized: self.oversized,
+            ..Failure::too_large(address, Some(limit_bytes))
+        }
+    }
+
+    fn too_large(address: &str, limit_bytes: Option<usize>) -> Failure {
+        let limit = limit_bytes.map_or(String::new(), |bytes| format!(" ({bytes} bytes)"));
+        let message = format!(
+            "the request is larger than {address} takes in one message{limit}; send a smaller value, or raise \
+             limits.max_request on every store"
+        );
+        let mut metadata = BTreeMap::from([("field".to_owned(), "message".to_owned())]);
+        if let Some(bytes) = limit_bytes {
+            metadata.insert("limit".to_owned(), bytes.to_string());
+        }
+        Failure {
+            reason: Some(Reason::InvalidArgument),
+            metadata,
+            oversized: Some(Oversized { limit_bytes }),
+            ..Failure::local(ErrorKind::Refused, Code::InvalidArgument, message, false)
+        }
     }
 
     /// The deadline passed.
@@ -94,6 +154,19 @@ impl Failure {
                 && status.message() == TimeoutExpired(()).to_string() =>
             {
                 Failure::deadline(address, true)
+            }
+            // What tonic's servers say of a message that they did not read: no reason, no details.
+            None if status.code() == Code::OutOfRange && status.details().is_empty() => {
+                match limit_of(status.message()) {
+                    Some(limit_bytes) => Failure::too_large(address, Some(limit_bytes)),
+                    None => Failure::answered(
+                        status.code(),
+                        None,
+                        status.message().to_owned(),
+                        BTreeMap::new(),
+                        None,
+                    ),
+                }
             }
             None => {
                 let details = status.get_error_details();
@@ -143,6 +216,13 @@ impl Failure {
             Some(_) => true,
             None => !refuses_the_request(code, reason),
         };
+        let is_message = metadata
+            .get("field")
+            .is_some_and(|field| field == "message");
+        let oversized =
+            (reason == Some(Reason::InvalidArgument) && is_message).then(|| Oversized {
+                limit_bytes: metadata.get("limit").and_then(|limit| limit.parse().ok()),
+            });
         Failure {
             kind: if code == Code::DeadlineExceeded {
                 ErrorKind::Deadline
@@ -155,6 +235,7 @@ impl Failure {
             metadata,
             retry_after,
             may_be_applied,
+            oversized,
         }
     }
 
@@ -183,10 +264,27 @@ fn refuses_the_request(code: Code, reason: Option<Reason>) -> bool {
         | Code::PermissionDenied
         | Code::Unauthenticated
         | Code::FailedPrecondition
+        | Code::OutOfRange
         | Code::Unimplemented => true,
         Code::ResourceExhausted => reason.is_some(),
         _ => false,
     }
+}
+
+/// Codes by which a stream is turned away before it begins.
+fn refuses_the_call(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unimplemented | Code::Unauthenticated | Code::PermissionDenied
+    )
+}
+
+/// The limit in "decoded message length too large: found 5 bytes, the limit is: 4 bytes".
+fn limit_of(text: &str) -> Option<usize> {
+    let (_, limit) = text
+        .contains("message length too large")
+        .then(|| text.split_once("the limit is: "))??;
+    limit.split(' ').next()?.parse().ok()
 }
 
 enum Transport {
@@ -267,6 +365,53 @@ mod tests {
         assert!(failure.may_be_applied);
         let other = Failure::from_status("a:1", &Status::cancelled("by the operator"));
         assert_eq!(other.kind, ErrorKind::Refused);
+    }
+
+    #[test]
+    fn a_message_that_is_too_large_is_final_and_says_the_limit() {
+        let bare = Status::out_of_range(
+            "Error, decoded message length too large: found 5242901 bytes, the limit is: 4194304 bytes",
+        );
+        let mut details = ErrorDetails::new();
+        let metadata = [
+            ("field", "message"),
+            ("limit", "4194304"),
+            ("outcome", "not_applied"),
+        ];
+        let metadata = metadata.map(|(k, v)| (k.to_owned(), v.to_owned()));
+        details.set_error_info("INVALID_ARGUMENT", "flaredb", metadata);
+        let told = Status::with_error_details(Code::InvalidArgument, "too large", details);
+        for status in [bare, told] {
+            let failure = Failure::from_status("a:1", &status);
+            assert_eq!(failure.code, Code::InvalidArgument);
+            assert_eq!(failure.reason, Some(Reason::InvalidArgument));
+            assert_eq!(failure.metadata["limit"], "4194304");
+            assert!(!failure.may_be_applied);
+            let limit_bytes = Some(4_194_304);
+            assert_eq!(failure.oversized, Some(Oversized { limit_bytes }));
+
+            let of_a_stream = Failure::from_stream_end("a:1", &status);
+            assert!(of_a_stream.may_be_applied, "others were on the stream");
+            assert_eq!(of_a_stream.code, Code::Unavailable);
+            assert!(of_a_stream.oversized.is_some());
+        }
+        let other = Failure::from_status("a:1", &Status::out_of_range("beyond the end"));
+        assert_eq!((other.code, other.oversized), (Code::OutOfRange, None));
+        assert!(!other.may_be_applied);
+    }
+
+    #[test]
+    fn the_end_of_a_stream_is_no_refusal_of_what_was_on_it() {
+        let end = |code| Failure::from_stream_end("a:1", &Status::new(code, "x")).may_be_applied;
+        for code in [
+            Code::OutOfRange,
+            Code::InvalidArgument,
+            Code::Cancelled,
+            Code::Internal,
+        ] {
+            assert!(end(code), "{code:?}");
+        }
+        assert!(!end(Code::Unimplemented), "it never began");
     }
 
     #[test]

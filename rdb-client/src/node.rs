@@ -38,6 +38,9 @@ pub(crate) struct Node {
     avoided_until: Mutex<Option<Instant>>,
     sessions: Vec<Mutex<Option<Arc<Session>>>>,
     next_session: AtomicUsize,
+    /// The largest message it takes, as far as it has said so: `usize::MAX` until then. A store may be
+    /// told another limit while it runs, so this decides how operations travel, never whether.
+    max_message_bytes: AtomicUsize,
 }
 
 /// A connection and its number: only who saw it break takes it away.
@@ -74,6 +77,7 @@ impl Node {
                 .map(|_| Mutex::new(None))
                 .collect(),
             next_session: AtomicUsize::new(0),
+            max_message_bytes: AtomicUsize::new(usize::MAX),
         })
     }
 
@@ -94,6 +98,19 @@ impl Node {
     /// This endpoint answered.
     pub(crate) fn answered(&self) {
         *self.avoided_until.lock() = None;
+    }
+
+    /// Takes note of a limit that a refusal names.
+    pub(crate) fn learn(&self, failure: &Failure) {
+        if let Some(limit) = failure.oversized.and_then(|it| it.limit_bytes) {
+            self.max_message_bytes.store(limit, Ordering::Relaxed);
+        }
+    }
+
+    /// How large a message of several operations may be.
+    pub(crate) fn max_batch_bytes(&self, options: &ClientOptions) -> usize {
+        let known = self.max_message_bytes.load(Ordering::Relaxed);
+        options.max_batch_bytes.min(known)
     }
 
     /// The connection, made if there is none.
@@ -177,6 +194,7 @@ impl Node {
             &self.address,
             connection,
             options,
+            self.max_batch_bytes(options),
         ));
         *slot = Some(session.clone());
         Ok(session)

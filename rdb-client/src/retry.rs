@@ -104,6 +104,8 @@ fn is_passing(failure: &Failure) -> bool {
         // A session that names lost writes stays lost; the answer brings a fresh token instead.
         Code::Unavailable => failure.reason != Some(Reason::SessionLost),
         Code::ResourceExhausted => failure.reason == Some(Reason::Overloaded),
+        // No store says so: something between cancelled the call, as a proxy does that restarts.
+        Code::Cancelled => failure.reason.is_none(),
         // The time is up, or the request itself is refused.
         _ => false,
     }
@@ -113,6 +115,8 @@ fn is_passing(failure: &Failure) -> bool {
 /// or a store that is overloaded is no better anywhere else: stores forward to each other.
 fn concerns_the_endpoint(failure: &Failure) -> bool {
     match failure.reason {
+        // Not its state, but the company in one message was at fault.
+        None if failure.oversized.is_some() => false,
         None => true,
         Some(reason) => matches!(
             reason,

@@ -85,6 +85,85 @@ async fn an_operation_too_large_for_a_message_travels_alone() {
     assert_eq!(batched, [false, true]);
 }
 
+/// Messages may grow beyond the 4 MiB that the scripted store reads, as tonic's servers do by default.
+fn beyond_the_limit() -> ClientOptions {
+    ClientOptions {
+        max_batch_bytes: 64 << 20,
+        discover: false,
+        ..ClientOptions::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_too_much_together_is_tried_alone_and_not_sent_together_again() {
+    let (net, client) = Net::with(&["a"], beyond_the_limit());
+    let both = || {
+        let value = vec![0_u8; 3 << 20];
+        [1, 2].map(|_| client.put("n", "k", value.clone(), PutOptions::default()))
+    };
+    for answer in futures::future::join_all(both()).await {
+        answer.unwrap();
+    }
+    let batched = || -> Vec<bool> { net.seen().iter().map(|seen| seen.batched).collect() };
+    assert_eq!(batched(), [false, false]);
+    // The limit is known now.
+    for answer in futures::future::join_all(both()).await {
+        answer.unwrap();
+    }
+    assert_eq!(batched(), [false, false, true, true]);
+    assert_eq!(net.messages(), 2, "one each");
+    assert_eq!(net.dials().len(), 1);
+
+    // Without an id nobody may repeat it.
+    let (_net, client) = Net::with(&["a"], beyond_the_limit());
+    let options = PutOptions {
+        no_request_id: true,
+        ..PutOptions::default()
+    };
+    let calls = [1, 2].map(|_| client.put("n", "k", vec![0_u8; 3 << 20], options.clone()));
+    for answer in futures::future::join_all(calls).await {
+        let error = answer.unwrap_err();
+        assert_eq!((error.outcome, error.attempts), (Outcome::Unknown, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_too_large_alone_is_refused_for_good_with_the_limit() {
+    let unary = ClientOptions {
+        batch: false,
+        ..beyond_the_limit()
+    };
+    for options in [beyond_the_limit(), unary] {
+        let (net, client) = Net::with(&["a"], options);
+        let error = client
+            .put("n", "k", vec![0_u8; 5 << 20], PutOptions::default())
+            .await
+            .unwrap_err();
+        assert_eq!(
+            (error.code, error.outcome, error.attempts),
+            (Code::InvalidArgument, Outcome::NotApplied, 1)
+        );
+        assert_eq!(error.metadata["limit"], "4194304");
+        let text = error.to_string();
+        assert!(text.contains("limits.max_request"), "{text}");
+        assert!(!text.contains("repeat"), "{text}");
+        assert!(net.seen().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cancels_a_stream_costs_another_attempt() {
+    let (net, client) = Net::with(&["a"], beyond_the_limit());
+    net.script("a", [Act::EndStream(Code::Cancelled)]);
+    client
+        .put("n", "k", "v", PutOptions::default())
+        .await
+        .unwrap();
+    let seen = net.seen();
+    assert_eq!(seen.len(), 2);
+    assert_eq!(seen[0].request_id(), seen[1].request_id());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_full_queue_is_waited_for_until_the_deadline() {
     let options = ClientOptions {

@@ -28,14 +28,15 @@ pub(crate) struct Session {
 
 impl Session {
     /// Opens a stream on `connection`; its end takes the connection away from `node` if that is what
-    /// broke.
+    /// broke. Its messages are no larger than `max_message_bytes`, single operations excepted.
     pub(crate) fn open(
         node: Weak<Node>,
         address: &str,
         connection: Connection,
         options: &ClientOptions,
+        max_message_bytes: usize,
     ) -> Session {
-        let (session, gather, end) = Session::parts(address, options);
+        let (session, gather, end) = Session::parts(address, options, max_message_bytes);
         // Whatever ends the task, also its runtime, nobody is left waiting.
         let closer = Closer {
             outstanding: session.outstanding.clone(),
@@ -46,17 +47,18 @@ impl Session {
             let status = read(&closer.address, &connection, gather, &closer.outstanding).await;
             let failure = match &status {
                 Ok(()) => Failure::stream_ended(&closer.address),
-                Err(status) => Failure::from_status(&closer.address, status),
+                Err(status) => Failure::from_stream_end(&closer.address, status),
             };
             tracing::debug!(
                 endpoint = &*closer.address,
                 error = failure.message,
                 "batch stream ended"
             );
-            if failure.is_network()
-                && let Some(node) = node.upgrade()
-            {
-                node.forget(&connection);
+            if let Some(node) = node.upgrade() {
+                node.learn(&failure);
+                if failure.is_network() {
+                    node.forget(&connection);
+                }
             }
             closer.outstanding.close(&failure);
         });
@@ -64,7 +66,11 @@ impl Session {
     }
 
     /// A session, the messages it makes, and what ends these when it is dropped.
-    fn parts(address: &str, options: &ClientOptions) -> (Session, Gather, oneshot::Sender<()>) {
+    fn parts(
+        address: &str,
+        options: &ClientOptions,
+        max_message_bytes: usize,
+    ) -> (Session, Gather, oneshot::Sender<()>) {
         let address: Arc<str> = address.into();
         let outstanding = Arc::new(Outstanding::default());
         let (queue, queued) = mpsc::channel(options.max_queued_ops.max(1));
@@ -74,7 +80,7 @@ impl Session {
             outstanding: outstanding.clone(),
             ended,
             max_ops: options.max_batch_ops.max(1),
-            max_bytes: options.max_batch_bytes,
+            max_bytes: max_message_bytes,
             taken: Vec::new(),
             paused: false,
         };
@@ -111,9 +117,10 @@ impl Session {
                 }
             }
         };
+        let body_bytes = body_bytes(&op);
         room.send(Submission {
             id,
-            encoded_bytes: encoded_bytes(&op),
+            encoded_bytes: body_bytes + FRAME_BYTES,
             op,
             deadline,
             reply,
@@ -124,6 +131,10 @@ impl Session {
             answer,
         };
         match timeout_at(deadline, &mut ticket.answer).await {
+            Ok(Ok(Err(failure))) => Err(match failure.oversized.and_then(|it| it.limit_bytes) {
+                Some(limit) if body_bytes > limit => failure.for_too_large(&self.address, limit),
+                _ => failure,
+            }),
             Ok(Ok(answer)) => answer,
             // Dropped unsent: what was sent is answered, at the latest when the table is closed.
             Ok(Err(_)) => Err(Failure::not_sent(&self.address)),
@@ -132,16 +143,22 @@ impl Session {
     }
 }
 
-/// What an operation adds to a message, a little generously.
+/// What carries an operation in a message: its id, its timeout and the lengths, a little generously.
+const FRAME_BYTES: usize = 32;
+
+/// What an operation adds to a message.
 pub(crate) fn encoded_bytes(op: &kv::batch_request::Op) -> usize {
-    const FRAME_BYTES: usize = 32;
-    let body = match op {
+    body_bytes(op) + FRAME_BYTES
+}
+
+/// The operation alone: what a plain call sends.
+fn body_bytes(op: &kv::batch_request::Op) -> usize {
+    match op {
         kv::batch_request::Op::Get(request) => request.encoded_len(),
         kv::batch_request::Op::Put(request) => request.encoded_len(),
         kv::batch_request::Op::Delete(request) => request.encoded_len(),
         kv::batch_request::Op::CompareAndSwap(request) => request.encoded_len(),
-    };
-    body + FRAME_BYTES
+    }
 }
 
 /// Hands answers out until there are no more; `Ok`: the store ended the stream in order.
@@ -242,7 +259,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn when_the_stream_ends_only_what_was_sent_may_be_applied() {
-        let (session, mut gather, end) = Session::parts("a:1", &ClientOptions::default());
+        let (session, mut gather, end) = Session::parts("a:1", &ClientOptions::default(), 1 << 20);
         let mut first = pin!(session.call(put(b"1"), soon()));
         let mut second = pin!(session.call(put(b"2"), soon()));
         assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending());
@@ -270,7 +287,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_deadline_tells_what_was_sent_from_what_was_not() {
-        let (session, mut gather, _end) = Session::parts("a:1", &ClientOptions::default());
+        let (session, mut gather, _end) = Session::parts("a:1", &ClientOptions::default(), 1 << 20);
         let mut sent = pin!(session.call(put(b"1"), soon()));
         assert!(poll!(&mut sent).is_pending());
         let message = gather.next().await.unwrap();
@@ -295,7 +312,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_too_late_is_not_sent_any_more() {
-        let (session, mut gather, _end) = Session::parts("a:1", &ClientOptions::default());
+        let (session, mut gather, _end) = Session::parts("a:1", &ClientOptions::default(), 1 << 20);
         let mut late = pin!(session.call(put(b"1"), soon()));
         assert!(poll!(&mut late).is_pending());
         // The connection can send again only now; the caller has not looked at the clock yet.
@@ -308,7 +325,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_caller_that_goes_away_leaves_nothing_behind() {
-        let (session, mut gather, _end) = Session::parts("a:1", &ClientOptions::default());
+        let (session, mut gather, _end) = Session::parts("a:1", &ClientOptions::default(), 1 << 20);
         let (mut sent, mut stays) = (
             Box::pin(session.call(put(b"1"), soon())),
             Box::pin(session.call(put(b"2"), soon())),
@@ -340,7 +357,7 @@ mod tests {
             max_batch_ops: 3,
             ..ClientOptions::default()
         };
-        let (session, mut gather, _end) = Session::parts("a:1", &options);
+        let (session, mut gather, _end) = Session::parts("a:1", &options, options.max_batch_bytes);
         let large: &'static [u8] = &[7; 100];
         let calls = [large, large, b"3", b"4", b"5", b"6", b"7"]
             .map(|value| Box::pin(session.call(put(value), soon())));

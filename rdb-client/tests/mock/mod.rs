@@ -147,9 +147,7 @@ impl Net {
             cut: cut.clone(),
         };
         let server = tonic::transport::Server::builder()
-            .add_service(
-                kv::kv_server::KvServer::new(store.clone()).max_decoding_message_size(1 << 30),
-            )
+            .add_service(kv::kv_server::KvServer::new(store.clone()))
             .add_service(admin::admin_server::AdminServer::new(store))
             .serve_with_incoming(ReceiverStream::new(accepted));
         tokio::spawn(server);
@@ -494,7 +492,16 @@ impl Kv for Store {
         let store = self.clone();
         let (answers, outgoing) = mpsc::channel(1024);
         tokio::spawn(async move {
-            while let Ok(Some(mut message)) = incoming.message().await {
+            loop {
+                let mut message = match incoming.message().await {
+                    Ok(Some(message)) => message,
+                    Ok(None) => break,
+                    // As a store answers a message that is too large to read.
+                    Err(status) => {
+                        let _ = answers.send(Err(status)).await;
+                        break;
+                    }
+                };
                 store.world.lock().unwrap().messages += 1;
                 let also = std::mem::take(&mut message.also);
                 for request in std::iter::once(message).chain(also) {
