@@ -14,6 +14,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rdb_types::key::prefix_end;
 
 use crate::{Family, StorageError, WriteBatch};
 
@@ -68,15 +69,6 @@ impl KeyRange {
     pub fn contains(&self, key: &[u8]) -> bool {
         *self.start <= *key && self.end.as_ref().is_none_or(|end| *key < **end)
     }
-}
-
-/// The first key behind all keys with this prefix: the prefix with its last byte that can
-/// grow grown by one. None if there is no such byte.
-fn prefix_end(prefix: &[u8]) -> Option<Bytes> {
-    let last = prefix.iter().rposition(|byte| *byte != 0xff)?;
-    let mut end = prefix[..=last].to_vec();
-    end[last] += 1;
-    Some(end.into())
 }
 
 /// What a scan yields: keys with their values, in order. After an error it ends.
@@ -172,16 +164,6 @@ impl EngineStats {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_end_of_a_prefix_is_the_next_key_that_does_not_have_it() {
-        let end = |prefix: &[u8]| prefix_end(prefix).map(|end| end.to_vec());
-        assert_eq!(end(b"a"), Some(b"b".to_vec()));
-        assert_eq!(end(b"a\xff"), Some(b"b".to_vec()));
-        assert_eq!(end(b"a\xff\xffb"), Some(b"a\xff\xffc".to_vec()));
-        assert_eq!(end(b"\xff\xff"), None);
-        assert_eq!(end(b""), None);
-    }
 
     #[test]
     fn contains_follows_the_bounds() {

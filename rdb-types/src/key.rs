@@ -72,6 +72,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[test]
+    fn the_end_of_a_prefix_is_the_next_key_that_does_not_have_it() {
+        let end = |prefix: &[u8]| prefix_end(prefix).map(|end| end.to_vec());
+        assert_eq!(end(b"a"), Some(b"b".to_vec()));
+        assert_eq!(end(b"a\xff"), Some(b"b".to_vec()));
+        assert_eq!(end(b"a\xff\xffb"), Some(b"a\xff\xffc".to_vec()));
+        assert_eq!(end(b"\xff\xff"), None);
+        assert_eq!(end(b""), None);
+    }
+
     proptest! {
         #[test]
         fn global_keys_order_by_namespace_then_key(
