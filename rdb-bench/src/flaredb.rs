@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 /// The namespace of everything; it is strong, and exists from the start.
-const NAMESPACE: &str = "default";
+pub(crate) const NAMESPACE: &str = "default";
 
 /// How long the stores may take to be ready.
 const START: Duration = Duration::from_secs(30);
@@ -29,6 +29,16 @@ pub struct FlareDb {
 pub struct FlareCaller(Client);
 
 impl FlareDb {
+    /// The client that its callers share.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Its processes; store `n` is number `n - 1`.
+    pub(crate) fn cluster(&mut self) -> &mut Cluster {
+        &mut self.cluster
+    }
+
     /// Starts it, and waits until it takes writes. `batch`: callers share the batch stream (the
     /// client's default), or each call is a plain gRPC call.
     pub async fn start(program: &Path, batch: bool) -> Result<FlareDb, BenchError> {

@@ -6,6 +6,7 @@
 //! | [`target`] | what can be measured: the trait, and its implementations [`flaredb`] and [`etcd`] |
 //! | [`process`] | processes that are started, watched and always ended; their memory |
 //! | [`run`] | the closed loop, and the alternation of targets |
+//! | [`failover`] | how long writes stand still when the leader is killed, as a client sees it |
 //! | [`summary`] | medians, ratios and spread: pure |
 //! | [`report`] | the table, and the JSON file |
 //!
@@ -18,6 +19,7 @@
 //! what an open loop would wait while the store stands still.
 
 pub mod etcd;
+pub mod failover;
 pub mod flaredb;
 pub mod plan;
 pub mod process;

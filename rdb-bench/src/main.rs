@@ -15,7 +15,7 @@ use rdb_bench::plan::{Op, Plan, Workload};
 use rdb_bench::report::{self, Measured, Results};
 use rdb_bench::run::{self, Sample};
 use rdb_bench::target::{Kind, Target};
-use rdb_bench::{BenchError, etcd, flaredb, summary};
+use rdb_bench::{BenchError, etcd, failover, flaredb, summary};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,8 +23,10 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Measures put and get on three-node clusters that it starts itself, FlareDB and etcd by turns, and
 /// tells the ratios. Both run on this machine, together with their clients.
 #[derive(Parser, Debug)]
-#[command(name = "rdb-bench", version)]
+#[command(name = "rdb-bench", version, args_conflicts_with_subcommands = true)]
 struct Args {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// What to measure; both by default, where etcd is installed
     #[arg(long, value_enum, value_name = "STORE")]
     target: Option<Which>,
@@ -61,6 +63,23 @@ struct Args {
     /// Where the JSON goes
     #[arg(long, value_name = "DIR", default_value = "bench/results")]
     results: PathBuf,
+}
+
+/// What else can be measured.
+#[derive(clap::Subcommand, Debug)]
+enum Other {
+    /// How long writes stand still when the leader is killed (kill -9), as a client sees it
+    ///
+    /// FlareDB alone. The killed store is restarted and waited for each time. Exit code 1 also when a
+    /// write under way fails or an acknowledged one is lost.
+    Failover {
+        /// How often
+        #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        times: u32,
+        /// The rdb-server to measure [default: the one beside this program]
+        #[arg(long, value_name = "FILE")]
+        rdb_server: Option<PathBuf>,
+    },
 }
 
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +140,12 @@ async fn interrupted() -> String {
 }
 
 async fn bench(args: &Args) -> Result<(), BenchError> {
+    if let Some(Other::Failover { times, rdb_server }) = &args.other {
+        let program = flaredb::find_server(rdb_server.as_deref())?;
+        let failovers = failover::measure(&program, *times, |line| println!("{line}")).await?;
+        println!("\n{failovers}");
+        return Ok(());
+    }
     let plan = Plan {
         workloads: args
             .ops

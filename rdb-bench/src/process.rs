@@ -52,8 +52,17 @@ impl Port {
 pub struct Cluster {
     name: &'static str,
     dir: TempDir,
-    children: Vec<Child>,
+    nodes: Vec<Node>,
     _ports: Vec<Port>,
+}
+
+/// One of them, and how it is started.
+struct Node {
+    program: PathBuf,
+    args: Vec<String>,
+    child: Child,
+    /// By us: that it does not run is no news.
+    killed: bool,
 }
 
 impl Cluster {
@@ -69,21 +78,54 @@ impl Cluster {
         Ok(Cluster {
             name,
             dir,
-            children: Vec::new(),
+            nodes: Vec::new(),
             _ports: ports,
         })
     }
 
     /// The data directory of the next node.
     pub fn next_dir(&self) -> PathBuf {
-        self.dir.path().join(format!("{}", self.children.len() + 1))
+        self.dir.path().join(format!("{}", self.nodes.len() + 1))
     }
 
     /// Starts the next node. What it prints goes to a file.
     pub fn start(&mut self, program: &Path, args: &[String]) -> Result<(), BenchError> {
-        let log = self.log_path(self.children.len());
-        let start = || {
-            let out = File::create(&log)?;
+        let child = self.spawn(self.nodes.len(), program, args)?;
+        self.nodes.push(Node {
+            program: program.to_owned(),
+            args: args.to_vec(),
+            child,
+            killed: false,
+        });
+        Ok(())
+    }
+
+    /// Kills a node (counted from 0) as `kill -9` does, and waits until the system has buried it.
+    pub fn kill(&mut self, number: usize) -> Result<(), BenchError> {
+        let node = &mut self.nodes[number];
+        node.killed = true;
+        let killed = node.child.kill().and_then(|()| node.child.wait());
+        killed
+            .map(drop)
+            .map_err(|error| BenchError::because("cannot kill a child", error))
+    }
+
+    /// Starts a node that was killed, as it was started before.
+    pub fn restart(&mut self, number: usize) -> Result<(), BenchError> {
+        let node = &self.nodes[number];
+        let child = self.spawn(number, &node.program, &node.args)?;
+        let node = &mut self.nodes[number];
+        node.child = child;
+        node.killed = false;
+        Ok(())
+    }
+
+    fn spawn(&self, number: usize, program: &Path, args: &[String]) -> Result<Child, BenchError> {
+        let spawn = || {
+            let out = File::options()
+                .append(true)
+                .create(true)
+                .open(self.log_path(number))?;
             Command::new(program)
                 .args(args)
                 .stdin(Stdio::null())
@@ -91,17 +133,19 @@ impl Cluster {
                 .stderr(out)
                 .spawn()
         };
-        let child = start().map_err(|error| {
+        spawn().map_err(|error: io::Error| {
             BenchError::because(format!("cannot start {}", program.display()), error)
-        })?;
-        self.children.push(child);
-        Ok(())
+        })
     }
 
     /// An error if one of the processes has ended by itself, with the last it said.
     pub fn check(&mut self) -> Result<(), BenchError> {
-        for number in 0..self.children.len() {
-            let ended = self.children[number]
+        for number in 0..self.nodes.len() {
+            if self.nodes[number].killed {
+                continue;
+            }
+            let ended = self.nodes[number]
+                .child
                 .try_wait()
                 .map_err(|error| BenchError::because("cannot watch a child", error))?;
             if let Some(status) = ended {
@@ -130,15 +174,15 @@ impl Cluster {
 
     /// Resident memory of each node.
     pub fn resident_bytes(&self) -> Vec<u64> {
-        self.children
+        self.nodes
             .iter()
-            .filter_map(|child| resident_bytes(child.id()))
+            .filter_map(|node| resident_bytes(node.child.id()))
             .collect()
     }
 
     /// The process ids, for profilers.
     pub fn pids(&self) -> Vec<u32> {
-        self.children.iter().map(Child::id).collect()
+        self.nodes.iter().map(|node| node.child.id()).collect()
     }
 
     fn log_path(&self, number: usize) -> PathBuf {
@@ -148,10 +192,10 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for child in &mut self.children {
+        for node in &mut self.nodes {
             // Its data are thrown away: no need for an orderly end. It may have ended already.
-            let _ = child.kill();
-            let _ = child.wait();
+            let _ = node.child.kill();
+            let _ = node.child.wait();
         }
     }
 }
@@ -200,6 +244,20 @@ mod tests {
             .start(Path::new("/no/such/program"), &[])
             .unwrap_err();
         assert!(missing.to_string().contains("/no/such/program"));
+    }
+
+    #[test]
+    fn a_killed_child_is_no_news_and_starts_again_as_before() {
+        let mut cluster = Cluster::new("test", Vec::new()).unwrap();
+        let args = ["-c".to_owned(), "echo here; exec sleep 60".to_owned()];
+        cluster.start(Path::new("/bin/sh"), &args).unwrap();
+        let first = cluster.pids()[0];
+        cluster.kill(0).unwrap();
+        assert_eq!(resident_bytes(first), None);
+        cluster.check().unwrap();
+        cluster.restart(0).unwrap();
+        cluster.check().unwrap();
+        assert_ne!(cluster.pids()[0], first);
     }
 
     #[test]
