@@ -174,7 +174,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 /// Which reads are good enough.
 #[derive(ClapArgs, Debug, Default)]
 pub(crate) struct Consistency {
-    /// Take what the asked store has now, even without a quorum; it may be old
+    /// Take what the asked store has now, even without a quorum; how old it may be is said on stderr
     #[arg(long, conflicts_with = "linearizable")]
     stale: bool,
     /// Demand a linearizable read (what a strong namespace gives anyway)
@@ -183,6 +183,11 @@ pub(crate) struct Consistency {
 }
 
 impl Consistency {
+    /// Whether the answer may be old.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.stale
+    }
+
     pub(crate) fn options(&self) -> rdb_client::ReadOptions {
         match (self.stale, self.linearizable) {
             (true, _) => rdb_client::ReadOptions::stale(),

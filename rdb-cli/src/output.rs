@@ -16,6 +16,9 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 /// while it is read and is never held whole.
 const ROWS_TOGETHER: usize = 1000;
 
+/// Columns of a terminal that does not say how wide it is.
+const UNKNOWN_COLUMNS: u16 = 80;
+
 /// A result on its way out.
 pub(crate) struct Output {
     out: BufWriter<io::StdoutLock<'static>>,
@@ -61,6 +64,12 @@ impl Output {
             written: 0,
             is_list,
         }
+    }
+
+    /// Whether this is for people or for pipes, and not a document: what belongs to the whole result is
+    /// then said on stderr.
+    pub(crate) fn is_text(&self) -> bool {
+        matches!(self.format, Format::Table | Format::Raw)
     }
 
     /// Adds a result.
@@ -135,10 +144,21 @@ pub(crate) fn line(text: &str) -> Result<(), Error> {
 
 /// Columns without lines around them; no wider than the terminal.
 pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
+    table_within(Table::new().width(), header, rows)
+}
+
+/// `terminal_columns`: as the terminal says; `None` off a terminal, where no line is broken.
+fn table_within(terminal_columns: Option<u16>, header: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table
         .load_preset(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Dynamic);
+    match terminal_columns {
+        // It does not know (a container's, an editor's terminal): that is not one letter a line.
+        Some(0) => drop(table.set_width(UNKNOWN_COLUMNS)),
+        Some(columns) => drop(table.set_width(columns)),
+        None => {}
+    }
     table.set_header(header.iter().copied());
     table.add_rows(rows);
     for column in table.column_iter_mut() {
@@ -158,4 +178,24 @@ pub(crate) fn colours() -> bool {
 
 fn write_failed(error: io::Error) -> Error {
     Error::io("cannot write the result", &error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_that_does_not_know_its_width_is_80_columns_wide() {
+        let table = |columns| {
+            let row = ["region 2", &"leads ".repeat(30)]
+                .map(str::to_owned)
+                .to_vec();
+            table_within(columns, &["WHAT", "STATE"], vec![row])
+        };
+        assert_eq!(table(Some(0)), table(Some(80)));
+        let widest = |columns| table(columns).lines().map(str::len).max();
+        assert!(widest(Some(0)).is_some_and(|columns| (60..=80).contains(&columns)));
+        assert_eq!(table(None).lines().count(), 2);
+        assert!(widest(Some(40)) <= Some(40));
+    }
 }

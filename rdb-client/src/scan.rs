@@ -17,7 +17,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures::Stream;
 use futures::stream::{self, StreamExt};
 use rdb_proto::kv::{self, kv_client::KvClient};
-use std::collections::VecDeque;
+use rdb_types::key::prefix_end;
 use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 use tonic::Streaming;
@@ -30,12 +30,28 @@ impl Client {
         namespace: &str,
         options: ScanOptions,
     ) -> impl Stream<Item = Result<kv::KeyValue, ClientError>> + Send + Unpin + use<> {
+        let pages = self.scan_pages(namespace, options);
+        pages
+            .map(|page| match page {
+                Ok(page) => stream::iter(page.entries).map(Ok).left_stream(),
+                Err(error) => stream::iter([Err(error)]).right_stream(),
+            })
+            .flatten()
+            .boxed()
+    }
+
+    /// As [`Client::scan`], page by page as the store cut them, each with the receipt that says how it
+    /// was served. Pages may be empty.
+    pub fn scan_pages(
+        &self,
+        namespace: &str,
+        options: ScanOptions,
+    ) -> impl Stream<Item = Result<kv::ScanResponse, ClientError>> + Send + Unpin + use<> {
         let scan = Scan {
             client: self.clone(),
             rest: Rest::new(namespace, &options),
             options,
             stream: None,
-            page: VecDeque::new(),
             done: false,
         };
         stream::unfold(scan, |mut scan| async move {
@@ -50,31 +66,21 @@ struct Scan {
     options: ScanOptions,
     rest: Rest,
     stream: Option<(Arc<Node>, Streaming<kv::ScanResponse>)>,
-    page: VecDeque<kv::KeyValue>,
     done: bool,
 }
 
 impl Scan {
-    async fn next(&mut self) -> Option<Result<kv::KeyValue, ClientError>> {
-        loop {
-            if let Some(entry) = self.page.pop_front() {
-                return Some(Ok(entry));
-            }
-            if self.done {
-                return None;
-            }
-            match self.fill().await {
-                Ok(()) => {}
-                Err(error) => {
-                    self.done = true;
-                    return Some(Err(error));
-                }
-            }
+    async fn next(&mut self) -> Option<Result<kv::ScanResponse, ClientError>> {
+        if self.done {
+            return None;
         }
+        let page = self.fill().await;
+        self.done |= !matches!(page, Ok(Some(_)));
+        page.transpose()
     }
 
     /// Gets the next page, from the open stream or from a new one that begins at the rest.
-    async fn fill(&mut self) -> Result<(), ClientError> {
+    async fn fill(&mut self) -> Result<Option<kv::ScanResponse>, ClientError> {
         let timeout = self
             .options
             .read
@@ -84,8 +90,7 @@ impl Scan {
             let deadline = Instant::now() + timeout;
             match page(node, stream, deadline).await {
                 Ok(page) => {
-                    self.take(page);
-                    return Ok(());
+                    return Ok(self.take(page));
                 }
                 // Also a deadline: the store ends a stream whose time is up, though it made progress.
                 // Whether a new one may be tried is decided there, by what it meets.
@@ -121,19 +126,16 @@ impl Scan {
             })
             .await?;
         self.stream = Some(stream);
-        self.take(first);
-        Ok(())
+        Ok(self.take(first))
     }
 
-    fn take(&mut self, page: Option<kv::ScanResponse>) {
-        match page {
-            Some(page) => {
-                self.rest.given(&page.entries, self.options.reverse);
-                self.page.extend(page.entries);
-                self.done = self.rest.is_empty();
-            }
-            None => self.done = true,
+    /// Notes what `page` gives.
+    fn take(&mut self, page: Option<kv::ScanResponse>) -> Option<kv::ScanResponse> {
+        if let Some(page) = &page {
+            self.rest.given(&page.entries, self.options.reverse);
+            self.done = self.rest.is_empty();
         }
+        page
     }
 }
 
@@ -166,7 +168,9 @@ impl Rest {
         let (start, end) = if options.prefix.is_empty() {
             (options.start.clone(), options.end.clone())
         } else {
-            (options.prefix.clone(), beyond_prefix(&options.prefix))
+            // No end: everything from the prefix on begins with it.
+            let end = prefix_end(&options.prefix).unwrap_or_default();
+            (options.prefix.clone(), end)
         };
         let limit = (options.limit > 0).then_some(options.limit);
         Rest {
@@ -218,19 +222,6 @@ fn successor(key: &[u8]) -> Bytes {
     next.freeze()
 }
 
-/// The first key after all that begin with `prefix`; empty: there is none.
-fn beyond_prefix(prefix: &[u8]) -> Bytes {
-    let kept = prefix
-        .iter()
-        .rposition(|byte| *byte != 0xFF)
-        .map_or(0, |at| at + 1);
-    let mut next = prefix[..kept].to_vec();
-    if let Some(last) = next.last_mut() {
-        *last += 1;
-    }
-    next.into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -242,18 +233,6 @@ mod tests {
                 ..Default::default()
             })
             .collect()
-    }
-
-    #[test]
-    fn the_end_of_a_prefix() {
-        for (prefix, end) in [
-            (&b"a"[..], &b"b"[..]),
-            (b"a\xff", b"b"),
-            (b"\xff\xff", b""),
-            (b"a\x00", b"a\x01"),
-        ] {
-            assert_eq!(beyond_prefix(prefix), end, "{prefix:?}");
-        }
     }
 
     #[test]

@@ -25,6 +25,14 @@ impl Get {
             .client()?
             .get(&shared.namespace, key.clone(), self.consistency.options())
             .await?;
+        let is_text = !matches!(shared.output, Some(Format::Json | Format::Jsonl));
+        if let Some(receipt) = answer.receipt.as_ref()
+            && self.consistency.is_stale()
+            && (is_text || !answer.found)
+        {
+            let staleness = receipt::staleness(receipt.store_id, receipt.staleness_bound_ms);
+            exit::note(&format!("flaredb: {staleness}"));
+        }
         if !answer.found {
             exit::note(&format!(
                 "flaredb: {} does not exist in namespace {}",

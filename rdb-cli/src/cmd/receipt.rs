@@ -1,4 +1,4 @@
-//! A receipt as JSON: how an answer was served.
+//! A receipt, how an answer was served: as JSON, and what of it people are told.
 
 use rdb_client::Receipt;
 use rdb_proto::convert;
@@ -16,4 +16,18 @@ pub(super) fn json(receipt: Option<&Receipt>) -> Value {
             "staleness_bound_ms": receipt.staleness_bound_ms.to_string(),
         })
     })
+}
+
+/// What a store answers while it has heard of no leader since its start.
+const UNKNOWN_MS: u64 = u64::MAX;
+
+/// How old a local read may be, in words: of `store_id`, at most `bound_ms` behind.
+pub(super) fn staleness(store_id: u32, bound_ms: u64) -> String {
+    match bound_ms {
+        0 => format!("as of now: store {store_id} leads"),
+        UNKNOWN_MS => format!(
+            "as of some time before store {store_id} started: it has heard of no leader since"
+        ),
+        bound_ms => format!("from store {store_id}, at most {bound_ms} ms old"),
+    }
 }

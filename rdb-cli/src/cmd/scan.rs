@@ -1,13 +1,14 @@
 //! `flaredb scan`
 
+use super::receipt;
 use crate::args::{Consistency, Shared};
-use crate::exit::Error;
+use crate::exit::{self, Error};
 use crate::output::{Item, Output};
 use crate::text;
 use bytes::Bytes;
 use clap::Args;
 use futures::StreamExt;
-use rdb_client::{KeyValue, ScanOptions};
+use rdb_client::{KeyValue, Receipt, ScanOptions};
 use serde_json::Map;
 use std::process::ExitCode;
 
@@ -59,11 +60,22 @@ impl Scan {
         } else {
             &["KEY", "VERSION", "VALUE"]
         };
-        let mut entries = shared.client()?.scan(&shared.namespace, options);
+        let mut pages = shared.client()?.scan_pages(&shared.namespace, options);
         let mut out = Output::list(shared.output, header);
-        while let Some(entry) = entries.next().await {
-            match entry {
-                Ok(entry) => out.add(self.item(&entry))?,
+        let mut oldest: Option<Receipt> = None;
+        while let Some(page) = pages.next().await {
+            match page {
+                Ok(page) => {
+                    let receipt = page.receipt.filter(|_| self.consistency.is_stale());
+                    for entry in &page.entries {
+                        out.add(self.item(entry, receipt.as_ref()))?;
+                    }
+                    let bound_ms =
+                        |it: &Option<Receipt>| it.as_ref().map(|it| it.staleness_bound_ms);
+                    if bound_ms(&receipt) > bound_ms(&oldest) {
+                        oldest = receipt;
+                    }
+                }
                 Err(error) => {
                     // What came before the failure is worth having, and the array its end.
                     out.end()?;
@@ -71,11 +83,17 @@ impl Scan {
                 }
             }
         }
+        let is_text = out.is_text();
         out.end()?;
+        if let Some(receipt) = oldest.filter(|_| is_text) {
+            let staleness = receipt::staleness(receipt.store_id, receipt.staleness_bound_ms);
+            exit::note(&format!("flaredb: {staleness}"));
+        }
         Ok(ExitCode::SUCCESS)
     }
 
-    fn item(&self, entry: &KeyValue) -> Item {
+    /// `receipt`: of the page, where the read may be stale.
+    fn item(&self, entry: &KeyValue, receipt: Option<&Receipt>) -> Item {
         let mut json = Map::new();
         text::insert(&mut json, "key", &entry.key);
         if !self.keys_only {
@@ -91,6 +109,10 @@ impl Scan {
             "expires_at_ms".into(),
             entry.expires_at_ms.to_string().into(),
         );
+        if let Some(receipt) = receipt {
+            let bound_ms = receipt.staleness_bound_ms.to_string();
+            json.insert("staleness_bound_ms".into(), bound_ms.into());
+        }
         let mut row = vec![text::cell(&entry.key), entry.version.to_string()];
         let mut raw = entry.key.to_vec();
         if !self.keys_only {

@@ -1,6 +1,7 @@
 //! A store for the command's tests: a map behind the real wire, one key space for all namespaces.
 //!
-//! Two keys are special: `hang` is never answered, and reading `no-quorum` is refused.
+//! Some keys are special: `hang` is never answered, reading `no-quorum` is refused, and writing
+//! `out-of-range` or `cancelled` is answered with that code and no more, as something between would.
 
 #![allow(
     clippy::unwrap_used,
@@ -118,7 +119,8 @@ impl Kv for Store {
         &self,
         request: Request<kv::GetRequest>,
     ) -> Result<Response<kv::GetResponse>, Status> {
-        let key = request.into_inner().key;
+        let kv::GetRequest { key, read, .. } = request.into_inner();
+        let stale = read.is_some_and(|read| read.consistency() == kv::Consistency::Stale);
         match &key[..] {
             b"hang" => futures::future::pending().await,
             b"no-quorum" => return Err(no_quorum()),
@@ -130,6 +132,7 @@ impl Kv for Store {
             store_id: 1,
             region_id: 2,
             revision: 9,
+            staleness_bound_ms: if stale { 1500 } else { 0 },
             ..Default::default()
         });
         Ok(Response::new(match found {
@@ -152,6 +155,11 @@ impl Kv for Store {
         request: Request<kv::PutRequest>,
     ) -> Result<Response<kv::PutResponse>, Status> {
         let put = request.into_inner();
+        match &put.key[..] {
+            b"out-of-range" => return Err(Status::out_of_range("beyond")),
+            b"cancelled" => return Err(Status::cancelled("going away")),
+            _ => {}
+        }
         if put.key == "hang" {
             self.state
                 .lock()
@@ -222,6 +230,9 @@ impl Kv for Store {
         request: Request<kv::ScanRequest>,
     ) -> Result<Response<Self::ScanStream>, Status> {
         let scan = request.into_inner();
+        let stale = scan
+            .read
+            .is_some_and(|read| read.consistency() == kv::Consistency::Stale);
         let within = |key: &Bytes| scan.start <= *key && (scan.end.is_empty() || *key < scan.end);
         let state = self.state.lock().unwrap();
         let mut entries: Vec<_> = state
@@ -243,10 +254,16 @@ impl Kv for Store {
         }
         let pages: Vec<_> = entries
             .chunks(100)
-            .map(|page| {
+            .zip([1500, 2500].into_iter().cycle())
+            .map(|(page, staleness_bound_ms)| {
                 Ok(kv::ScanResponse {
                     entries: page.to_vec(),
-                    receipt: None,
+                    receipt: Some(kv::Receipt {
+                        mode: 1,
+                        store_id: 1,
+                        staleness_bound_ms: if stale { staleness_bound_ms } else { 0 },
+                        ..Default::default()
+                    }),
                 })
             })
             .collect();
