@@ -299,6 +299,63 @@ fn scans_in_every_format() {
 }
 
 #[test]
+fn a_stale_read_says_how_old_it_may_be() {
+    let running = Store::start();
+    let at = &*running.address;
+    // Two pages of the test's store, the second with the greater bound.
+    for number in 0..150 {
+        running
+            .store
+            .put_raw(format!("k{number:03}").as_bytes(), b"v");
+    }
+    for format in ["table", "raw"] {
+        let get = run(at, &["get", "k001", "--stale", "-o", format]);
+        assert_eq!(
+            (get.code, get.err.as_str()),
+            (0, "flaredb: from store 1, at most 1500 ms old\n")
+        );
+        let scan = run(at, &["scan", "--stale", "-o", format]);
+        assert_eq!(
+            (scan.code, scan.err.as_str()),
+            (0, "flaredb: from store 1, at most 2500 ms old\n")
+        );
+        for fresh in ["get k001", "scan"] {
+            let mut args: Vec<&str> = fresh.split(' ').collect();
+            args.extend(["-o", format]);
+            assert_eq!(run(at, &args).err, "", "{fresh}");
+        }
+    }
+    let lines = run(at, &["scan", "--stale", "-o", "jsonl"]);
+    assert_eq!(lines.err, "");
+    assert_eq!(
+        lines
+            .out()
+            .matches(r#""staleness_bound_ms":"1500""#)
+            .count(),
+        100
+    );
+    assert_eq!(
+        lines
+            .out()
+            .matches(r#""staleness_bound_ms":"2500""#)
+            .count(),
+        50
+    );
+    assert!(
+        !run(at, &["scan", "-o", "jsonl"])
+            .out()
+            .contains("staleness")
+    );
+    let get = run(at, &["get", "k001", "--stale", "-o", "jsonl"]);
+    assert_eq!(get.err, "");
+    assert!(
+        get.out().contains(r#""staleness_bound_ms":"1500""#),
+        "{}",
+        get.out()
+    );
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_failure() {
     let running = Store::start();
     for key in 0..5000 {
@@ -347,6 +404,31 @@ fn a_write_of_unknown_outcome_says_how_to_repeat_it() {
     for part in ["may have been applied", &format!("--request-id {id}")] {
         assert!(ran.err.contains(part), "no {part} in: {}", ran.err);
     }
+}
+
+#[test]
+fn what_no_repeat_can_mend_is_not_to_be_repeated() {
+    let running = Store::start();
+    let large = vec![b'x'; 5 << 20];
+    let ran = run_with_input(&running.address, &["put", "k", "-"], &large);
+    assert_eq!((ran.code, ran.out()), (2, ""), "{}", ran.err);
+    assert!(ran.err.contains("4194304 bytes") && ran.err.contains("limits.max_request"));
+    assert!(!ran.err.contains("may have been applied"), "{}", ran.err);
+
+    let bare = run(&running.address, &["put", "out-of-range", "v"]);
+    assert_eq!((bare.code, bare.out()), (1, ""), "{}", bare.err);
+    assert!(bare.err.contains("something between"), "{}", bare.err);
+    for ran in [ran, bare] {
+        assert!(!ran.err.to_lowercase().contains("repeat"), "{}", ran.err);
+    }
+    let cancelled = run(&running.address, &["put", "cancelled", "v"]);
+    assert_eq!(
+        (cancelled.code, cancelled.out()),
+        (4, ""),
+        "{}",
+        cancelled.err
+    );
+    assert!(cancelled.err.contains("--request-id"), "{}", cancelled.err);
 }
 
 #[test]
@@ -403,5 +485,86 @@ fn completion_scripts() {
             ran.out().contains("flaredb") && ran.out().contains("scan"),
             "{shell}"
         );
+    }
+}
+
+/// What bash offers for the last of these words. Called as bash calls it, in a directory with one file.
+fn bash_offers(words: &[&str]) -> Vec<String> {
+    let script = run("x:1", &["completion", "bash"]);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("a-file"), "").unwrap();
+    // `complete` exists; `compopt` works only while a person presses tab.
+    let mut asked = String::from("compopt() { :; }\n");
+    asked += script.out();
+    asked += "\nCOMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); COMPREPLY=()\n";
+    asked += "_flaredb flaredb \"${@: -1}\" \"${@: -2:1}\"\nprintf '%s\\n' \"${COMPREPLY[@]}\"\n";
+    let output = Command::new("bash")
+        .args(["--norc", "-c", &asked, "bash", "flaredb"])
+        .args(words)
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    let offers = String::from_utf8(output.stdout).unwrap();
+    let offers = offers.lines().filter(|offer| !offer.is_empty());
+    offers.map(str::to_owned).collect()
+}
+
+#[test]
+fn shells_complete_words_where_there_are_some_and_files_only_for_files() {
+    assert_eq!(
+        bash_offers(&["ns", "create", "logs", "--mode", ""]),
+        ["strong", "eventual"]
+    );
+    assert_eq!(
+        bash_offers(&["ns", "create", "logs", "--mode", "e"]),
+        ["eventual"]
+    );
+    assert_eq!(
+        bash_offers(&["ns", "update", "logs", "--durability", ""]),
+        ["sync", "relaxed"]
+    );
+    assert_eq!(
+        bash_offers(&["get", "k", "-o", ""]),
+        ["table", "json", "jsonl", "raw"]
+    );
+    assert_eq!(bash_offers(&["scan", "--output", "r"]), ["raw"]);
+    for no_file in [
+        &["get", "k", "--timeout", ""][..],
+        &["get", "k", "--endpoints", ""],
+        &["scan", "--prefix", ""],
+        &["put", "k", "v", "--ttl", ""],
+    ] {
+        assert_eq!(bash_offers(no_file), [""; 0], "{no_file:?}");
+    }
+    assert_eq!(bash_offers(&["put", "k", "--file", ""]), ["a-file"]);
+    assert!(bash_offers(&["ns", "set-mode", "logs", "ev"]).contains(&"eventual".to_owned()));
+
+    let zsh = run("x:1", &["completion", "zsh"]);
+    assert!(
+        zsh.out().contains(":MODE:(strong eventual)"),
+        "{}",
+        zsh.out()
+    );
+    assert!(!zsh.out().contains("DURATION:_default"), "{}", zsh.out());
+    let fish = run("x:1", &["completion", "fish"]);
+    let line = |option: &str| {
+        let line = fish.out().lines().find(|line| line.contains(option));
+        line.unwrap_or_else(|| panic!("no {option}: {}", fish.out()))
+    };
+    for words in [
+        "-l mode -d 'Its mode; the cluster\\'s default otherwise' -r -f -a \"strong\\t''\neventual\\t''\"",
+        "__fish_seen_subcommand_from set-mode\" -f -a \"strong eventual\"",
+        "using_subcommand completion\" -f -a \"bash zsh fish\"",
+        "\ncomplete -c flaredb -f\n",
+    ] {
+        assert!(fish.out().contains(words), "no {words} in: {}", fish.out());
+    }
+    for (option, files) in [
+        ("-l mode ", false),
+        ("-l timeout ", false),
+        ("-l file ", true),
+    ] {
+        let offers_files = !line(option).contains(" -f") || line(option).contains(" -F");
+        assert_eq!(offers_files, files, "{}", line(option));
     }
 }

@@ -6,6 +6,7 @@
 use crate::args::{Shared, duration};
 use crate::exit::{self, Error};
 use crate::output::{Item, Output};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use rdb_proto::raft;
 use rdb_proto::{convert, kv};
@@ -13,6 +14,18 @@ use rdb_types::{Durability, Mode, Policies};
 use serde_json::{Value, json};
 use std::process::ExitCode;
 use std::time::Duration;
+
+/// A mode: one of a few words, which shells complete.
+fn mode_parser() -> impl TypedValueParser<Value = Mode> {
+    let words = [Mode::Strong, Mode::Eventual].map(|mode| mode.as_str());
+    PossibleValuesParser::new(words).try_map(|word| word.parse())
+}
+
+/// As [`mode_parser`].
+fn durability_parser() -> impl TypedValueParser<Value = Durability> {
+    let words = [Durability::Sync, Durability::Relaxed].map(|durability| durability.as_str());
+    PossibleValuesParser::new(words).try_map(|word| word.parse())
+}
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Ns {
@@ -44,8 +57,8 @@ pub(crate) enum Ns {
 #[derive(Args, Debug)]
 pub(crate) struct Create {
     name: String,
-    /// strong or eventual; the cluster's default otherwise
-    #[arg(long)]
+    /// Its mode; the cluster's default otherwise
+    #[arg(long, value_parser = mode_parser())]
     mode: Option<Mode>,
     #[command(flatten)]
     policies: PolicyArgs,
@@ -56,13 +69,14 @@ pub(crate) struct PolicyArgs {
     /// Time to live of writes that bring none: 30s, 7d
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     ttl: Option<Duration>,
-    /// When an eventual write is acknowledged: sync (on disk) or relaxed
-    #[arg(long)]
+    /// When an eventual write is acknowledged: once on disk, or before. Stored, and without effect
+    /// until there is an eventual mode
+    #[arg(long, value_parser = durability_parser())]
     durability: Option<Durability>,
-    /// Objective for replication lag
+    /// Objective for replication lag. Stored, and without effect until there is an eventual mode
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     max_lag: Option<Duration>,
-    /// Bound of the conflict log, in bytes
+    /// Bound of the conflict log, in bytes. Stored, and without effect until there is an eventual mode
     #[arg(long, value_name = "BYTES")]
     conflict_log: Option<u64>,
 }
@@ -70,7 +84,8 @@ pub(crate) struct PolicyArgs {
 #[derive(Args, Debug)]
 pub(crate) struct SetMode {
     name: String,
-    /// strong or eventual
+    /// The mode to switch to
+    #[arg(value_parser = mode_parser())]
     mode: Mode,
     /// Only say what it would do
     #[arg(long)]
