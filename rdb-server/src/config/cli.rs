@@ -73,13 +73,16 @@ pub struct Cli {
     /// Deadline of a call that brings none [default: 10s]
     #[arg(long, value_name = "DURATION", help_heading = "Consistency")]
     pub request_timeout: Option<String>,
-    /// How long a mode switch may wait for the stores to be ready [default: 10s]
+    /// How long a mode switch may wait for the stores to be ready; checked and stored, no effect
+    /// before modes can be switched [default: 10s]
     #[arg(long, value_name = "DURATION", help_heading = "Consistency")]
     pub switch_timeout: Option<String>,
-    /// How long a switch waits for a silent store once writes are refused [default: 1s]
+    /// How long a switch waits for a silent store once writes are refused; checked and stored, no
+    /// effect before modes can be switched [default: 1s]
     #[arg(long, value_name = "DURATION", help_heading = "Consistency")]
     pub seal_timeout: Option<String>,
-    /// Report a store that has not applied the cluster's mode after this long [default: 10s]
+    /// Report a store that has not applied the cluster's mode after this long; checked and stored, no
+    /// effect before modes can be switched [default: 10s]
     #[arg(long, value_name = "DURATION", help_heading = "Consistency")]
     pub mismatch_after: Option<String>,
     /// How far the clocks of stores may be apart [default: 500ms]
@@ -123,7 +126,8 @@ pub struct Cli {
     /// Open connections of clients; stores always find a place [default: 1024]
     #[arg(long, value_name = "CONNECTIONS", help_heading = "Limits")]
     pub max_connections: Option<String>,
-    /// Past changes that a namespace keeps for watches [default: 10000]
+    /// Past changes that a namespace keeps for watches; checked and stored, no effect before there are
+    /// watches [default: 10000]
     #[arg(long, value_name = "CHANGES", help_heading = "Limits")]
     pub watch_history: Option<String>,
 
@@ -143,9 +147,10 @@ File:
   --log-format is log.format, and --peer is an entry of cluster.peers = { 1 = \"host:port\" }.
 
   Keys of a namespace that have no flag:
+    namespaces.NAME.ttl           lifetime of records whose writer gave none
+  These too; they are checked and stored, and have no effect before there is an eventual mode:
     namespaces.NAME.durability    sync: acknowledge after the disk has it; relaxed: before
     namespaces.NAME.max_lag       a replica further behind is reported
-    namespaces.NAME.ttl           lifetime of records whose writer gave none
     namespaces.NAME.conflict_log  room for writes that lost to a concurrent one
 
 Environment:
