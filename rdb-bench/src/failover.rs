@@ -13,7 +13,7 @@ use crate::flaredb::{FlareDb, NAMESPACE};
 use crate::process::NODES;
 use futures::TryStreamExt;
 use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use rdb_client::{Client, ClientError, PutOptions, ReadOptions, ScanOptions};
 use std::path::Path;
 use std::sync::Arc;
@@ -79,7 +79,7 @@ pub async fn measure(
     for writer in 0..WRITERS {
         writers.spawn(write(client.clone(), writer, stop.clone()));
     }
-    let mut random = SmallRng::from_os_rng();
+    let mut random = SmallRng::from_rng(&mut rand::rng());
     let mut took = Vec::new();
     for round in 1..=times {
         sleep(Duration::from_millis(random.random_range(CALM_MS))).await;
