@@ -65,10 +65,47 @@ pub enum Fault {
     Full(StoreId, bool),
     /// Syncs take up to this long, in microseconds.
     SlowDisk(StoreId, u64),
+    /// A bit flips on the disk: in a record, an entry of the log, or what describes them.
+    FlipBit {
+        /// Whose.
+        store: StoreId,
+        /// Where.
+        place: Place,
+        /// Which one of its values.
+        nth: usize,
+    },
+    /// The store's disk is copied back from before its bits flipped, and the store started again.
+    Mend(StoreId),
     /// The wall clock jumps.
     ClockJump(StoreId, i64),
     /// The wall clock gains this much in a million.
     ClockDrift(StoreId, i64),
+}
+
+/// Where a bit flips.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a record of a user.
+    Record,
+    /// In an entry of a log.
+    Entry,
+    /// In a vote, or in what a log says of itself.
+    LogState,
+    /// In what describes a region.
+    Region,
+    /// In the table of request ids.
+    RequestIds,
+}
+
+impl Place {
+    /// Every place.
+    pub const ALL: [Place; 5] = [
+        Place::Record,
+        Place::Entry,
+        Place::LogState,
+        Place::Region,
+        Place::RequestIds,
+    ];
 }
 
 /// The shape of a partition.
@@ -123,6 +160,7 @@ pub fn plan(seed: u64, stores: &[StoreId], from_ms: u64, until_ms: u64) -> Vec<P
         // What is begun is ended after a while, whatever comes between.
         let end = match &fault {
             Fault::Full(store, true) => Some(Fault::Full(*store, false)),
+            Fault::FlipBit { store, .. } => Some(Fault::Mend(*store)),
             Fault::SlowDisk(store, us) if *us > 2_000 => Some(Fault::SlowDisk(*store, 900)),
             Fault::Cuts(shape, _) if *shape != Shape::Whole => {
                 Some(Fault::Cuts(Shape::Whole, BTreeSet::new()))
@@ -183,9 +221,14 @@ fn fault(chance: &mut Xoshiro256PlusPlus, stores: &[StoreId]) -> Fault {
             down_ms: 50,
         },
         82..85 => Fault::FailSync(store),
-        85..88 => Fault::Full(store, true),
-        88..91 => Fault::SlowDisk(store, chance.random_range(5_000..=400_000)),
-        91..96 => {
+        85..87 => Fault::Full(store, true),
+        87..90 => Fault::FlipBit {
+            store,
+            place: *Place::ALL.choose(chance).unwrap_or(&Place::Record),
+            nth: chance.random_range(0..10_000),
+        },
+        90..92 => Fault::SlowDisk(store, chance.random_range(5_000..=400_000)),
+        92..96 => {
             let far = *[500, 3_600_000, 10 * 365 * 86_400_000]
                 .choose(chance)
                 .unwrap_or(&500);
@@ -295,7 +338,9 @@ mod tests {
             "CrashAtSync",
             "Cuts",
             "FailSync",
+            "FlipBit",
             "Full",
+            "Mend",
             "SlowDisk",
             "Weather",
         ];

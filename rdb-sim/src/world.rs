@@ -8,14 +8,15 @@ use crate::bugs::{Bug, Bugs};
 use crate::clock::SimClock;
 use crate::disk::Orders;
 use crate::door::Door;
-use crate::invariants::{Findings, Violation, linearizable, liveness};
+use crate::invariants::{Findings, Violation, linearizable, liveness, no_panic};
 use crate::network::{Network, Tap, Weather};
 use crate::observer::{Looked, Observer};
-use crate::plan::{Fault, Keep, Planned, plan};
+use crate::plan::{Fault, Keep, Place, Planned, plan};
 use crate::store::{Ended, SimStore};
 use crate::trace::Trace;
 use crate::workload::{self, Client, Ledger, Tally};
 use rdb_server::config::{Config, SplitKey};
+use rdb_storage::Family;
 use rdb_types::StoreId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,6 +27,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 /// How often the inside of the stores is looked at.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long a store stays down that ended by itself.
+const RESTART: Duration = Duration::from_millis(500);
 /// Faults begin when the cluster has had time to form.
 const FIRST_FAULT_MS: u64 = 2_000;
 
@@ -96,7 +99,15 @@ pub fn run(options: &RunOptions) -> std::io::Result<Report> {
         .enable_time()
         .start_paused(true)
         .build()?;
-    Ok(runtime.block_on(World::new(options).run()))
+    no_panic::listen();
+    let mut report = runtime.block_on(async { World::new(options).run().await });
+    drop(runtime);
+    let panics = no_panic::heard().into_iter().map(|what| Violation {
+        invariant: no_panic::NAME,
+        what,
+    });
+    report.violations.extend(panics);
+    Ok(report)
 }
 
 struct World {
@@ -120,6 +131,8 @@ struct World {
     due: BTreeMap<StoreId, Instant>,
     /// How long a store stays down that ends by an aimed crash.
     down: BTreeMap<StoreId, Duration>,
+    /// Stores with flipped bits. They may refuse to serve, or to start.
+    damaged: BTreeSet<StoreId>,
     restarts: u64,
 }
 
@@ -164,6 +177,7 @@ impl World {
             ended: mpsc::channel(64),
             due: BTreeMap::new(),
             down: BTreeMap::new(),
+            damaged: BTreeSet::new(),
             restarts: 0,
         }
     }
@@ -247,7 +261,7 @@ impl World {
                 biased;
                 Some((id, how)) = self.ended.1.recv() => {
                     self.trace.note(format_args!("store {id}: ended: {how:?}"));
-                    let down = self.down.remove(&id).unwrap_or(Duration::from_millis(500));
+                    let down = self.down.remove(&id).unwrap_or(RESTART);
                     self.crash(id, Keep::Some, down).await;
                 }
                 () = sleep_until(wake.min(next_look).min(until)) => {}
@@ -257,7 +271,10 @@ impl World {
 
     fn look(&self) {
         for (id, store) in &self.stores {
-            if let Some(process) = store.process() {
+            // What cannot be read cannot be compared; it is, once it is mended.
+            if let Some(process) = store.process()
+                && !self.damaged.contains(id)
+            {
                 self.observer.look(*id, process, store.disk.engine.as_ref());
             }
         }
@@ -280,7 +297,11 @@ impl World {
             Err(error) => {
                 let what = format!("store {id} does not start: {error}");
                 self.trace.note(format_args!("{what}"));
-                self.findings.report(liveness::NAME, what);
+                if !self.damaged.contains(&id) {
+                    self.findings.report(liveness::NAME, what);
+                }
+                // As whoever runs a store does.
+                self.due.insert(id, Instant::now() + RESTART);
             }
         }
     }
@@ -348,6 +369,20 @@ impl World {
                 }
             }
             Fault::SlowDisk(id, us) => self.on_disk(*id, |orders| orders.sync_us = *us),
+            Fault::FlipBit { store, place, nth } => {
+                let family = match place {
+                    Place::Record => Family::Data,
+                    Place::Entry => Family::RaftLog,
+                    Place::LogState => Family::RaftState,
+                    Place::Region => Family::Region,
+                    Place::RequestIds => Family::RequestIds,
+                };
+                if let Some(store) = self.stores.get(store) {
+                    store.disk.engine.damage(family, *nth);
+                    self.damaged.insert(store.id);
+                }
+            }
+            Fault::Mend(id) => self.mend(*id).await,
             Fault::ClockJump(id, by_ms) => {
                 if let Some(store) = self.stores.get(id) {
                     store.clock.jump(*by_ms);
@@ -357,6 +392,16 @@ impl World {
                 if let Some(store) = self.stores.get(id) {
                     store.clock.drift(*ppm);
                 }
+            }
+        }
+    }
+
+    /// Brings back what was on the disk before its bits flipped, and starts the store again.
+    async fn mend(&mut self, id: StoreId) {
+        if self.damaged.remove(&id) {
+            self.crash(id, Keep::Everything, Duration::ZERO).await;
+            if let Some(store) = self.stores.get(&id) {
+                store.disk.engine.mend();
             }
         }
     }
@@ -393,6 +438,9 @@ impl World {
             if store.disk.engine.is_failing() {
                 with_failed_sync.push(*id);
             }
+        }
+        for id in self.damaged.clone() {
+            self.mend(id).await;
         }
         // A disk whose sync failed is not healed by waiting: its machine is started again.
         for id in with_failed_sync {

@@ -29,7 +29,25 @@ use crate::{
 
 /// One family. Shared with the snapshots that were taken of it; the first write after a
 /// snapshot copies it, which is fine for the sizes that tests and simulations have.
-type Map = Arc<BTreeMap<Bytes, Bytes>>;
+type Map = Arc<BTreeMap<Bytes, Cell>>;
+
+/// What lies under a key.
+#[derive(Clone, Debug)]
+struct Cell {
+    value: Bytes,
+    /// Its checksum is wrong: reading it is an error, overwriting it mends it.
+    damaged: bool,
+}
+
+impl Cell {
+    fn read(&self, family: Family, key: &[u8]) -> Result<Bytes, StorageError> {
+        if self.damaged {
+            let at = format!("{} in {}", key.escape_ascii(), family.name());
+            return Err(StorageError::corruption(at, "the memory engine was told to damage it"));
+        }
+        Ok(self.value.clone())
+    }
+}
 
 /// All families at one moment.
 #[derive(Clone, Debug, Default)]
@@ -44,7 +62,9 @@ impl Families {
         for op in batch.ops() {
             match op {
                 Op::Put { family, key, value } => {
-                    self.map_mut(*family).insert(key.clone(), value.clone());
+                    let (value, damaged) = (value.clone(), false);
+                    let cell = Cell { value, damaged };
+                    self.map_mut(*family).insert(key.clone(), cell);
                 }
                 Op::Delete { family, key } => {
                     self.map_mut(*family).remove(key);
@@ -64,18 +84,20 @@ impl Families {
         }
     }
 
-    fn map_mut(&mut self, family: Family) -> &mut BTreeMap<Bytes, Bytes> {
+    fn map_mut(&mut self, family: Family) -> &mut BTreeMap<Bytes, Cell> {
         Arc::make_mut(&mut self.0[family.index()])
     }
 }
 
 impl View for Families {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
-        Ok(self.map(family).get(key).cloned())
+        let cell = self.map(family).get(key);
+        cell.map(|cell| cell.read(family, key)).transpose()
     }
 
     fn scan(&self, family: Family, range: &KeyRange, reverse: bool) -> Scan<'_> {
         Box::new(Cursor::new(
+            family,
             Arc::clone(self.map(family)),
             range.clone(),
             reverse,
@@ -86,6 +108,7 @@ impl View for Families {
 /// A scan that owns the moment it reads. It finds its place anew for each key, because an
 /// iterator that borrows from an `Arc` beside it cannot be written without unsafe code.
 struct Cursor {
+    family: Family,
     map: Map,
     start: Bound<Bytes>,
     end: Bound<Bytes>,
@@ -94,8 +117,9 @@ struct Cursor {
 }
 
 impl Cursor {
-    fn new(map: Map, range: KeyRange, reverse: bool) -> Self {
+    fn new(family: Family, map: Map, range: KeyRange, reverse: bool) -> Self {
         Self {
+            family,
             map,
             done: range.is_empty(),
             start: Bound::Included(range.start),
@@ -114,15 +138,23 @@ impl Iterator for Cursor {
         }
         let mut rest = self
             .map
-            .range::<Bytes, _>((self.start.as_ref(), self.end.as_ref()));
+            .range::<Bytes, _>((self.start.as_ref(), self.end.as_ref()))
+            .map(|(key, cell)| (key, cell.read(self.family, key)));
         let found = if self.reverse {
             rest.next_back()
         } else {
             rest.next()
         };
-        let Some((key, value)) = found.map(|(key, value)| (key.clone(), value.clone())) else {
+        let Some((key, value)) = found.map(|(key, value)| (key.clone(), value)) else {
             self.done = true;
             return None;
+        };
+        let value = match value {
+            Ok(value) => value,
+            Err(error) => {
+                self.done = true;
+                return Some(Err(error));
+            }
         };
         let passed = Bound::Excluded(key.clone());
         if self.reverse {
@@ -193,6 +225,45 @@ impl MemoryEngine {
         state.fail_next_sync || state.sync_failed
     }
 
+    /// Flips a bit of the value that is the `nth` of a family (round and round): reading it is an
+    /// error from now on, also in snapshots that are taken later, until it is overwritten. False
+    /// where the family holds nothing.
+    pub fn damage(&self, family: Family, nth: usize) -> bool {
+        let mut state = self.state.write();
+        let count = state.current.map(family).len();
+        if count == 0 {
+            return false;
+        }
+        let key = state.current.map(family).keys().nth(nth % count).cloned();
+        let State {
+            current, durable, ..
+        } = &mut *state;
+        for families in [current, durable] {
+            if let Some(cell) = key
+                .as_ref()
+                .and_then(|key| families.map_mut(family).get_mut(key))
+            {
+                cell.damaged = true;
+            }
+        }
+        true
+    }
+
+    /// Flips every bit back.
+    pub fn mend(&self) {
+        let mut state = self.state.write();
+        let State {
+            current, durable, ..
+        } = &mut *state;
+        for families in [current, durable] {
+            for family in Family::ALL {
+                for cell in families.map_mut(family).values_mut() {
+                    cell.damaged = false;
+                }
+            }
+        }
+    }
+
     /// While `full`, every write is refused with [`StorageError::NoSpace`] and changes nothing.
     pub fn set_full(&self, full: bool) {
         self.state.write().full = full;
@@ -214,7 +285,7 @@ impl View for MemoryEngine {
 
     fn scan(&self, family: Family, range: &KeyRange, reverse: bool) -> Scan<'_> {
         let map = Arc::clone(self.state.read().current.map(family));
-        Box::new(Cursor::new(map, range.clone(), reverse))
+        Box::new(Cursor::new(family, map, range.clone(), reverse))
     }
 }
 
@@ -260,7 +331,7 @@ impl Engine for MemoryEngine {
     fn stats(&self) -> EngineStats {
         let state = self.state.read();
         let map_bytes = |map: &Map| -> usize {
-            let pairs = map.iter().map(|(key, value)| key.len() + value.len());
+            let pairs = map.iter().map(|(key, cell)| key.len() + cell.value.len());
             pairs.sum()
         };
         EngineStats {
@@ -277,6 +348,31 @@ impl Engine for MemoryEngine {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_flipped_bit_is_an_error_until_it_is_overwritten_or_mended() {
+        let engine = MemoryEngine::new();
+        assert!(!engine.damage(Family::Data, 0));
+        put(&engine, "a");
+        put(&engine, "b");
+        engine.sync().expect("not told to fail");
+        assert!(engine.damage(Family::Data, 1));
+        assert!(engine.get(Family::Data, b"a").is_ok());
+        assert!(engine.get(Family::Data, b"b").is_err());
+        let scanned: Vec<_> = engine
+            .snapshot()
+            .scan(Family::Data, &KeyRange::all(), false)
+            .map(|item| item.is_ok())
+            .collect();
+        assert_eq!(scanned, [true, false]);
+        engine.crash(0);
+        assert!(engine.get(Family::Data, b"b").is_err());
+        put(&engine, "b");
+        assert!(engine.get(Family::Data, b"b").is_ok());
+        assert!(engine.damage(Family::Data, 1));
+        engine.mend();
+        assert!(engine.get(Family::Data, b"b").is_ok());
+    }
 
     fn put(engine: &MemoryEngine, key: &'static str) {
         let mut batch = WriteBatch::new();

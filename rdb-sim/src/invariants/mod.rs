@@ -14,6 +14,7 @@
 //! | [`freshness`] | no answer is older than it says |
 //! | [`answered_once`] | a request id has one answer |
 //! | [`in_time`] | every call is answered by its deadline |
+//! | [`no_panic`] | whether a task of a store panics |
 //! | [`liveness`] | after everything healed, writes and reads go on |
 
 pub mod answered_once;
@@ -24,6 +25,7 @@ pub mod freshness;
 pub mod in_time;
 pub mod linearizable;
 pub mod liveness;
+pub mod no_panic;
 pub mod nothing_lost;
 pub mod one_leader;
 
