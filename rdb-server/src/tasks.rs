@@ -190,7 +190,8 @@ mod tests {
     #[tokio::test]
     async fn what_a_task_starts_ends_with_its_store() {
         let tasks = Tasks::new(1, Blocking::Inline);
-        let inner = tasks.spawn(async { spawn(pending::<()>()) }).await.unwrap();
+        let spawned = tasks.spawn(async { [spawn(pending::<()>())] });
+        let [inner] = spawned.await.unwrap();
         assert_eq!(tasks.count(), 1);
         tasks.abort_all();
         assert!(inner.await.unwrap_err().is_cancelled());

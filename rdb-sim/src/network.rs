@@ -125,7 +125,7 @@ enum Event {
     },
     Answer {
         letter: Letter,
-        answer: Answer,
+        answer: Box<Answer>,
         reply: Option<oneshot::Sender<Answer>>,
     },
 }
@@ -274,7 +274,7 @@ impl Network {
                 self.note("answer", &letter, answer_size(&answer));
                 if let Some(reply) = reply {
                     // The caller may have given up.
-                    let _ = reply.send(answer);
+                    let _ = reply.send(*answer);
                 }
             }
         }
@@ -330,7 +330,7 @@ impl Network {
         let (from, to, lane) = (letter.to, letter.from, letter.lane);
         let event = Event::Answer {
             letter,
-            answer,
+            answer: Box::new(answer),
             reply,
         };
         self.post(event, from, to, lane, true);

@@ -123,10 +123,8 @@ struct World {
     findings: Findings,
     trace: Trace,
     began: Instant,
-    ended: (
-        mpsc::Sender<(StoreId, Ended)>,
-        mpsc::Receiver<(StoreId, Ended)>,
-    ),
+    says_ended: mpsc::Sender<(StoreId, Ended)>,
+    hears_ended: mpsc::Receiver<(StoreId, Ended)>,
     /// When stores that are down are started again.
     due: BTreeMap<StoreId, Instant>,
     /// How long a store stays down that ends by an aimed crash.
@@ -155,6 +153,7 @@ impl World {
             .iter()
             .map(|id| (id.get(), format!("store-{id}")))
             .collect();
+        let (says_ended, hears_ended) = mpsc::channel(64);
         let began = Instant::now();
         let stores = ids.iter().map(|id| {
             let clock = Arc::new(SimClock::new(began));
@@ -174,7 +173,8 @@ impl World {
             findings,
             trace,
             began,
-            ended: mpsc::channel(64),
+            says_ended,
+            hears_ended,
             due: BTreeMap::new(),
             down: BTreeMap::new(),
             damaged: BTreeSet::new(),
@@ -259,7 +259,7 @@ impl World {
             let wake = self.due.values().copied().min().unwrap_or(until);
             tokio::select! {
                 biased;
-                Some((id, how)) = self.ended.1.recv() => {
+                Some((id, how)) = self.hears_ended.recv() => {
                     self.trace.note(format_args!("store {id}: ended: {how:?}"));
                     let down = self.down.remove(&id).unwrap_or(RESTART);
                     self.crash(id, Keep::Some, down).await;
@@ -288,7 +288,7 @@ impl World {
             return;
         }
         self.observer.restarted(id);
-        match store.start(&self.network, &self.bugs, &self.trace, &self.ended.0) {
+        match store.start(&self.network, &self.bugs, &self.trace, &self.says_ended) {
             Ok(()) => {
                 if let Some(process) = store.process() {
                     self.door.open(id, process.clone());

@@ -43,7 +43,10 @@ impl Cell {
     fn read(&self, family: Family, key: &[u8]) -> Result<Bytes, StorageError> {
         if self.damaged {
             let at = format!("{} in {}", key.escape_ascii(), family.name());
-            return Err(StorageError::corruption(at, "the memory engine was told to damage it"));
+            return Err(StorageError::corruption(
+                at,
+                "the memory engine was told to damage it",
+            ));
         }
         Ok(self.value.clone())
     }
