@@ -184,7 +184,7 @@ fn command(command: Command) -> std::io::Result<ExitCode> {
                 if !report.violations.is_empty() {
                     say_failed(report, &size);
                 }
-                noted.is_ok() && !(stop && !report.violations.is_empty())
+                noted.is_ok() && (!stop || report.violations.is_empty())
             })?;
             noted?;
             let (real, simulated) = (began.elapsed(), found.simulated);

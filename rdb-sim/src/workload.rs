@@ -510,8 +510,13 @@ impl Client {
 /// Reads every register that was ever used once more at `store`, and the keys that were put once.
 ///
 /// # Errors
-/// The store refuses.
-pub async fn read_all(door: &Door, ledger: &Ledger, store: StoreId) -> Result<(), Refusal> {
+/// The store does not answer until `give_up`.
+pub async fn read_all(
+    door: &Door,
+    ledger: &Ledger,
+    store: StoreId,
+    give_up: Instant,
+) -> Result<(), Refusal> {
     let registers: BTreeSet<u64> = ledger.calls().iter().map(|call| call.key).collect();
     for register in registers {
         let message = kv::GetRequest {
@@ -521,26 +526,27 @@ pub async fn read_all(door: &Door, ledger: &Ledger, store: StoreId) -> Result<()
         };
         let process = 1_000 + u64::from(store.get());
         let token = ledger.recorder.invoke(process, register, Op::Read);
-        let answer = insist(door, store, || get(message.clone())).await?;
+        let answer = insist(door, store, give_up, || get(message.clone())).await?;
         let read = Outcome::Read(value_of(&answer));
         ledger.recorder.complete(token, read);
     }
-    let pages = insist(door, store, || scan(scan_of(PUTS_NAMESPACE))).await?;
+    let pages = insist(door, store, give_up, || scan(scan_of(PUTS_NAMESPACE))).await?;
     let entries = pages.iter().flat_map(|page| &page.entries);
     let found = entries.map(|entry| number_of(&entry.value)).collect();
     ledger.check_puts(&found);
     Ok(())
 }
 
-/// Calls again where an answer was lost on its way to the client.
+/// Calls again until it is answered.
 async fn insist<T: Send + 'static>(
     door: &Door,
     store: StoreId,
+    give_up: Instant,
     operation: impl Fn() -> Operation<T>,
 ) -> Result<T, Refusal> {
     loop {
         match door.call(store, ATTEMPT, operation()).await {
-            Err(refusal) if refusal.reason == "the answer was lost" => {}
+            Err(_) if Instant::now() < give_up => sleep(Duration::from_millis(20)).await,
             answer => return answer,
         }
     }

@@ -37,6 +37,8 @@ const FIRST_FAULT_MS: u64 = 2_000;
 pub struct RunOptions {
     /// Everything follows from it.
     pub seed: u64,
+    /// The faults; `None`: those that follow from the seed.
+    pub plan: Option<Vec<Planned>>,
     /// A rule that is broken on purpose.
     pub bug: Option<Bug>,
     /// Numbers of the plan's faults that are left out.
@@ -58,6 +60,7 @@ impl RunOptions {
     pub fn new(seed: u64) -> RunOptions {
         RunOptions {
             seed,
+            plan: None,
             bug: None,
             without: BTreeSet::new(),
             stores: 3,
@@ -184,7 +187,11 @@ impl World {
 
     async fn run(mut self) -> Report {
         let until_ms = FIRST_FAULT_MS + self.options.fault_s * 1_000;
-        let plan = plan(self.options.seed, &self.ids, FIRST_FAULT_MS, until_ms);
+        let plan = self
+            .options
+            .plan
+            .take()
+            .unwrap_or_else(|| plan(self.options.seed, &self.ids, FIRST_FAULT_MS, until_ms));
         let network = tokio::spawn(self.network.clone().run());
         for id in self.ids.clone() {
             self.start(id);
@@ -480,10 +487,12 @@ impl World {
 
     /// Waits until nothing moves, reads everything at every store, compares everything.
     async fn settle(&mut self) {
+        let give_up = Instant::now() + Duration::from_millis(liveness::WITHIN_MS);
         self.live_until(Instant::now() + Duration::from_secs(1))
             .await;
         for id in self.ids.clone() {
-            if let Err(refusal) = workload::read_all(&self.door, &self.ledger, id).await {
+            let read = workload::read_all(&self.door, &self.ledger, id, give_up).await;
+            if let Err(refusal) = read {
                 let what = format!("store {id} does not read: {}", refusal.reason);
                 self.findings.report(liveness::NAME, what);
             }

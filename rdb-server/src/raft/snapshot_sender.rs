@@ -7,6 +7,8 @@
 //!
 //! - A piece that was acknowledged is not sent again while the receiver keeps it: after a broken
 //!   connection the transfer goes on where the receiver says.
+//! - A piece that was lost is sent again after `snapshot_chunk_timeout`, the last one too: its answer comes
+//!   when the snapshot is in place, and one that is sent again waits for that, too, and begins nothing anew.
 //! - It ends when the snapshot is in place, when the receiver knows a higher vote, when openraft
 //!   cancels it, and when nothing got across for `snapshot_stall`. The last is no loss: the next try
 //!   has the same id if openraft has no newer snapshot, and so goes on where this one ended.
@@ -31,7 +33,7 @@ use std::time::Duration;
 type Failure = StreamingError<TypeConfig>;
 
 /// Sends `snapshot` to `to`. `install_timeout`: how long the receiver may take to put it in place
-/// once it has the last piece.
+/// once it was sent the last piece.
 pub(super) async fn send(
     outbound: &Outbound,
     to: StoreId,
@@ -90,6 +92,11 @@ impl Transfer<'_> {
                 continue;
             };
             let end = piece.offset + piece.data.len() as u64;
+            let patience = if piece.done {
+                settings.snapshot_stall.max(self.install_timeout)
+            } else {
+                settings.snapshot_stall
+            };
             let failure = match self.send_piece(&id, piece).await {
                 Ok(reply) => {
                     if let Some(vote) = reply.vote.as_ref().map(wire::vote)
@@ -116,7 +123,7 @@ impl Transfer<'_> {
                 Err(error) => streaming_error(rpc_error(error)),
             };
             let stalled = now() - last_progress;
-            if stalled >= settings.snapshot_stall {
+            if stalled >= patience {
                 return Err(failure);
             }
             tracing::debug!(region = self.outbound.region.0, to = %self.to, offset, %failure, "a piece of a snapshot did not get across");
@@ -129,11 +136,7 @@ impl Transfer<'_> {
         id: &str,
         piece: Piece,
     ) -> Result<raft::SnapshotChunkReply, TransportError> {
-        // The answer to the last piece comes when the snapshot is in place.
-        let timeout = match piece.done {
-            true => self.install_timeout,
-            false => self.outbound.settings.snapshot_chunk_timeout,
-        };
+        let timeout = self.outbound.settings.snapshot_chunk_timeout;
         let chunk = raft::SnapshotChunk {
             vote: Some(wire::vote_to_wire(&self.vote)),
             meta: Some(wire::snapshot_meta_to_wire(&self.meta, id)),
