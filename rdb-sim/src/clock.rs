@@ -1,69 +1,115 @@
-//! A store's wall clock, which may be anywhere and run at any speed.
+//! A machine's wall clock, which may be anywhere, and what a process makes of it.
 //!
-//! Owns the difference between simulated time and what the store believes. It is the same object across
-//! restarts of the store: the machine's clock does not begin anew with the process.
+//! Owns the difference between simulated time and what the machine believes. It is the same object across
+//! restarts of the store: the machine's clock does not begin anew with the process. A process reads it once
+//! and counts on from there, as the store's own clock does ([`rdb_server::clock::SystemClock`]): a step of
+//! the wall clock reaches it at its next start, a clock that runs too fast or too slow at once.
 
 use parking_lot::Mutex;
 use rdb_server::clock::PhysicalClock;
+use std::sync::Arc;
 use tokio::time::Instant;
 
 /// When the simulated world begins, in Unix time.
 const EPOCH_MS: u64 = 1_700_000_000_000;
 
-/// A clock that can be wrong.
-pub struct SimClock {
-    began: Instant,
-    error: Mutex<ClockError>,
+/// A machine's clock, which can be wrong.
+pub struct MachineClock {
+    state: Mutex<State>,
 }
 
-struct ClockError {
-    /// What the clock showed too much at `since`.
-    ahead_ms: i64,
+struct State {
+    /// What the machine counted from its beginning until `since`, in milliseconds.
+    counted_ms: u64,
+    since: Instant,
     /// How much it gains in a million.
     drift_ppm: i64,
-    since: Instant,
+    /// How far its hand was moved, in milliseconds.
+    moved_ms: i64,
 }
 
-impl SimClock {
+impl MachineClock {
     /// A clock that is right.
-    pub fn new(began: Instant) -> SimClock {
-        SimClock {
-            began,
-            error: Mutex::new(ClockError {
-                ahead_ms: 0,
-                drift_ppm: 0,
+    pub fn new(began: Instant) -> Arc<MachineClock> {
+        Arc::new(MachineClock {
+            state: Mutex::new(State {
+                counted_ms: 0,
                 since: began,
+                drift_ppm: 0,
+                moved_ms: 0,
             }),
-        }
+        })
     }
 
     /// Moves the clock's hand, forward or back.
     pub fn jump(&self, by_ms: i64) {
-        let mut error = self.error.lock();
-        error.ahead_ms = error.now_ahead_ms().saturating_add(by_ms);
-        error.since = Instant::now();
+        let mut state = self.state.lock();
+        state.moved_ms = state.moved_ms.saturating_add(by_ms);
     }
 
     /// From now on it gains this much in a million.
     pub fn drift(&self, ppm: i64) {
-        let mut error = self.error.lock();
-        error.ahead_ms = error.now_ahead_ms();
-        error.since = Instant::now();
-        error.drift_ppm = ppm;
+        let mut state = self.state.lock();
+        state.counted_ms = state.count_ms();
+        state.since = Instant::now();
+        state.drift_ppm = ppm;
+    }
+
+    /// What a process that starts now goes by.
+    pub fn of_process(self: &Arc<Self>) -> ProcessClock {
+        let state = self.state.lock();
+        let wall_ms = (EPOCH_MS + state.count_ms()).saturating_add_signed(state.moved_ms);
+        ProcessClock {
+            began_wall_ms: wall_ms,
+            began_count_ms: state.count_ms(),
+            machine: self.clone(),
+        }
     }
 }
 
-impl ClockError {
-    fn now_ahead_ms(&self) -> i64 {
+impl State {
+    /// Never goes back: no drift is that large.
+    fn count_ms(&self) -> u64 {
         let passed_ms = self.since.elapsed().as_millis() as i64;
-        self.ahead_ms
-            .saturating_add(passed_ms * self.drift_ppm / 1_000_000)
+        let gained_ms = passed_ms * self.drift_ppm / 1_000_000;
+        self.counted_ms.saturating_add_signed(passed_ms + gained_ms)
     }
 }
 
-impl PhysicalClock for SimClock {
+/// The clock of one process.
+pub struct ProcessClock {
+    machine: Arc<MachineClock>,
+    began_wall_ms: u64,
+    began_count_ms: u64,
+}
+
+impl PhysicalClock for ProcessClock {
     fn unix_ms(&self) -> u64 {
-        let right = EPOCH_MS + self.began.elapsed().as_millis() as u64;
-        right.saturating_add_signed(self.error.lock().now_ahead_ms())
+        let counted_ms = self.machine.state.lock().count_ms();
+        self.began_wall_ms + counted_ms.saturating_sub(self.began_count_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::time::advance;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_step_reaches_the_next_process_and_drift_every_one() {
+        let machine = MachineClock::new(Instant::now());
+        let first = machine.of_process();
+        machine.jump(-3_600_000);
+        advance(Duration::from_secs(10)).await;
+        assert_eq!(first.unix_ms(), EPOCH_MS + 10_000);
+        let second = machine.of_process();
+        assert_eq!(second.unix_ms(), EPOCH_MS + 10_000 - 3_600_000);
+        machine.drift(50_000);
+        advance(Duration::from_secs(100)).await;
+        assert_eq!(first.unix_ms(), EPOCH_MS + 10_000 + 105_000);
+        machine.drift(-50_000);
+        advance(Duration::from_secs(100)).await;
+        assert_eq!(first.unix_ms(), EPOCH_MS + 10_000 + 105_000 + 95_000);
     }
 }

@@ -15,7 +15,12 @@ use rdb_storage::{Family, KeyRange, StorageError, View};
 use rdb_types::{Digest, GlobalKey, NamespaceId, Record, RegionId, StoreId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
+
+/// How long the log below a snapshot that was put in place may stay on a slow disk.
+const PURGED_WITHIN: Duration = Duration::from_secs(3);
 
 /// What was seen so far.
 #[derive(Default)]
@@ -26,6 +31,8 @@ struct Seen {
     digests: digests::Digests,
     /// For each replica, up to where its log was compared.
     compared: BTreeMap<(StoreId, RegionId), u64>,
+    /// For each replica, how many snapshots were begun or put in place, and when that changed.
+    installs: BTreeMap<(StoreId, RegionId), (u64, Instant)>,
 }
 
 /// Watches one cluster.
@@ -70,6 +77,7 @@ impl Observer {
         let mut seen = self.seen.lock();
         seen.applied.restarted(store);
         seen.compared.retain(|(of, _), _| *of != store);
+        seen.installs.retain(|(of, _), _| *of != store);
     }
 
     /// Looks at a running store. `disk` is what it has written.
@@ -83,6 +91,7 @@ impl Observer {
         let report = peer.report();
         let region = peer.id();
         let mut seen = self.seen.lock();
+        let seen = &mut *seen;
         if u64::from(report.leader) == u64::from(store.get()) {
             let verdict = seen.leaders.seen(region, report.term, store);
             self.findings.check(one_leader::NAME, verdict);
@@ -99,6 +108,20 @@ impl Observer {
         for (namespace, digest) in namespaces {
             let verdict = seen.digests.seen(region, index, namespace, digest, store);
             self.findings.check(digests::NAME, verdict);
+        }
+        // What a snapshot replaced may lie in the log until it is purged, a moment later. Then all that is
+        // left is compared again.
+        let installs = peer.cell().with(|summary| summary.installs);
+        let known = seen
+            .installs
+            .entry((store, region))
+            .or_insert((installs, Instant::now()));
+        if known.0 != installs {
+            *known = (installs, Instant::now());
+            seen.compared.remove(&(store, region));
+        }
+        if installs > 0 && known.1.elapsed() < PURGED_WITHIN {
+            return;
         }
         let from = seen.compared.get(&(store, region)).copied().unwrap_or(0);
         // What was applied was written behind its entries: up to there, the disk has what the log has. An

@@ -4,7 +4,7 @@
 //! not decide when.
 
 use crate::bugs::Bugs;
-use crate::clock::SimClock;
+use crate::clock::MachineClock;
 use crate::disk::{Disk, Point};
 use crate::network::{Endpoint, Network};
 use crate::trace::Trace;
@@ -39,8 +39,8 @@ pub struct SimStore {
     pub id: StoreId,
     /// Its disk.
     pub disk: Arc<Disk>,
-    /// Its wall clock.
-    pub clock: Arc<SimClock>,
+    /// Its machine's clock.
+    pub clock: Arc<MachineClock>,
     config: Config,
     uuid: String,
     /// Finished snapshots are on the disk, and survive.
@@ -76,7 +76,7 @@ impl SimStore {
     pub fn new(
         id: StoreId,
         seed: u64,
-        clock: Arc<SimClock>,
+        clock: Arc<MachineClock>,
         peers: &BTreeMap<u16, String>,
         tune: impl FnOnce(&mut Config),
     ) -> SimStore {
@@ -153,7 +153,7 @@ impl SimStore {
                 store_uuid: self.uuid.clone(),
                 data_dir: None,
             },
-            clock: self.clock.clone(),
+            clock: Arc::new(self.clock.of_process()),
             tasks: tasks.clone(),
             address: format!("store-{id}"),
             http_address: format!("store-{id}-http"),

@@ -5,7 +5,7 @@
 
 use crate::aim::Aim;
 use crate::bugs::{Bug, Bugs};
-use crate::clock::SimClock;
+use crate::clock::MachineClock;
 use crate::disk::Orders;
 use crate::door::Door;
 use crate::invariants::{Findings, Violation, linearizable, liveness, no_panic};
@@ -159,7 +159,7 @@ impl World {
         let (says_ended, hears_ended) = mpsc::channel(64);
         let began = Instant::now();
         let stores = ids.iter().map(|id| {
-            let clock = Arc::new(SimClock::new(began));
+            let clock = MachineClock::new(began);
             let seed = seed ^ u64::from(id.get()).wrapping_mul(0x5702);
             (*id, SimStore::new(*id, seed, clock, &peers, tune))
         });
