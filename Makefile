@@ -4,10 +4,10 @@
 # Arguments are passed on: make demo ARGS="--help", make bench ARGS="--help".
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test verify fix bench clean
+.PHONY: help setup demo test verify fix bench sim sim-search clean
 
 help: ## this list
-	@awk -F '## ' '/^[a-z]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F '## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## find or install what the build needs (the other targets do it first)
 	@scripts/setup.sh
@@ -28,6 +28,14 @@ fix: setup ## format, and let clippy mend what it can
 bench: setup ## put and get side by side with etcd, as ratios
 	cargo build -p rdb-server --bin rdb-server
 	cargo run -p rdb-bench --bin rdb-bench -- $(ARGS)
+
+sim: setup ## the simulator over a fixed set of seeds, and every planted bug caught (SEEDS=n, default 150)
+	cargo build -p rdb-sim
+	cargo run -q -p rdb-sim -- search --first 1 --seeds $(or $(SEEDS),150) --minutes 8
+	cargo run -q -p rdb-sim -- bugs --seeds 200
+
+sim-search: setup ## the simulator over new seeds, from where the last search stopped (MINUTES=n, default 10)
+	cargo run -p rdb-sim -- search --state target/sim-next-seed --minutes $(or $(MINUTES),10)
 
 clean: ## remove what was built (RocksDB too: minutes to build again)
 	cargo clean
