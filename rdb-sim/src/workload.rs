@@ -70,6 +70,8 @@ pub struct Tally {
     pub read: u64,
     /// Refusals, by reason.
     pub refused: BTreeMap<String, u64>,
+    /// Writes that were acknowledged in each simulated second.
+    pub by_second: BTreeMap<u64, u64>,
 }
 
 impl Ledger {
@@ -111,6 +113,7 @@ impl Ledger {
         let now_ms = self.trace.now_ms();
         let mut shared = self.shared.lock();
         shared.tally.acknowledged += 1;
+        *shared.tally.by_second.entry(now_ms / 1_000).or_default() += 1;
         if let Some(receipt) = receipt {
             let region = RegionId(receipt.region_id);
             shared
@@ -166,6 +169,16 @@ enum Ended<T> {
     Answered(T),
     NotApplied,
     Unknown,
+}
+
+impl<T> Ended<T> {
+    fn outcome(&self, of_answer: impl FnOnce(&T) -> Outcome) -> Outcome {
+        match self {
+            Ended::Answered(answer) => of_answer(answer),
+            Ended::NotApplied => Outcome::NotApplied,
+            Ended::Unknown => Outcome::Unknown,
+        }
+    }
 }
 
 impl Client {
@@ -361,12 +374,9 @@ impl Client {
         let ended = self
             .persist("write", !id.is_empty(), || put(message.clone()))
             .await;
-        let outcome = match &ended {
-            Ended::Answered(_) => Outcome::Done,
-            Ended::NotApplied => Outcome::NotApplied,
-            Ended::Unknown => Outcome::Unknown,
-        };
-        self.ledger.recorder.complete(token, outcome);
+        self.ledger
+            .recorder
+            .complete(token, ended.outcome(|_| Outcome::Done));
         let Ended::Answered(answer) = ended else {
             return;
         };
@@ -398,12 +408,13 @@ impl Client {
         let ended = self
             .persist("swap", !id.is_empty(), || swap(message.clone()))
             .await;
-        let outcome = match &ended {
-            Ended::Answered(answer) if answer.success => Outcome::Done,
-            Ended::Answered(_) => Outcome::CasLost,
-            Ended::NotApplied => Outcome::NotApplied,
-            Ended::Unknown => Outcome::Unknown,
-        };
+        let outcome = ended.outcome(|answer| {
+            if answer.success {
+                Outcome::Done
+            } else {
+                Outcome::CasLost
+            }
+        });
         self.ledger.recorder.complete(token, outcome);
         let Ended::Answered(answer) = ended else {
             return;
@@ -442,12 +453,9 @@ impl Client {
         let ended = self
             .persist("delete", !id.is_empty(), || delete(message.clone()))
             .await;
-        let outcome = match &ended {
-            Ended::Answered(_) => Outcome::Done,
-            Ended::NotApplied => Outcome::NotApplied,
-            Ended::Unknown => Outcome::Unknown,
-        };
-        self.ledger.recorder.complete(token, outcome);
+        self.ledger
+            .recorder
+            .complete(token, ended.outcome(|_| Outcome::Done));
         if let Ended::Answered(answer) = ended {
             self.known.insert(register, (0, None));
             self.ledger.acknowledged(answer.receipt.as_ref());

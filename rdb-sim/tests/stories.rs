@@ -5,7 +5,7 @@
 )]
 
 use rdb_sim::plan::{Fault, Keep, Planned, Shape};
-use rdb_sim::world::{RunOptions, run};
+use rdb_sim::world::{Report, RunOptions, run};
 use rdb_types::StoreId;
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ fn store(id: u64) -> StoreId {
     StoreId::new(id).unwrap()
 }
 
-fn tell(name: &str, seconds: u64, faults: Vec<(u64, Fault)>) {
+fn tell(name: &str, seconds: u64, faults: Vec<(u64, Fault)>) -> Report {
     let planned = faults
         .into_iter()
         .map(|(at_ms, fault)| Planned { at_ms, fault });
@@ -25,6 +25,7 @@ fn tell(name: &str, seconds: u64, faults: Vec<(u64, Fault)>) {
     let report = run(&options).unwrap();
     let found: Vec<String> = report.violations.iter().map(ToString::to_string).collect();
     assert!(found.is_empty(), "{name}: {found:#?}");
+    report
 }
 
 /// The only piece of a snapshot was sent into a cut, and its sender waited for the answer as long as an
@@ -49,4 +50,57 @@ fn a_snapshot_that_was_lost_in_a_cut_is_sent_again_after_the_heal() {
             (27_000, Fault::Cuts(Shape::Whole, BTreeSet::new())),
         ],
     );
+}
+
+/// Whatever links are cut, as long as some store reaches a majority in both directions, some leader is
+/// found within ten seconds, and kept.
+#[test]
+fn a_leader_is_found_and_kept_under_every_partition() {
+    let all = [1, 2, 3];
+    let mut standing = Vec::new();
+    let others = |one: u64| all.into_iter().filter(move |other| *other != one);
+    for one in all {
+        let both: BTreeSet<_> = others(one)
+            .flat_map(|other| [(store(one), store(other)), (store(other), store(one))])
+            .collect();
+        let hears_nobody: BTreeSet<_> = others(one)
+            .map(|other| (store(other), store(one)))
+            .collect();
+        let heard_by_nobody: BTreeSet<_> = others(one)
+            .map(|other| (store(one), store(other)))
+            .collect();
+        let (next, far) = (store(one % 3 + 1), store((one + 1) % 3 + 1));
+        let bridge = BTreeSet::from([(next, far), (far, next)]);
+        let one_way = BTreeSet::from([(store(one), next)]);
+        for (shape, cut) in [
+            (Shape::Alone, both),
+            (Shape::Deaf, hears_nobody),
+            (Shape::Mute, heard_by_nobody),
+            (Shape::Bridge, bridge),
+            (Shape::OneWay, one_way),
+        ] {
+            let name = format!("{shape:?} {one}");
+            let report = tell(
+                &name,
+                22,
+                vec![
+                    (5_000, Fault::Cuts(shape, cut)),
+                    (23_000, Fault::Cuts(Shape::Whole, BTreeSet::new())),
+                ],
+            );
+            // Clients that ask a store whose words are lost wait for their deadlines, so single seconds
+            // may be silent.
+            let written: Vec<u64> = report
+                .tally
+                .by_second
+                .range(15..22)
+                .map(|(_, n)| *n)
+                .collect();
+            println!("{name}: {written:?}, {} leaders", report.looked.leaders);
+            if written.len() < 3 {
+                standing.push(name);
+            }
+        }
+    }
+    assert!(standing.is_empty(), "nothing goes on under {standing:?}");
 }
