@@ -1,6 +1,6 @@
 //! How a store comes to belong to a cluster, and makes itself known in it.
 //!
-//! Owns the carrying out of what [`Cluster`] decides: asking the others, keeping the plan on the disk
+//! Owns the carrying out of what [`crate::cluster`] decides: asking the others, keeping the plan on the disk
 //! before anybody hears of it, the first entries of the meta region. Decides nothing itself.
 
 use super::{StartError, StoreCore};
