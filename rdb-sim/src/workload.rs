@@ -491,7 +491,11 @@ impl Client {
 
     async fn scan(&mut self) {
         let asked_ms = self.ledger.trace.now_ms();
-        let message = scan_of(PUTS_NAMESPACE);
+        let mut message = scan_of(PUTS_NAMESPACE);
+        // A piece of it: the whole is read at the end.
+        message.start = key(self.chance.random_range(0..10_000));
+        message.limit = 50;
+        message.reverse = self.chance.random_bool(0.3);
         if let Ok(pages) = self.attempt("scan", scan(message)).await {
             for page in pages {
                 self.ledger
