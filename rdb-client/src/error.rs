@@ -91,12 +91,20 @@ impl ClientError {
         if self.outcome == Outcome::Unknown {
             return Some(match self.request_id {
                 Some(_) if self.is_repeatable() => {
-                    "it may have been applied; repeat it with the same request id, or read before deciding"
+                    "the write may have been applied; repeat it with the same request id, or read before deciding"
                 }
-                _ => "it may have been applied; read before deciding",
+                _ => "the write may have been applied; read before deciding",
             });
         }
         // No store of ours: those give a reason with every refusal.
+        if self.kind == ErrorKind::Refused
+            && self.reason.is_none()
+            && self.code == Code::Unimplemented
+        {
+            return Some(
+                "no store's gRPC port says this: is it the HTTP port (--http-addr, 50061 unless set)? clients need that of --addr (50051 unless set)",
+            );
+        }
         if self.kind == ErrorKind::Refused && self.reason.is_none() && !self.is_unavailable() {
             return Some(
                 "no reason came with it, so it may be from something between: see its log, and the store's",
