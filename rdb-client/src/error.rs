@@ -97,14 +97,6 @@ impl ClientError {
             });
         }
         // No store of ours: those give a reason with every refusal.
-        if self.kind == ErrorKind::Refused
-            && self.reason.is_none()
-            && self.code == Code::Unimplemented
-        {
-            return Some(
-                "no store's gRPC port says this: is it the HTTP port (--http-addr, 50061 unless set)? clients need that of --addr (50051 unless set)",
-            );
-        }
         if self.kind == ErrorKind::Refused && self.reason.is_none() && !self.is_unavailable() {
             return Some(
                 "no reason came with it, so it may be from something between: see its log, and the store's",
@@ -114,7 +106,11 @@ impl ClientError {
         match self.kind {
             ErrorKind::Connect => Some("is a store running there?"),
             ErrorKind::Deadline => Some("try again, or allow a longer timeout"),
-            ErrorKind::Usage | ErrorKind::Broken | ErrorKind::Refused => None,
+            // No attempt was answered, or that would be told.
+            ErrorKind::Broken => Some(
+                "if no call there is ever answered, it may be the port of --http-addr: clients need that of --addr (50051 unless set)",
+            ),
+            ErrorKind::Usage | ErrorKind::Refused => None,
         }
     }
 }
