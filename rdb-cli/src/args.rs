@@ -68,7 +68,7 @@ pub(crate) struct Shared {
     pub(crate) output: Option<Format>,
 
     /// How long to wait for the answer, all attempts included: 500ms, 10s, 2m
-    #[arg(long, global = true, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    #[arg(long, global = true, value_name = "DURATION", default_value = "10s", value_parser = duration, allow_hyphen_values = true)]
     #[arg(help_heading = "Everywhere")]
     pub(crate) timeout: Duration,
 }

@@ -58,6 +58,28 @@ fn run_with_input(endpoint: &str, args: &[&str], input: &[u8]) -> Ran {
     }
 }
 
+/// A port that answers every connection as an HTTP/1 server answers a gRPC client, and hangs up.
+fn http_port() -> String {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut stream = stream;
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
+        }
+    });
+    address
+}
+
+#[test]
+fn an_endpoint_that_is_the_http_port_is_suspected() {
+    let ran = run(&http_port(), &["get", "k"]);
+    assert_eq!((ran.code, ran.out()), (4, ""), "{}", ran.err);
+    assert!(ran.err.contains("--http-addr"), "{}", ran.err);
+}
+
 /// Nothing listens there: the port was free a moment ago, and it is not among those given out next.
 fn nowhere() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -130,6 +152,22 @@ fn what_is_not_well_formed_is_exit_code_2_and_nothing_on_stdout() {
         let ran = run("127.0.0.1:1", args);
         assert_eq!((ran.code, ran.out()), (2, ""), "{args:?}: {}", ran.err);
         assert!(!ran.err.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn a_refused_flag_is_called_by_its_name() {
+    let cases: &[(&[&str], &str)] = &[
+        (&["put", "k", "v", "--ttl", "-5s"], "--ttl"),
+        (&["get", "k", "--timeout", "-5s"], "--timeout"),
+        (&["ns", "create", "n", "--max-lag", "-5s"], "--max-lag"),
+        (&["get", "k", "--endpoints", ""], "it is empty"),
+    ];
+    for (args, named) in cases {
+        let ran = run("127.0.0.1:1", args);
+        assert_eq!(ran.code, 2, "{args:?}: {}", ran.err);
+        assert!(ran.err.contains(named), "{args:?}: {}", ran.err);
+        assert!(!ran.err.contains("unexpected argument"), "{}", ran.err);
     }
 }
 

@@ -11,6 +11,7 @@ use crate::node::Node;
 use crate::retry::{self, Next, Safety, Situation};
 use bytes::Bytes;
 use rdb_types::Reason;
+use rdb_types::reason::NOT_APPLIED;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -132,8 +133,8 @@ impl Client {
                 safety: call.safety,
                 attempts: so_far.attempts,
                 other_endpoint: self.has_other_than(&so_far.tried, now),
-                // Where some store answers, waiting for the others is waiting for the cluster.
-                wait_for_ready: options.wait_for_ready || so_far.last_answer.is_some(),
+                wait_for_ready: options.wait_for_ready,
+                heard: so_far.last_answer.as_ref(),
                 policy: &options.retry,
                 draw: draw(),
             };
@@ -181,7 +182,7 @@ impl SoFar {
             kind,
             code,
             reason,
-            message,
+            mut message,
             mut metadata,
             ..
         } = self.most_telling(failure);
@@ -190,11 +191,15 @@ impl SoFar {
             (true, false) => Outcome::NotApplied,
             (true, true) => Outcome::Unknown,
         };
-        // The last attempt's word is not the call's: an earlier one may have been applied.
+        // One attempt's word is not the call's, neither in the metadata nor in the text: another one may
+        // have been applied.
         match outcome {
             Outcome::NotAWrite => {}
             Outcome::NotApplied => drop(metadata.insert("outcome".into(), "not_applied".into())),
-            Outcome::Unknown => drop(metadata.insert("outcome".into(), "unknown".into())),
+            Outcome::Unknown => {
+                message = without_verdict(&message);
+                metadata.insert("outcome".into(), "unknown".into());
+            }
         }
         ClientError {
             reason,
@@ -218,11 +223,13 @@ impl SoFar {
             None => failure.message.clone(),
         };
         match (failure.kind, &self.last_answer, &self.last_silence) {
-            (ErrorKind::Connect | ErrorKind::Broken, Some(answer), _) => Failure {
-                message: format!("{}; and {}", answer.message, failure.message),
-                ..answer.clone()
-            },
-            (ErrorKind::Deadline, Some(before), _) | (ErrorKind::Deadline, None, Some(before)) => {
+            (ErrorKind::Connect | ErrorKind::Broken | ErrorKind::Deadline, Some(answer), _) => {
+                Failure {
+                    message: format!("{}; and {}", answer.message, failure.message),
+                    ..answer.clone()
+                }
+            }
+            (ErrorKind::Deadline, None, Some(before)) => {
                 let mut metadata = before.metadata.clone();
                 metadata.extend(failure.metadata);
                 let message = format!("{}; before that: {}", failure.message, why(before));
@@ -235,6 +242,15 @@ impl SoFar {
             _ => failure,
         }
     }
+}
+
+/// What a store said, without the clauses in which it says that its own attempt was not applied.
+fn without_verdict(message: &str) -> String {
+    ["; ", " and ", ". "]
+        .iter()
+        .fold(message.to_owned(), |text, joint| {
+            text.replace(&format!("{joint}{NOT_APPLIED}"), "")
+        })
 }
 
 /// Where the refusal names the leader and it is one of ours, the next attempt goes there.

@@ -137,6 +137,9 @@ pub(crate) fn parse(endpoint: &str) -> Result<String, ClientError> {
         Err(ClientError::usage("connecting", message))
     };
     let text = endpoint.trim();
+    if text.is_empty() {
+        return refuse("it is empty");
+    }
     if text.starts_with("https://") {
         return refuse("TLS is not supported yet");
     }
@@ -223,7 +226,7 @@ mod tests {
             assert_eq!(parse(good).unwrap(), address);
         }
         for (bad, why) in [
-            ("", "port is missing"),
+            ("", "it is empty"),
             ("localhost", "port is missing"),
             (":50051", "host is missing"),
             ("a:0", "port 0"),

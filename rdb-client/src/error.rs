@@ -87,14 +87,21 @@ impl ClientError {
         self.outcome == Outcome::Unknown && self.request_id.is_some() && passes
     }
 
+    /// What to say of an endpoint that may be a store's other port. A store of ours gives a reason with
+    /// every refusal; an HTTP server knows no such page, or breaks the connection.
+    const OTHER_PORT: &str = "if no call there is ever answered, it may be the port of --http-addr: clients need that of --addr (50051 unless set)";
+
     fn next_step(&self) -> Option<&'static str> {
         if self.outcome == Outcome::Unknown {
             return Some(match self.request_id {
                 Some(_) if self.is_repeatable() => {
-                    "it may have been applied; repeat it with the same request id, or read before deciding"
+                    "the write may have been applied; repeat it with the same request id, or read before deciding"
                 }
-                _ => "it may have been applied; read before deciding",
+                _ => "the write may have been applied; read before deciding",
             });
+        }
+        if self.code == Code::Unimplemented && self.reason.is_none() {
+            return Some(Self::OTHER_PORT);
         }
         // No store of ours: those give a reason with every refusal.
         if self.kind == ErrorKind::Refused && self.reason.is_none() && !self.is_unavailable() {
@@ -106,7 +113,9 @@ impl ClientError {
         match self.kind {
             ErrorKind::Connect => Some("is a store running there?"),
             ErrorKind::Deadline => Some("try again, or allow a longer timeout"),
-            ErrorKind::Usage | ErrorKind::Broken | ErrorKind::Refused => None,
+            // No attempt was answered, or that would be told.
+            ErrorKind::Broken => Some(Self::OTHER_PORT),
+            ErrorKind::Usage | ErrorKind::Refused => None,
         }
     }
 }
@@ -157,6 +166,24 @@ mod tests {
             ..error
         };
         assert!(unknown.to_string().contains("may have been applied"));
+    }
+
+    #[test]
+    fn an_endpoint_that_is_another_port_is_suspected() {
+        // What tonic makes of an HTTP server's 404, and of a connection that it breaks.
+        for (code, kind) in [
+            (Code::Unimplemented, ErrorKind::Refused),
+            (Code::Unavailable, ErrorKind::Broken),
+        ] {
+            let error = ClientError {
+                reason: None,
+                code,
+                kind,
+                outcome: Outcome::NotAWrite,
+                ..ClientError::usage("get", "mapped from HTTP status code 404")
+            };
+            assert!(error.to_string().contains("--http-addr"), "{error}");
+        }
     }
 
     #[test]

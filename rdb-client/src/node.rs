@@ -21,10 +21,12 @@ use tonic::transport::{Channel, Endpoint, Uri};
 
 /// For how long an endpoint that failed is asked only when no other is left.
 const AVOID: Duration = Duration::from_millis(500);
-/// A peer that vanished without a word is noticed after the sum of these two, at most, while calls
-/// are under way.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A store that says nothing at all, not even on the connection, is noticed after the sum of these two,
+/// at most, while calls are under way; one that is only slow with its answer is not cut off by them.
+/// Where there is another store to ask: soon. Where there is none: a pause is better waited out.
+const KEEP_ALIVE_OF_SEVERAL: (Duration, Duration) =
+    (Duration::from_millis(300), Duration::from_millis(700));
+const KEEP_ALIVE_OF_ONE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(2));
 /// Flow-control windows: a page of a scan, and many of them, without waiting for the other side.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
@@ -60,10 +62,15 @@ impl Node {
         let uri = format!("http://{address}")
             .parse::<Uri>()
             .map_err(|error| Failure::connect(&address, &error))?;
+        let (interval, timeout) = if options.endpoints.len() > 1 {
+            KEEP_ALIVE_OF_SEVERAL
+        } else {
+            KEEP_ALIVE_OF_ONE
+        };
         let endpoint = Endpoint::from(uri)
             .connect_timeout(options.connect_timeout)
-            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .http2_keep_alive_interval(interval)
+            .keep_alive_timeout(timeout)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
         Ok(Node {

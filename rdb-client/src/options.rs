@@ -11,7 +11,8 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
     /// Stores to ask, `host:port` or `http://host:port`, in order of preference. One is never left
-    /// for another store; several are failed over between.
+    /// for another store; several are failed over between, within 1 s from one that says nothing at
+    /// all on a connection that is there.
     pub endpoints: Vec<String>,
     /// How long a call may take, all its attempts included, unless it brings its own timeout.
     pub request_timeout: Duration,
@@ -31,8 +32,8 @@ pub struct ClientOptions {
     pub streams_per_endpoint: usize,
     /// Operations that may wait to be sent on one stream; more wait for room, until their deadline.
     pub max_queued_ops: usize,
-    /// While no endpoint can be connected to: `true` keeps trying until the deadline, `false` gives
-    /// up once each was tried (what a command for people wants).
+    /// While no endpoint can be connected to, or the stores have no quorum: `true` keeps trying until
+    /// the deadline, `false` gives up once each was tried (what a command for people wants).
     pub wait_for_ready: bool,
     /// With several endpoints: ask the cluster now and then who leads and which other stores there
     /// are, so that calls go where they need no forwarding.

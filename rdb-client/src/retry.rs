@@ -41,6 +41,7 @@ pub(crate) enum Next {
 }
 
 /// What the decision looks at beside the failure.
+#[derive(Clone, Copy)]
 pub(crate) struct Situation<'a> {
     pub(crate) safety: Safety,
     /// Attempts made, this one included.
@@ -49,6 +50,8 @@ pub(crate) struct Situation<'a> {
     pub(crate) other_endpoint: bool,
     /// See [`crate::ClientOptions::wait_for_ready`].
     pub(crate) wait_for_ready: bool,
+    /// What the last store that answered an earlier attempt of this call said, if one did.
+    pub(crate) heard: Option<&'a Failure>,
     pub(crate) policy: &'a RetryPolicy,
     /// Evenly drawn from [0, 1].
     pub(crate) draw: f64,
@@ -74,8 +77,20 @@ pub(crate) fn next(failure: &Failure, situation: &Situation<'_>) -> Next {
             elsewhere,
         };
     }
-    if failure.kind == ErrorKind::Connect && !situation.wait_for_ready {
-        return Next::GiveUp;
+    if !situation.wait_for_ready && !situation.other_endpoint {
+        let told = match failure.kind {
+            ErrorKind::Refused => Some(failure),
+            _ => situation.heard,
+        };
+        // A store waits for a quorum itself before it says that there is none. Where one says anything
+        // else, waiting for the others is waiting for the cluster.
+        let in_vain = match told {
+            Some(told) => told.reason == Some(Reason::NoQuorum),
+            None => failure.kind == ErrorKind::Connect,
+        };
+        if in_vain {
+            return Next::GiveUp;
+        }
     }
     let bound = bound(policy, attempts);
     let drawn = if policy.jitter {
@@ -162,6 +177,7 @@ mod tests {
                 attempts,
                 other_endpoint,
                 wait_for_ready: true,
+                heard: None,
                 policy: &policy,
                 draw,
             },
@@ -265,10 +281,35 @@ mod tests {
             attempts: 3,
             other_endpoint: false,
             wait_for_ready: false,
+            heard: None,
             policy: &policy,
             draw: 0.0,
         };
         assert_eq!(next(&failure, &impatient), Next::GiveUp);
+
+        // Nor for a quorum that a store has waited for itself; but for one that is starting.
+        for (reason, gives_up) in [("NO_QUORUM", true), ("NOT_READY", false)] {
+            let said = refused(Code::Unavailable, reason, "not_applied", 0);
+            let then_away = Situation {
+                heard: Some(&said),
+                ..impatient
+            };
+            assert_eq!(
+                next(&said, &impatient) == Next::GiveUp,
+                gives_up,
+                "{reason}"
+            );
+            assert_eq!(
+                next(&failure, &then_away) == Next::GiveUp,
+                gives_up,
+                "{reason}"
+            );
+            let elsewhere = Situation {
+                other_endpoint: true,
+                ..then_away
+            };
+            assert_ne!(next(&said, &elsewhere), Next::GiveUp, "{reason}");
+        }
     }
 
     #[test]
@@ -284,6 +325,7 @@ mod tests {
                 attempts,
                 other_endpoint: true,
                 wait_for_ready: true,
+                heard: None,
                 policy: &policy,
                 draw: 0.0,
             };

@@ -34,6 +34,14 @@ impl Outcome {
             Outcome::Unknown => "unknown",
         }
     }
+
+    /// As a message says it of `what` ("the write").
+    pub fn clause(self, what: &str) -> String {
+        match self {
+            Outcome::NotApplied => format!("{what} was not applied"),
+            Outcome::Unknown => format!("whether {what} was applied is not known"),
+        }
+    }
 }
 
 /// A refusal.
@@ -211,6 +219,12 @@ mod tests {
             .with("region", 2)
             .outcome(Outcome::Unknown);
         assert_eq!(Error::from_wire(error.to_wire()), error);
+    }
+
+    #[test]
+    fn clients_know_the_clause_that_they_may_have_to_leave_out() {
+        let clause = Outcome::NotApplied.clause("the write");
+        assert_eq!(clause, rdb_types::reason::NOT_APPLIED);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::transport::grpc::{Kind, Place};
 use futures::future::BoxFuture;
 use rdb_proto::admin::admin_server;
 use rdb_proto::kv::kv_server;
-use rdb_proto::raft::raft_service_server;
+use rdb_proto::raft::{peer_server, raft_service_server};
 use rdb_types::Reason;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -114,8 +114,20 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let Some(method) = our_method(request.uri().path()) else {
-            return Box::pin(self.inner.call(request));
+        let path = request.uri().path();
+        let Some(method) = our_method(path) else {
+            if service_of(path) == Some(peer_server::SERVICE_NAME) {
+                return Box::pin(self.inner.call(request));
+            }
+            let (call, limit) = (self.inner.call(request), self.max_request_bytes);
+            // tonic knows no such service, and says nothing but that.
+            return Box::pin(async move {
+                let response = call.await?;
+                let unknown = bare_status(response.headers())
+                    .filter(|status| status.code() == Code::Unimplemented)
+                    .and_then(|status| in_our_words(&status, limit));
+                Ok(unknown.map_or(response, |error| error.to_status(false).into_http()))
+            });
         };
         if on_probation(&request) {
             let refused = no_place().to_status(true).into_http();
@@ -165,6 +177,12 @@ fn our_method(path: &str) -> Option<&str> {
     SERVICES.contains(&service).then_some(method)
 }
 
+/// The service that a path names.
+fn service_of(path: &str) -> Option<&str> {
+    let (service, _) = path.strip_prefix('/')?.split_once('/')?;
+    Some(service)
+}
+
 /// Whether the call came on a connection beyond those that clients may have.
 fn on_probation<B>(request: &Request<B>) -> bool {
     let place = request.extensions().get::<Arc<Place>>();
@@ -208,11 +226,13 @@ pub fn in_our_words(status: &Status, max_request_bytes: u64) -> Option<Error> {
                 "the message cannot be decoded ({said}); nothing of it was applied: send what kv.proto describes"
             ),
         ),
+        Code::Unimplemented if said.is_empty() => Error::new(
+            Reason::Unimplemented,
+            "this store does not know that call; see which calls it has by reflection, or upgrade it",
+        ),
         Code::Unimplemented => Error::new(
             Reason::Unimplemented,
-            format!(
-                "this store does not know that call, or its compression ({said}); see which calls it has by reflection, or upgrade it"
-            ),
+            format!("this store cannot take the call as it was sent ({said}): send it uncompressed"),
         ),
         _ => return None,
     };

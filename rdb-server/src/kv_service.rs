@@ -19,15 +19,13 @@ use group::{Answer, Decoded, Group, got, namespace_of, wrote};
 use rdb_proto::kv::{self, batch_request, batch_response, compare_and_swap_request, kv_server::Kv};
 use rdb_proto::raft::{WriteOp, write_op::Kind};
 use rdb_types::key::prefix_end;
+use rdb_types::namespace::MAX_TTL_MS;
 use rdb_types::{Reason, request_id};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
-
-/// The longest time to live: 100 years. A longer one is a mistake in its unit.
-pub const MAX_TTL_MS: i64 = 100 * 366 * 24 * 3600 * 1000;
 
 /// The service.
 #[derive(Clone)]

@@ -138,11 +138,21 @@ pub struct Timed<'a> {
 impl<'a> Timed<'a> {
     /// The request came.
     pub fn start(metrics: &'a Metrics, method: &'static str, namespace: &str) -> Timed<'a> {
+        Timed::since(metrics, method, namespace, Instant::now())
+    }
+
+    /// The request came at `started`.
+    pub fn since(
+        metrics: &'a Metrics,
+        method: &'static str,
+        namespace: &str,
+        started: Instant,
+    ) -> Timed<'a> {
         Timed {
             metrics,
             method,
             namespace: namespace.to_owned(),
-            started: Instant::now(),
+            started,
         }
     }
 

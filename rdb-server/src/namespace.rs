@@ -105,6 +105,7 @@ impl Namespaces {
             deadline,
         )
         .await
+        .map_err(|error| not_created(parsed.as_str(), error))
     }
 
     /// Creates a namespace and installs it in its regions.
@@ -173,6 +174,22 @@ impl Namespaces {
     }
 }
 
+/// What a write hears whose namespace was not there and could not be created. What is unknown of the
+/// creation is not unknown of the write.
+fn not_created(name: &str, mut error: Error) -> Error {
+    let namespace = if error.is_unknown() {
+        "; the namespace may have been created"
+    } else {
+        ""
+    };
+    error.message = format!(
+        "namespace {name:?} had to be created first: {}; {}{namespace}",
+        error.message,
+        Outcome::NotApplied.clause("the write")
+    );
+    error.outcome(Outcome::NotApplied)
+}
+
 /// Refuses what this build cannot serve yet.
 pub fn require_strong(row: &NamespaceRow) -> Result<NamespaceId, Error> {
     match convert::mode(row.mode) {
@@ -183,5 +200,33 @@ pub fn require_strong(row: &NamespaceRow) -> Result<NamespaceId, Error> {
         )
         .with("namespace", &row.name)
         .outcome(Outcome::NotApplied)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_of_a_creation_that_failed_says_what_its_outcome_says() {
+        let refused = |outcome: Outcome| {
+            let what = "the change of the cluster's tables";
+            let text = format!("region 1 has no quorum; {}", outcome.clause(what));
+            not_created("n", Error::new(Reason::NoQuorum, text).outcome(outcome))
+        };
+        for (error, created) in [
+            (refused(Outcome::Unknown), true),
+            (refused(Outcome::NotApplied), false),
+        ] {
+            assert_eq!(error.metadata["outcome"], "not_applied");
+            let says = |part: &str| error.message.contains(part);
+            assert!(says("; the write was not applied"), "{error}");
+            assert!(!says("whether the write"), "{error}");
+            assert_eq!(
+                says("the namespace may have been created"),
+                created,
+                "{error}"
+            );
+        }
     }
 }

@@ -69,10 +69,11 @@ impl ModeService {
             name: row.name.clone(),
             mode: row.mode,
             state: state_of(row) as i32,
+            // Read and written again: an older row may leave out what is the default.
             policies: Some(
-                row.policies
-                    .clone()
-                    .unwrap_or_else(|| convert::policies_to_wire(&rdb_types::Policies::default())),
+                convert::policies(row.policies.as_ref())
+                    .map(|policies| convert::policies_to_wire(&policies))
+                    .unwrap_or_else(|_| row.policies.clone().unwrap_or_default()),
             ),
             keys,
             bytes,
@@ -220,8 +221,13 @@ impl RaftService for ModeService {
         // mean `default`, which exists.
         let name = NamespaceName::parse(&create.name)
             .map_err(|error| status(Error::invalid("name", error.to_string())))?;
-        convert::policies(create.policies.as_ref())
+        let policies = convert::policies(create.policies.as_ref())
             .map_err(|(field, why)| status(Error::invalid(field, why)))?;
+        policies.check().map_err(|error| {
+            let field = format!("policies.{}", error.field);
+            let text = format!("policies.{error}");
+            status(Error::invalid(&field, text).with("limit", error.limit))
+        })?;
         if create.mode != 0 && convert::mode(create.mode).is_none() {
             return Err(status(Error::invalid(
                 "mode",
@@ -231,7 +237,8 @@ impl RaftService for ModeService {
         let command = raft::CreateNamespaceCommand {
             name: name.as_str().to_owned(),
             mode: create.mode,
-            policies: create.policies,
+            // Written out, so that what is shown of a namespace names every default.
+            policies: Some(convert::policies_to_wire(&policies)),
             from_default: false,
         };
         let row = self

@@ -14,6 +14,7 @@ use crate::config::{Config, KeyChange};
 use crate::grpc_edge::EdgeLayer;
 use crate::http::{self, Probes};
 use crate::kv_service::KvService;
+use crate::namespace::require_strong;
 use crate::peer_manager::PeerManager;
 use crate::raft_service::ModeService;
 pub use crate::store::StartError;
@@ -367,8 +368,10 @@ async fn report_health(
             .values()
             .filter(|row| !row.deleted)
         {
+            // One that cannot be served yet is there all the same, and says so.
+            let served = require_strong(row).is_ok();
             reporter
-                .set_service_status(row.name.clone(), status(ready && data_quorum))
+                .set_service_status(row.name.clone(), status(ready && data_quorum && served))
                 .await;
         }
         tokio::select! {

@@ -33,12 +33,24 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+/// What to do about a port that cannot be bound.
+fn remedy(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::AddrNotAvailable => {
+            "no interface of this machine has that address: use one that it has"
+        }
+        std::io::ErrorKind::PermissionDenied => "ask for the permission that the port needs",
+        _ => "stop what uses it",
+    }
+}
+
 /// Why a store does not start, or may not go on. One line that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A port cannot be bound.
     #[error(
-        "cannot listen on {addr} ({key}): {source}; stop what uses it, or choose another with --{flag}"
+        "cannot listen on {addr} ({key}): {source}; {}, or choose another with --{flag}",
+        remedy(.source)
     )]
     Listen {
         /// The address.

@@ -234,6 +234,14 @@ async fn what_is_in_use_or_belongs_to_another_is_refused_and_untouched() {
         );
         assert!(!Path::new(&other_dir).exists(), "nothing is touched");
     }
+    // An address that no interface has is nobody's to stop.
+    let away = with_flag(&elsewhere, "--addr", "192.0.2.1:50051");
+    let exit = Node::run_to_exit(&with_flag(&away, "--data-dir", &other_dir), ENDS).await;
+    let line = exit.refused();
+    assert!(
+        line.contains("no interface of this machine") && !line.contains("stop what uses it"),
+        "{line:?}"
+    );
     // The store that runs did not notice.
     Plain::on(&cluster, 0)
         .await

@@ -96,6 +96,59 @@ pub struct Policies {
     pub conflict_log_bytes: u64,
 }
 
+/// The longest time to live: 100 years. A longer one is a mistake in its unit.
+pub const MAX_TTL_MS: i64 = 100 * 366 * 24 * 3600 * 1000;
+/// The laxest objective for replication lag: 30 days.
+pub const MAX_LAG_MS: u64 = 30 * 24 * 3600 * 1000;
+/// The largest bound of a conflict log: 1 TiB.
+pub const MAX_CONFLICT_LOG_BYTES: u64 = 1 << 40;
+
+/// A policy that is beyond what makes sense.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} is {value}; the limit is {limit} ({limit_text})")]
+pub struct PolicyError {
+    /// Which one, as it is called in requests: `ttl_ms`.
+    pub field: &'static str,
+    /// What was asked for.
+    pub value: u64,
+    /// The most that is allowed.
+    pub limit: u64,
+    limit_text: &'static str,
+}
+
+impl Policies {
+    /// Refuses numbers beyond the limits, which are those of the configuration, too.
+    ///
+    /// Asked where requests come in, never where committed ones are applied: those are facts.
+    pub fn check(&self) -> Result<(), PolicyError> {
+        [
+            (
+                "ttl_ms",
+                self.ttl_ms,
+                MAX_TTL_MS.unsigned_abs(),
+                "100 years",
+            ),
+            ("max_lag_ms", self.max_lag_ms, MAX_LAG_MS, "30 days"),
+            (
+                "conflict_log_bytes",
+                self.conflict_log_bytes,
+                MAX_CONFLICT_LOG_BYTES,
+                "1 TiB",
+            ),
+        ]
+        .into_iter()
+        .find(|(_, value, limit, _)| value > limit)
+        .map_or(Ok(()), |(field, value, limit, limit_text)| {
+            Err(PolicyError {
+                field,
+                value,
+                limit,
+                limit_text,
+            })
+        })
+    }
+}
+
 /// A legal name: 1 to 64 of `a-z 0-9 _ . -`, starting with a letter.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NamespaceName(String);

@@ -3,6 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+/// How the text of a refusal says that one attempt of a write did nothing. A client whose other attempts
+/// may have done something leaves it out.
+pub const NOT_APPLIED: &str = "the write was not applied";
+
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
         /// The reason in a `google.rpc.ErrorInfo` of domain `flaredb`.

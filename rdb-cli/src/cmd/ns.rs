@@ -67,14 +67,14 @@ pub(crate) struct Create {
 #[derive(Args, Debug)]
 pub(crate) struct PolicyArgs {
     /// Time to live of writes that bring none: 30s, 7d
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration, allow_hyphen_values = true)]
     ttl: Option<Duration>,
     /// When an eventual write is acknowledged: once on disk, or before. Stored, and without effect
     /// until there is an eventual mode
     #[arg(long, value_parser = durability_parser())]
     durability: Option<Durability>,
     /// Objective for replication lag. Stored, and without effect until there is an eventual mode
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration, allow_hyphen_values = true)]
     max_lag: Option<Duration>,
     /// Bound of the conflict log, in bytes. Stored, and without effect until there is an eventual mode
     #[arg(long, value_name = "BYTES")]

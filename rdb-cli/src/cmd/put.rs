@@ -29,7 +29,7 @@ pub(crate) struct Put {
 #[derive(Args, Debug)]
 pub(crate) struct WriteArgs {
     /// Let the key expire after this time: 30s, 15m, 7d
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration, allow_hyphen_values = true)]
     ttl: Option<Duration>,
     /// Name this write (at most 64 bytes), so that running the command again applies it once
     #[arg(long, value_name = "TEXT")]

@@ -57,6 +57,15 @@ pub(crate) fn refuse(code: Code, reason: &'static str, outcome: &str, retry_afte
     }
 }
 
+/// The text of a refusal, with the outcome in it as stores word it.
+fn said(metadata: &[(&'static str, String)]) -> String {
+    let outcome = metadata.iter().find(|(key, _)| *key == "outcome");
+    match outcome.map(|(_, outcome)| outcome.as_str()) {
+        Some("not_applied") => "the script says so; the write was not applied".to_owned(),
+        _ => "the script says so".to_owned(),
+    }
+}
+
 pub(crate) fn no_quorum() -> Act {
     refuse(Code::Unavailable, "NO_QUORUM", "not_applied", 200)
 }
@@ -112,6 +121,8 @@ enum Listener {
     },
     /// Takes connections and says nothing, ever.
     Silent,
+    /// Connections are made for it, as a kernel does for a process that was stopped; nobody serves them.
+    Frozen(Vec<DuplexStream>),
 }
 
 impl Net {
@@ -165,6 +176,14 @@ impl Net {
             .insert(format!("{name}:1"), Listener::Silent);
     }
 
+    /// From now on it can be connected to, and does nothing at all.
+    pub(crate) fn freeze(&self, name: &str) {
+        self.listeners
+            .lock()
+            .unwrap()
+            .insert(format!("{name}:1"), Listener::Frozen(Vec::new()));
+    }
+
     /// What this store does with the operations to come.
     pub(crate) fn script(&self, name: &str, acts: impl IntoIterator<Item = Act>) {
         self.world
@@ -216,12 +235,22 @@ impl Net {
     }
 }
 
+fn cuttable(io: DuplexStream, cut: CancellationToken) -> Box<dyn Io> {
+    let ended = Box::pin(cut.clone().cancelled_owned());
+    Box::new(Cuttable { io, cut, ended })
+}
+
 impl Dial for Net {
     fn dial(&self, address: &str) -> BoxFuture<'static, io::Result<Box<dyn Io>>> {
         self.dials.lock().unwrap().push(address.to_owned());
-        let found = match self.listeners.lock().unwrap().get(address) {
+        let found = match self.listeners.lock().unwrap().get_mut(address) {
             None => None,
             Some(Listener::Silent) => Some(None),
+            Some(Listener::Frozen(kept)) => {
+                let (ours, theirs) = tokio::io::duplex(1 << 20);
+                kept.push(theirs);
+                return Box::pin(async move { Ok(cuttable(ours, CancellationToken::new())) });
+            }
             Some(Listener::Up { accept, cut }) => Some(Some((accept.clone(), cut.clone()))),
         };
         Box::pin(async move {
@@ -234,12 +263,7 @@ impl Dial for Net {
                 Some(Some((accept, cut))) => {
                     let (ours, theirs) = tokio::io::duplex(1 << 20);
                     accept.send(Ok(theirs)).await.map_err(io::Error::other)?;
-                    let ended = Box::pin(cut.clone().cancelled_owned());
-                    Ok(Box::new(Cuttable {
-                        io: ours,
-                        cut,
-                        ended,
-                    }) as Box<dyn Io>)
+                    Ok(cuttable(ours, cut))
                 }
             }
         })
@@ -355,7 +379,7 @@ impl Store {
             } if batched => Ok(Answer::Failure(kv::Failure {
                 code: code as i32,
                 reason: reason.to_owned(),
-                message: "the script says so".to_owned(),
+                message: said(&metadata),
                 metadata: metadata
                     .into_iter()
                     .map(|(key, value)| (key.to_owned(), value))
@@ -369,6 +393,7 @@ impl Store {
                 retry_after_ms,
             } => {
                 let mut details = ErrorDetails::new();
+                let text = said(&metadata);
                 let metadata: HashMap<_, _> = metadata
                     .into_iter()
                     .map(|(key, value)| (key.to_owned(), value))
@@ -377,11 +402,7 @@ impl Store {
                 if retry_after_ms > 0 {
                     details.set_retry_info(Some(Duration::from_millis(retry_after_ms)));
                 }
-                Err(Status::with_error_details(
-                    code,
-                    "the script says so",
-                    details,
-                ))
+                Err(Status::with_error_details(code, text, details))
             }
         }
     }

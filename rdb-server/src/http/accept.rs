@@ -3,10 +3,13 @@
 //! Probes and scrapers are few, and the port is open to whoever reaches it. Knows nothing of what is
 //! asked.
 //!
-//! Invariants: at most [`CONNECTIONS`] are open, one more is closed at once; one on which nothing came
-//! for [`IDLE`] is closed, so that silent ones do not keep the probes out for good.
+//! Invariants: at most [`CONNECTIONS`] are open; for one more, that on which nothing came for the longest
+//! time is closed, so that silent ones never keep the probes out; one on which nothing came for [`IDLE`]
+//! is closed anyway.
 
 use axum::serve::Listener;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -16,7 +19,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// Open connections at most.
 pub const CONNECTIONS: usize = 256;
@@ -24,10 +28,24 @@ pub const CONNECTIONS: usize = 256;
 /// How long a connection may bring nothing. Longer than the pause between two scrapes of most.
 pub const IDLE: Duration = Duration::from_secs(30);
 
+/// How long a connection that was told to close is waited for. It only has to be polled once.
+const CLOSING: Duration = Duration::from_millis(500);
+
+/// An open connection, as the port sees it.
+struct Open {
+    heard: Instant,
+    close: CancellationToken,
+}
+
+/// All that are open, by number.
+type Register = Arc<Mutex<BTreeMap<u64, Open>>>;
+
 /// Accepts from a port within the bounds.
 pub struct Bounded {
     listener: TcpListener,
     places: Arc<Semaphore>,
+    open: Register,
+    next: u64,
 }
 
 impl Bounded {
@@ -36,7 +54,24 @@ impl Bounded {
         Bounded {
             listener,
             places: Arc::new(Semaphore::new(CONNECTIONS)),
+            open: Register::default(),
+            next: 0,
         }
+    }
+
+    /// A place, if need be that of the idlest connection.
+    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(place) = self.places.clone().try_acquire_owned() {
+            return Some(place);
+        }
+        let idlest = {
+            let open = self.open.lock();
+            let idlest = open.values().min_by_key(|open| open.heard);
+            idlest.map(|open| open.close.clone())
+        };
+        idlest?.cancel();
+        let freed = timeout(CLOSING, self.places.clone().acquire_owned()).await;
+        freed.ok()?.ok()
     }
 }
 
@@ -48,14 +83,23 @@ impl Listener for Bounded {
         loop {
             // Its errors are logged and waited out there.
             let (stream, from) = Listener::accept(&mut self.listener).await;
-            let Ok(place) = self.places.clone().try_acquire_owned() else {
+            let Some(place) = self.place().await else {
                 tracing::debug!(%from, limit = CONNECTIONS, "closed at once: too many HTTP connections");
                 continue;
             };
-            let idle = Box::pin(sleep(IDLE));
+            let close = CancellationToken::new();
+            let open = Open {
+                heard: Instant::now(),
+                close: close.clone(),
+            };
+            self.next += 1;
+            self.open.lock().insert(self.next, open);
             let connection = Connection {
                 stream,
-                idle,
+                idle: Box::pin(sleep(IDLE)),
+                close: Box::pin(close.cancelled_owned()),
+                number: self.next,
+                open: self.open.clone(),
                 _place: place,
             };
             return (connection, from);
@@ -71,7 +115,16 @@ impl Listener for Bounded {
 pub struct Connection {
     stream: TcpStream,
     idle: Pin<Box<Sleep>>,
+    close: Pin<Box<WaitForCancellationFutureOwned>>,
+    number: u64,
+    open: Register,
     _place: OwnedSemaphorePermit,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.open.lock().remove(&self.number);
+    }
 }
 
 impl AsyncRead for Connection {
@@ -82,7 +135,14 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if read.is_ready() {
-            self.idle.as_mut().reset(Instant::now() + IDLE);
+            let now = Instant::now();
+            self.idle.as_mut().reset(now + IDLE);
+            if let Some(open) = self.open.lock().get_mut(&self.number) {
+                open.heard = now;
+            }
+        } else if self.close.as_mut().poll(context).is_ready() {
+            let error = io::Error::new(io::ErrorKind::TimedOut, "its place was needed");
+            return Poll::Ready(Err(error));
         } else if self.idle.as_mut().poll(context).is_ready() {
             let error = io::Error::new(io::ErrorKind::TimedOut, "nothing came for too long");
             return Poll::Ready(Err(error));

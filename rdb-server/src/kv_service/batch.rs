@@ -7,7 +7,7 @@
 //! stream ends; while [`BATCH_WINDOW`] groups of a stream are under way, no more is read from it.
 
 use super::KvService;
-use super::group::{Answer, Group};
+use super::group::{Answer, Group, method_of, namespace_of};
 use crate::error::{Error, Outcome};
 use crate::grpc_edge::{LONGEST_CALL, in_our_words};
 use crate::metrics::Timed;
@@ -16,11 +16,12 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, Stream, StreamExt};
 use rdb_proto::kv::{self, batch_response};
 use rdb_types::Reason;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
@@ -91,27 +92,27 @@ impl KvService {
         let also = std::mem::take(&mut message.also);
         for request in std::iter::once(message).chain(also) {
             let id = request.id;
+            let named = request
+                .op
+                .as_ref()
+                .map(|op| (method_of(op), namespace_of(op).to_owned()));
             let timeout_ms = request.timeout_ms.min(LONGEST_CALL.as_millis() as u64);
             let decoded = match request.op {
                 Some(op) => self.decode(op),
                 None => Err(Error::invalid("op", "this operation is empty, or of a kind that this store does not know; upgrade it").outcome(Outcome::NotApplied)),
             };
             match decoded {
-                Err(error) => refused.push((id, Err((error, false)))),
+                Err(error) => {
+                    let (method, namespace) = named.unwrap_or(("Batch", String::new()));
+                    Timed::start(&self.metrics, method, &namespace).done(Some(&error));
+                    refused.push((id, Err((error, false))));
+                }
                 // Operations with about the same time left go together, within a tenth of a second.
                 Ok(decoded) => decoded.join(&mut groups, id, timeout_ms.div_ceil(100) * 100),
             }
         }
         let mut work: Vec<BoxFuture<'static, kv::BatchResponse>> = Vec::new();
         if !refused.is_empty() {
-            for _ in &refused {
-                Timed::start(&self.metrics, "Batch", "").done(
-                    refused
-                        .first()
-                        .and_then(|(_, result)| result.as_ref().err())
-                        .map(|(error, _)| error),
-                );
-            }
             work.push(async move { response_of(refused) }.boxed());
         }
         for ((namespace, _, timeout_ms), group) in groups {
@@ -119,20 +120,24 @@ impl KvService {
             let timeout = (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms));
             work.push(
                 async move {
-                    let method = if matches!(group, Group::Reads { .. }) {
-                        "Get"
-                    } else {
-                        "Write"
-                    };
-                    let timed = Timed::start(&service.metrics, method, &namespace);
+                    let began = Instant::now();
+                    let methods = group.methods();
                     let asked = group.asked();
                     let work = service.run(group, service.deadline(timeout));
                     let answers = guarded(asked, work).await;
-                    timed.done_all(
-                        answers
+                    // Each operation counts under its own name; the group's time is that of each kind in it.
+                    let kinds: BTreeSet<&'static str> = methods.iter().copied().collect();
+                    for kind in kinds {
+                        let its = answers
                             .iter()
-                            .map(|(_, answer)| answer.as_ref().err().map(|(error, _)| error)),
-                    );
+                            .zip(&methods)
+                            .filter(|(_, method)| **method == kind);
+                        Timed::since(&service.metrics, kind, &namespace, began).done_all(
+                            its.map(|((_, answer), _)| {
+                                answer.as_ref().err().map(|(error, _)| error)
+                            }),
+                        );
+                    }
                     response_of(answers)
                 }
                 .boxed(),

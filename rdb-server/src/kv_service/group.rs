@@ -99,6 +99,33 @@ impl Decoded {
     }
 }
 
+/// The method that an operation is counted as, alone or in a batch.
+pub(super) fn method_of(op: &batch_request::Op) -> &'static str {
+    match op {
+        batch_request::Op::Get(_) => "Get",
+        batch_request::Op::Put(_) => "Put",
+        batch_request::Op::Delete(_) => "Delete",
+        batch_request::Op::CompareAndSwap(_) => "CompareAndSwap",
+    }
+}
+
+impl Group {
+    /// As [`method_of`], of each operation, in their order.
+    pub(super) fn methods(&self) -> Vec<&'static str> {
+        match self {
+            Group::Reads { reads, .. } => vec!["Get"; reads.len()],
+            Group::Writes { ops, .. } => ops
+                .iter()
+                .map(|(op, _)| match Kind::try_from(op.kind) {
+                    Ok(Kind::Delete) => "Delete",
+                    Ok(Kind::CasPut | Kind::CasDelete) => "CompareAndSwap",
+                    Ok(Kind::Put) | Err(_) => "Put",
+                })
+                .collect(),
+        }
+    }
+}
+
 pub(super) fn namespace_of(op: &batch_request::Op) -> &str {
     match op {
         batch_request::Op::Get(get) => &get.namespace,

@@ -171,18 +171,18 @@ impl QuorumWatch {
         self.view.set(self.age().as_millis() as u64);
     }
 
-    /// The refusal of a region without a quorum.
-    pub fn lost(&self, outcome: Option<Outcome>) -> Error {
+    /// The refusal of a region without a quorum: of a read, or of a change (what it is called, and what
+    /// became of it).
+    pub fn lost(&self, change: Option<(&str, Outcome)>) -> Error {
         let (reached, needed) = self.reached_and_needed();
         let leader = self
             .leader()
             .map_or_else(|| "none".to_owned(), |leader| leader.to_string());
         let region = self.region;
         let seconds = self.age().as_secs_f32();
-        let tail = match outcome {
-            Some(Outcome::NotApplied) => "; the write was not applied",
-            Some(Outcome::Unknown) => "; whether the write was applied is not known",
-            None => "; a stale read still works (consistency = stale)",
+        let tail = match change {
+            Some((what, outcome)) => format!("; {}", outcome.clause(what)),
+            None => "; a stale read still works (consistency = stale)".to_owned(),
         };
         let but = if reached >= needed {
             ", but none that leads"
@@ -198,8 +198,8 @@ impl QuorumWatch {
             .with("reached", reached)
             .with("needed", needed)
             .with("leader", leader);
-        match outcome {
-            Some(outcome) => error.outcome(outcome),
+        match change {
+            Some((_, outcome)) => error.outcome(outcome),
             None => error,
         }
     }

@@ -24,9 +24,10 @@ use tokio::time::Instant;
 
 /// Reads that one round serves at most; more wait for the next.
 const READS_PER_ROUND: usize = 4096;
-/// One attempt at a round. Longer than any healthy round trip; what matters is when a lost quorum is
-/// noticed, and that is looked at between attempts.
+/// One attempt at a round. Longer than any healthy round trip.
 const ATTEMPT: Duration = Duration::from_millis(500);
+/// How soon a round under way notices that the quorum was lost.
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
 
 struct Waiter {
     forwarded: bool,
@@ -125,7 +126,7 @@ impl ReadCore {
                 }
             }
             let began = Instant::now();
-            match self.round(&mut waiters).await {
+            match self.until_lost(self.round(&mut waiters)).await {
                 Ok(index) => {
                     *fresh_as_of.lock() = Some(began);
                     for waiter in waiters.drain(..) {
@@ -141,6 +142,25 @@ impl ReadCore {
                 Err(None) => {
                     waiters.retain(|waiter| !waiter.reply.is_closed());
                     tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+        }
+    }
+
+    /// A round, or the refusal as soon as the quorum is lost in it.
+    async fn until_lost(
+        &self,
+        round: impl Future<Output = Result<u64, Option<Error>>>,
+    ) -> Result<u64, Option<Error>> {
+        tokio::pin!(round);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut round => return done,
+                () = tokio::time::sleep(LOOK_AGAIN) => {
+                    if !self.quorum.available() {
+                        return Err(Some(self.quorum.lost(None)));
+                    }
                 }
             }
         }

@@ -101,6 +101,14 @@ impl Drop for Slots {
 }
 
 impl Work {
+    /// What refusals call it. Whose command it is decides what it means to a caller.
+    fn name(&self) -> &'static str {
+        match self {
+            Work::Writes { .. } => "the write",
+            Work::Command { .. } => "the change of the cluster's tables",
+        }
+    }
+
     fn size(&self) -> (usize, usize) {
         match self {
             Work::Writes { ops, .. } => (
@@ -128,6 +136,12 @@ impl Waiting {
         } else {
             Outcome::NotApplied
         }
+    }
+
+    /// The refusal of a region that lost its quorum while this waited.
+    fn refuse_lost(self, quorum: &QuorumWatch, outcome: Outcome) {
+        let error = quorum.lost(Some((self.work.name(), outcome)));
+        self.refuse(error);
     }
 
     /// Whether another attempt cannot apply it twice.
@@ -240,6 +254,7 @@ impl StrongQueue {
     ) -> Result<T, Error> {
         let slots = self.slots(&work)?;
         let leaving = || Error::new(Reason::NotReady, "this store is shutting down");
+        let name = work.name();
         let waiting = Waiting {
             work,
             deadline,
@@ -254,7 +269,10 @@ impl StrongQueue {
             Ok(answered) => answered.unwrap_or_else(|_| Err(leaving().outcome(Outcome::Unknown))),
             Err(_) => Err(Error::new(
                 Reason::DeadlineExceeded,
-                "the deadline passed while the write was under way; whether it was applied is not known",
+                format!(
+                    "the deadline passed while {name} was under way; {}",
+                    Outcome::Unknown.clause("it")
+                ),
             )
             .outcome(Outcome::Unknown)),
         }
@@ -318,8 +336,8 @@ impl StrongCore {
                 match self.quorum.route() {
                     Route::Lost => {
                         for waiting in queue.drain(..) {
-                            let error = self.quorum.lost(Some(waiting.outcome()));
-                            waiting.refuse(error);
+                            let outcome = waiting.outcome();
+                            waiting.refuse_lost(&self.quorum, outcome);
                         }
                     }
                     Route::Lead if attempts.len() < IN_FLIGHT => {

@@ -200,19 +200,49 @@ async fn namespaces_have_legal_names() {
         ..Default::default()
     };
     assert_invalid(modes.create_namespace(odd_mode).await, "mode", "");
-    let negative = CreateNamespaceRequest {
+    let with = |policies| CreateNamespaceRequest {
         name: "fine".into(),
-        policies: Some(Policies {
-            ttl_ms: -1,
-            ..Default::default()
-        }),
+        policies: Some(policies),
         ..Default::default()
     };
-    assert_invalid(
-        modes.create_namespace(negative).await,
-        "policies.ttl_ms",
-        "",
-    );
+    let ttl = |ttl_ms| Policies {
+        ttl_ms,
+        ..Default::default()
+    };
+    let lag = |max_lag_ms| Policies {
+        max_lag_ms,
+        ..Default::default()
+    };
+    let log = |conflict_log_bytes| Policies {
+        conflict_log_bytes,
+        ..Default::default()
+    };
+    for (policies, field, limit) in [
+        (ttl(-1), "policies.ttl_ms", ""),
+        (ttl(i64::MAX), "policies.ttl_ms", "3162240000000"),
+        (ttl(3_162_240_000_001), "policies.ttl_ms", "3162240000000"),
+        (lag(-1), "policies.max_lag_ms", ""),
+        (lag(i64::MAX), "policies.max_lag_ms", "2592000000"),
+        (
+            log(u64::MAX),
+            "policies.conflict_log_bytes",
+            "1099511627776",
+        ),
+    ] {
+        let refusal = assert_invalid(modes.create_namespace(with(policies)).await, field, "");
+        assert_eq!(refusal.meta("limit"), limit, "{refusal:?}");
+    }
+    // What nobody asked for is the default, and shown as such.
+    let made = modes.create_namespace(with(ttl(3_162_240_000_000))).await;
+    let policies = made.unwrap().into_inner().policies.unwrap();
+    assert_eq!(policies.durability, "sync");
+    assert_eq!(policies.ttl_ms, 3_162_240_000_000);
+    // Asking for the same again, with the default written out, is no other request.
+    let again = Policies {
+        durability: "sync".into(),
+        ..ttl(3_162_240_000_000)
+    };
+    modes.create_namespace(with(again)).await.unwrap();
     // An empty name means `default`; the longest is fine.
     store.put("k", "v").await.unwrap();
     assert_eq!(

@@ -250,6 +250,16 @@ async fn messages_of_another_version_or_of_none() {
             ),
             "{path}: {refusal:?}"
         );
+        if path != "/flaredb.kv.v1.Kv/Put" {
+            refusal
+                .is(Code::Unimplemented, "UNIMPLEMENTED")
+                .outcome("not_applied");
+            assert!(
+                refusal.message.contains("does not know that call"),
+                "{refusal:?}"
+            );
+            assert!(!refusal.message.contains("compress"), "{refusal:?}");
+        }
     }
     // What is declared and not built says so.
     let watch = refused(store.kv.clone().watch(kv::WatchRequest::default()).await);

@@ -5,6 +5,7 @@ use crate::support::cluster::Cluster;
 use crate::support::http;
 use crate::support::wait::eventually;
 use crate::{KIB, MIB, assert_serves, one};
+use rdb_proto::kv::{self, batch_request};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -160,6 +161,50 @@ async fn health_reflection_probes_and_metrics_answer() {
         "{answer:?}"
     );
 
+    // One operation of each kind in a batch.
+    let key = || "batched".to_owned().into();
+    let op = |id, op| kv::BatchRequest {
+        id,
+        op: Some(op),
+        ..Default::default()
+    };
+    let namespace = || "orders".to_owned();
+    let put = kv::PutRequest {
+        namespace: namespace(),
+        key: key(),
+        ..Default::default()
+    };
+    let delete = kv::DeleteRequest {
+        namespace: namespace(),
+        key: key(),
+        ..Default::default()
+    };
+    let swap = kv::CompareAndSwapRequest {
+        namespace: namespace(),
+        key: key(),
+        change: Some(kv::compare_and_swap_request::Change::Delete(true)),
+        ..Default::default()
+    };
+    // Refused before it is grouped with others.
+    let illegal = kv::DeleteRequest {
+        namespace: namespace(),
+        ..Default::default()
+    };
+    let mut message = op(1, batch_request::Op::Put(put));
+    message.also = vec![
+        op(2, batch_request::Op::Delete(delete)),
+        op(3, batch_request::Op::CompareAndSwap(swap)),
+        op(4, batch_request::Op::Delete(illegal)),
+    ];
+    let mut answers = store
+        .kv
+        .clone()
+        .batch(futures::stream::iter([message]))
+        .await
+        .unwrap()
+        .into_inner();
+    while answers.message().await.unwrap().is_some() {}
+
     let port = cluster.http_addr(0);
     let live = http::get(port, "/livez").await.unwrap();
     assert_eq!((live.status, live.body.as_str()), (200, "ok\n"));
@@ -194,10 +239,19 @@ async fn health_reflection_probes_and_metrics_answer() {
     ] {
         assert!(metrics.body.contains(line), "{line} in\n{}", metrics.body);
     }
+    for (method, code, count) in [
+        ("Put", "OK", 2),
+        ("Delete", "OK", 1),
+        ("CompareAndSwap", "OK", 1),
+        ("Delete", "INVALID_ARGUMENT", 1),
+    ] {
+        let line = format!(
+            "flaredb_requests_total{{method=\"{method}\",namespace=\"orders\",code=\"{code}\"}} {count}\n"
+        );
+        assert!(metrics.body.contains(&line), "{line} in\n{}", metrics.body);
+    }
     assert!(
-        metrics
-            .body
-            .contains("flaredb_requests_total{method=\"Put\",namespace=\"orders\",code=\"OK\"} 1"),
+        !metrics.body.contains("method=\"Write\""),
         "{}",
         metrics.body
     );

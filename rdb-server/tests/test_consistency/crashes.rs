@@ -103,6 +103,15 @@ async fn majority_killed_is_no_quorum_and_nothing_is_lost() {
         assert!(store.get(&acknowledged[0]).await.unwrap().found);
         cluster.kill_all(&dead);
         let killed = Instant::now();
+        // A read that is under way when the loss is noticed hears of it as soon as a write does, and a
+        // write that needs a namespace first hears of itself, not of the namespace.
+        let (reader, key) = (store.clone(), acknowledged[0].clone());
+        let read = tokio::spawn(async move {
+            tokio::time::sleep(quorum_timeout - Duration::from_millis(250)).await;
+            (refused(reader.get(&key).await), killed.elapsed())
+        });
+        let unborn = store.namespace(&format!("unborn-{round}"));
+        let unborn = tokio::spawn(async move { refused(unborn.put("k", "v").await) });
 
         // The first write may have entered the leader's log. It is answered in time, whatever becomes of
         // it. (With an id where it is forwarded: without one a store may not go on looking for a leader.)
@@ -119,6 +128,23 @@ async fn majority_killed_is_no_quorum_and_nothing_is_lost() {
         );
         assert!(answered < in_time, "NO_QUORUM took {answered:?}");
         assert_no_quorum(&first, &["unknown", "not_applied"]);
+        let (refusal, read_answered) = read.await.unwrap();
+        println!("{round} alone: a read under way NO_QUORUM {read_answered:?}");
+        assert_no_quorum(&refusal, &[""]);
+        assert!(
+            read_answered < answered + Duration::from_millis(200),
+            "the read was told {read_answered:?} after the others were killed, the write {answered:?}"
+        );
+        let unborn = unborn.await.unwrap();
+        unborn
+            .is(Code::Unavailable, "NO_QUORUM")
+            .outcome("not_applied");
+        let says = |part: &str| unborn.message.contains(part);
+        assert!(
+            says("had to be created first") && says("the write was not applied"),
+            "{unborn:?}"
+        );
+        assert!(!says("whether the write"), "{unborn:?}");
         let may_be_repeated = !id.is_empty() || first.meta("outcome") == "not_applied";
         assert_eq!(first.retry_after.is_some(), may_be_repeated, "{first:?}");
 

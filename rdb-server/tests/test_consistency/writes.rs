@@ -6,7 +6,11 @@ use crate::support::wait::eventually;
 use rdb_proto::kv::{self, Mode};
 use rdb_proto::raft::raft_service_client::RaftServiceClient;
 use rdb_proto::raft::{CreateNamespaceRequest, ListNamespacesRequest};
+use std::time::Duration;
 use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 fn put(key: &str, value: &str, id: &str) -> kv::PutRequest {
     kv::PutRequest {
@@ -430,7 +434,24 @@ async fn eventual_namespace_is_a_clear_not_yet() {
         store.put("k", "v").await.unwrap();
         assert!(store.get("k").await.unwrap().found);
     }
-    let mut client = RaftServiceClient::new(crate::support::calls::channel(cluster.addr(0)).await);
+    let channel = crate::support::calls::channel(cluster.addr(0)).await;
+    let mut health = HealthClient::new(channel.clone());
+    for (service, expected) in [
+        ("default", ServingStatus::Serving),
+        ("logs", ServingStatus::NotServing),
+    ] {
+        eventually(Duration::from_secs(10), service, async || {
+            let request = HealthCheckRequest {
+                service: service.to_owned(),
+            };
+            match health.check(request).await {
+                Ok(answer) if answer.get_ref().status() == expected => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    }
+    let mut client = RaftServiceClient::new(channel);
     let mode = client
         .get_mode(rdb_proto::raft::GetModeRequest {
             namespace: "logs".into(),

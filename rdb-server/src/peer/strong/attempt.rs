@@ -35,7 +35,7 @@ impl StrongCore {
         let write = self.raft.client_write(command);
         let Some(written) = self.until_lost(&batch, write).await else {
             for waiting in batch {
-                waiting.refuse(self.quorum.lost(Some(Outcome::Unknown)));
+                waiting.refuse_lost(&self.quorum, Outcome::Unknown);
             }
             return Attempt {
                 again: Vec::new(),
@@ -169,7 +169,7 @@ impl StrongCore {
         };
         let Some(answered) = self.until_lost(&batch, call).await else {
             for waiting in batch {
-                waiting.refuse(self.quorum.lost(Some(Outcome::Unknown)));
+                waiting.refuse_lost(&self.quorum, Outcome::Unknown);
             }
             return Attempt {
                 again: Vec::new(),
