@@ -1,6 +1,7 @@
-//! Three `etcd` processes on loopback, reached through their gRPC interface at the leader.
+//! Three `etcd` processes on loopback, reached through their gRPC interface: at the leader for what is
+//! measured, at every node for what is judged.
 //!
-//! Owns how they are started, who leads, and how many connections share the callers.
+//! Owns how they are started, who leads, how many connections share the callers, and the calls.
 
 use crate::BenchError;
 use crate::process::{Cluster, NODES, Port};
@@ -94,6 +95,18 @@ impl Etcd {
         Ok(started)
     }
 
+    /// A caller at each node, in the order of their numbers.
+    pub async fn caller_at_each_node(&self) -> Result<Vec<EtcdCaller>, BenchError> {
+        let mut callers = Vec::new();
+        for endpoint in &self.endpoints {
+            let channel = connect(endpoint)
+                .await
+                .map_err(|error| BenchError::because("cannot connect to etcd", error))?;
+            callers.push(EtcdCaller(KvClient::new(channel)));
+        }
+        Ok(callers)
+    }
+
     async fn wait(&mut self) -> Result<(), BenchError> {
         let give_up = Instant::now() + START;
         loop {
@@ -184,6 +197,60 @@ impl Target for Etcd {
     }
 }
 
+impl EtcdCaller {
+    /// Reads linearizably: the revision of the last change, and the value; `None`: the key is absent.
+    pub async fn read(&self, key: Bytes) -> Result<Option<(i64, Bytes)>, String> {
+        let request = proto::RangeRequest {
+            key,
+            ..Default::default()
+        };
+        let answer = self.0.clone().range(request).await;
+        let answer = answer.map_err(|status| status.to_string())?.into_inner();
+        let first = answer.kvs.into_iter().next();
+        Ok(first.map(|pair| (pair.mod_revision, pair.value)))
+    }
+
+    /// Removes a key; an absent one is no error.
+    pub async fn delete(&self, key: Bytes) -> Result<(), String> {
+        let request = proto::DeleteRangeRequest { key };
+        let answer = self.0.clone().delete_range(request).await;
+        answer.map(drop).map_err(|status| status.to_string())
+    }
+
+    /// Writes if the last change of the key is this revision (0: only while it is absent); whether it
+    /// was.
+    pub async fn swap(&self, key: Bytes, revision: i64, value: Bytes) -> Result<bool, String> {
+        use proto::compare::{CompareResult, CompareTarget, TargetUnion};
+        use proto::request_op::Request;
+        let request = proto::TxnRequest {
+            compare: vec![proto::Compare {
+                result: CompareResult::Equal as i32,
+                target: CompareTarget::Mod as i32,
+                key: key.clone(),
+                target_union: Some(TargetUnion::ModRevision(revision)),
+            }],
+            success: vec![proto::RequestOp {
+                request: Some(Request::RequestPut(proto::PutRequest { key, value })),
+            }],
+        };
+        let answer = self.0.clone().txn(request).await;
+        let answer = answer.map_err(|status| status.to_string())?;
+        Ok(answer.into_inner().succeeded)
+    }
+
+    /// All keys from `key` to before `range_end`, linearizably.
+    pub async fn keys(&self, key: Bytes, range_end: Bytes) -> Result<Vec<Bytes>, String> {
+        let request = proto::RangeRequest {
+            key,
+            range_end,
+            keys_only: true,
+        };
+        let answer = self.0.clone().range(request).await;
+        let answer = answer.map_err(|status| status.to_string())?.into_inner();
+        Ok(answer.kvs.into_iter().map(|pair| pair.key).collect())
+    }
+}
+
 impl Caller for EtcdCaller {
     async fn put(&self, key: Bytes, value: Bytes) -> Result<(), String> {
         let answer = self.0.clone().put(proto::PutRequest { key, value }).await;
@@ -191,17 +258,9 @@ impl Caller for EtcdCaller {
     }
 
     async fn get(&self, key: Bytes) -> Result<usize, String> {
-        let answer = self
-            .0
-            .clone()
-            .range(proto::RangeRequest { key })
-            .await
-            .map_err(|status| status.to_string())?;
-        answer
-            .into_inner()
-            .kvs
-            .first()
-            .map(|pair| pair.value.len())
+        let found = self.read(key).await?;
+        found
+            .map(|(_, value)| value.len())
             .ok_or_else(|| "a loaded key is not there".to_owned())
     }
 }

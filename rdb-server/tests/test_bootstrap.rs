@@ -19,7 +19,7 @@ use std::time::Duration;
 use support::calls::{PATIENT, Plain, refused, text};
 use support::cluster::{Cluster, DATA};
 use support::http;
-use support::process::Node;
+use support::process::run_to_exit;
 use support::wait::eventually;
 use tokio::time::Instant;
 use tonic::Code;
@@ -164,7 +164,7 @@ async fn a_wiped_directory_under_an_old_id_is_refused_and_the_cluster_goes_on() 
     fs::rename(&data_dir, &kept).unwrap();
 
     // A fresh disk under the old id.
-    let exit = Node::run_to_exit(cluster.node(2).args(), ENDS).await;
+    let exit = run_to_exit(cluster.node(2).args(), ENDS).await;
     let line = exit.refused();
     for word in ["store 3", "wiped", "data directory"] {
         assert!(line.contains(word), "{word:?} in {line:?}");
@@ -172,9 +172,7 @@ async fn a_wiped_directory_under_an_old_id_is_refused_and_the_cluster_goes_on() 
     store.put("k", "goes on").await.unwrap();
     assert_eq!(cluster.cluster_status(0).await.unwrap().stores.len(), 3);
     // Again, now with what the refused start left behind.
-    Node::run_to_exit(cluster.node(2).args(), ENDS)
-        .await
-        .refused();
+    run_to_exit(cluster.node(2).args(), ENDS).await.refused();
 
     // A directory that lost only its database.
     fs::remove_dir_all(&data_dir).unwrap();
@@ -182,7 +180,7 @@ async fn a_wiped_directory_under_an_old_id_is_refused_and_the_cluster_goes_on() 
     let db = data_dir.join("db");
     let db_kept = cluster.dir().join("db-kept");
     fs::rename(&db, &db_kept).unwrap();
-    let exit = Node::run_to_exit(cluster.node(2).args(), ENDS).await;
+    let exit = run_to_exit(cluster.node(2).args(), ENDS).await;
     assert!(exit.refused().contains("lost its database"), "{exit:?}");
     assert!(!db.exists(), "a refused start makes nothing");
 
@@ -209,7 +207,7 @@ async fn what_is_in_use_or_belongs_to_another_is_refused_and_untouched() {
     let other_dir = cluster.dir().join("other").display().to_string();
 
     // The directory is in use.
-    let exit = Node::run_to_exit(&elsewhere, ENDS).await;
+    let exit = run_to_exit(&elsewhere, ENDS).await;
     assert!(
         exit.refused().contains("in use by another process (pid "),
         "{exit:?}"
@@ -224,7 +222,7 @@ async fn what_is_in_use_or_belongs_to_another_is_refused_and_untouched() {
             "--data-dir",
             &other_dir,
         );
-        let exit = Node::run_to_exit(&clash, ENDS).await;
+        let exit = run_to_exit(&clash, ENDS).await;
         let line = exit.refused();
         assert!(
             line.contains("cannot listen on")
@@ -252,7 +250,7 @@ async fn what_is_in_use_or_belongs_to_another_is_refused_and_untouched() {
     // Another id over the same directory.
     cluster.stop(0).await;
     let before = fingerprint(&data_dir);
-    let exit = Node::run_to_exit(&with_flag(&args, "--store-id", "2"), ENDS).await;
+    let exit = run_to_exit(&with_flag(&args, "--store-id", "2"), ENDS).await;
     let line = exit.refused();
     assert!(
         line.contains("belongs to store 1") && line.contains("not to store 2"),
@@ -262,7 +260,7 @@ async fn what_is_in_use_or_belongs_to_another_is_refused_and_untouched() {
     let foreign = cluster.dir().join("foreign");
     fs::create_dir(&foreign).unwrap();
     fs::write(foreign.join("thesis.txt"), "years of work").unwrap();
-    let exit = Node::run_to_exit(
+    let exit = run_to_exit(
         &with_flag(&args, "--data-dir", &foreign.display().to_string()),
         ENDS,
     )
@@ -352,7 +350,7 @@ async fn a_store_of_another_cluster_is_refused_and_both_go_on() {
         format!("2={stranger}"),
     ]);
     // Its directory knows better: it is not served as if it were the other cluster's.
-    let exit = Node::run_to_exit(&misled, ENDS).await;
+    let exit = run_to_exit(&misled, ENDS).await;
     assert!(exit.refused().contains("belongs to cluster"), "{exit:?}");
     other.restart(0).await;
     assert_eq!(
@@ -474,7 +472,7 @@ async fn check_config_says_what_is_wrong_and_touches_nothing() {
             file.display().to_string(),
             "--check-config".to_owned(),
         ];
-        Node::run_to_exit(&args, ENDS).await
+        run_to_exit(&args, ENDS).await
     };
     let good = format!(
         "[store]\nid = 7\ndata_dir = {:?}\n[consistency]\nquorum_timeout = \"3s\"\n",
@@ -495,13 +493,13 @@ async fn check_config_says_what_is_wrong_and_touches_nothing() {
     }
     // The same errors keep a store from starting.
     let args = ["--config".to_owned(), file.display().to_string()];
-    let exit = Node::run_to_exit(&args, ENDS).await;
+    let exit = run_to_exit(&args, ENDS).await;
     assert_eq!(exit.status.code(), Some(1));
     assert!(exit.stderr.contains("flaredb.toml:5"), "{exit:?}");
-    let exit = Node::run_to_exit(&["--store-id".to_owned(), "1024".to_owned()], ENDS).await;
+    let exit = run_to_exit(&["--store-id".to_owned(), "1024".to_owned()], ENDS).await;
     assert_eq!(exit.status.code(), Some(1));
     assert!(exit.stderr.contains("--store-id"), "{exit:?}");
-    let exit = Node::run_to_exit(&["--no-such-flag".to_owned()], ENDS).await;
+    let exit = run_to_exit(&["--no-such-flag".to_owned()], ENDS).await;
     assert_eq!(
         exit.status.code(),
         Some(2),
@@ -515,9 +513,9 @@ async fn with_logs_in_json_the_last_word_is_json_too() {
     let mut cluster = Cluster::prepare(1, &["--log-format", "json"]);
     // A file where the data directory should be; then a configuration that is wrong.
     fs::write(cluster.node(0).data_dir(), "").unwrap();
-    let no_directory = Node::run_to_exit(cluster.node(0).args(), ENDS).await;
+    let no_directory = run_to_exit(cluster.node(0).args(), ENDS).await;
     cluster.node_mut(0).set_flag("--store-id", "0");
-    let bad_flag = Node::run_to_exit(cluster.node(0).args(), ENDS).await;
+    let bad_flag = run_to_exit(cluster.node(0).args(), ENDS).await;
     for (exit, word) in [(no_directory, "store-1"), (bad_flag, "--store-id")] {
         assert!(exit.refused().contains(word), "{exit:?}");
         for line in exit.stderr.lines() {

@@ -7,9 +7,9 @@
 //! the end of every store's log is printed.
 
 use super::http;
-use super::mesh::Mesh;
-use super::process::Node;
+use super::process::{Node, server};
 use super::wait::eventually;
+use rdb_chaos::network::mesh::{self, Mesh};
 use rdb_client::{Client, ClientOptions};
 use rdb_proto::admin::admin_client::AdminClient;
 use rdb_proto::{admin, raft};
@@ -51,18 +51,7 @@ impl Cluster {
     /// As [`Cluster::start`], with links that can be cut.
     pub(crate) async fn start_meshed(count: usize, args: &[&str]) -> Cluster {
         let mut cluster = Cluster::prepare(count, args);
-        let addrs: Vec<SocketAddr> = cluster.nodes.iter().map(|node| node.addr()).collect();
-        let mesh = Mesh::start(&addrs).await;
-        for (store, node) in cluster.nodes.iter_mut().enumerate() {
-            let dialled = addrs.iter().enumerate().map(|(other, own)| {
-                if other == store {
-                    *own
-                } else {
-                    mesh.address(store, other)
-                }
-            });
-            node.set_peers(&dialled.collect::<Vec<_>>());
-        }
+        let mesh = mesh::between(&mut cluster.nodes).await.unwrap();
         cluster.mesh = Some(mesh);
         cluster.launch_all().await;
         cluster
@@ -75,7 +64,7 @@ impl Cluster {
             .tempdir()
             .unwrap();
         let mut nodes: Vec<Node> = (0..count)
-            .map(|store| Node::new(dir.path(), store, args))
+            .map(|store| Node::new(server(), dir.path(), store, args).unwrap())
             .collect();
         let addrs: Vec<SocketAddr> = nodes.iter().map(|node| node.addr()).collect();
         if count > 1 {
@@ -140,7 +129,7 @@ impl Cluster {
 
     /// Starts a store's process. Does not wait.
     pub(crate) fn launch(&mut self, store: usize) {
-        self.nodes[store].launch();
+        self.nodes[store].launch().unwrap();
     }
 
     /// kill -9, and waits until the process is gone.
@@ -160,8 +149,9 @@ impl Cluster {
 
     /// SIGTERM, and waits until the process has left by itself.
     pub(crate) async fn stop(&mut self, store: usize) -> ExitStatus {
-        self.nodes[store].signal("TERM");
-        self.nodes[store].wait_exit(Duration::from_secs(15)).await
+        self.nodes[store].signal("TERM").unwrap();
+        let exit = self.nodes[store].wait_exit(Duration::from_secs(15));
+        exit.await.unwrap()
     }
 
     /// Starts a store that was killed or stopped, and waits until it serves.
@@ -172,12 +162,12 @@ impl Cluster {
 
     /// SIGSTOP: the process stands still, its connections stay open.
     pub(crate) fn pause(&self, store: usize) {
-        self.nodes[store].signal("STOP");
+        self.nodes[store].signal("STOP").unwrap();
     }
 
     /// SIGCONT.
     pub(crate) fn resume(&self, store: usize) {
-        self.nodes[store].signal("CONT");
+        self.nodes[store].signal("CONT").unwrap();
     }
 
     pub(crate) fn is_running(&self, store: usize) -> bool {
@@ -192,7 +182,7 @@ impl Cluster {
             START,
             &format!("store {} is ready", store + 1),
             async || {
-                node.assert_running();
+                node.check_running().unwrap();
                 let answer = http::get(http, "/readyz?verbose").await?;
                 if answer.status == 200 {
                     Ok(())

@@ -1,8 +1,8 @@
 //! Real `rdb-server` processes under the tests, and what looks at them from outside.
 //!
-//! Owns: processes ([`process`]) and clusters of them ([`cluster`]), links that can be cut ([`mesh`]), ports ([`ports`]),
-//! plain calls and what a refusal says ([`calls`]), recorded load ([`load`]), a raw HTTP/1.1 client
-//! ([`http`]), waiting ([`wait`]). Knows nothing of what a test promises.
+//! Owns: clusters of processes ([`cluster`]), plain calls and what a refusal says ([`calls`]), waiting
+//! ([`wait`]). A process ([`process`]), the links that can be cut, the recorded load ([`load`]) and a raw
+//! HTTP/1.1 client ([`http`]) are those of `rdb-chaos`. Knows nothing of what a test promises.
 //!
 //! Invariant: whatever a test started is gone when it ends, however it ends.
 
@@ -20,9 +20,8 @@
 
 pub(crate) mod calls;
 pub(crate) mod cluster;
-pub(crate) mod http;
 pub(crate) mod load;
-pub(crate) mod mesh;
-pub(crate) mod ports;
 pub(crate) mod process;
 pub(crate) mod wait;
+
+pub(crate) use rdb_chaos::http;

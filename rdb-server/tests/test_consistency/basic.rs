@@ -184,6 +184,10 @@ async fn quorum_write_and_read() {
     // Nothing failed; a starved machine may still hold an election, and a nameless write under way then
     // is of unknown outcome.
     let explained = |reason: &String| reason == "OUTCOME_UNKNOWN";
-    assert!(loaded.errors.keys().all(explained), "{:?}", loaded.errors);
+    assert!(
+        loaded.errors().keys().all(explained),
+        "{:?}",
+        loaded.errors()
+    );
     loaded.judge(&cluster).await;
 }

@@ -5,6 +5,7 @@
 //! from below that range, and each is held for the test's whole life by a UDP socket of the same
 //! number: nobody talks UDP here, and the system frees it however the test ends.
 
+use crate::ChaosError;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -14,14 +15,14 @@ const LAST: u16 = 31_999;
 
 /// A port of 127.0.0.1 that is held until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Port {
+pub struct Port {
     addr: SocketAddr,
     _held: UdpSocket,
 }
 
 impl Port {
     /// The next free one. Tests in other processes start looking elsewhere.
-    pub(crate) fn take() -> Port {
+    pub fn take() -> Result<Port, ChaosError> {
         static TURN: AtomicU16 = AtomicU16::new(0);
         let count = u32::from(LAST - FIRST);
         for _ in 0..count {
@@ -34,13 +35,16 @@ impl Port {
             };
             // Something else may listen there already.
             if TcpListener::bind(addr).is_ok() {
-                return Port { addr, _held: held };
+                return Ok(Port { addr, _held: held });
             }
         }
-        panic!("no free port between {FIRST} and {LAST}");
+        Err(ChaosError::Harness(format!(
+            "no free port between {FIRST} and {LAST}"
+        )))
     }
 
-    pub(crate) fn addr(&self) -> SocketAddr {
+    /// Where it is.
+    pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 }

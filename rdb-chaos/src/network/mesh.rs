@@ -4,7 +4,9 @@
 //! closed or refused, as when a cable is pulled. What was sent meanwhile arrives after the heal, as
 //! TCP would send it again.
 
-use super::ports::Port;
+use crate::ChaosError;
+use crate::node::Node;
+use crate::ports::Port;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// Proxies for every directed pair of stores.
-pub(crate) struct Mesh {
+pub struct Mesh {
     links: BTreeMap<(usize, usize), Link>,
 }
 
@@ -26,32 +28,34 @@ struct Link {
 
 impl Mesh {
     /// Listens for each pair; nothing is cut.
-    pub(crate) async fn start(stores: &[SocketAddr]) -> Mesh {
+    pub async fn start(stores: &[SocketAddr]) -> Result<Mesh, ChaosError> {
         let mut links = BTreeMap::new();
         for from in 0..stores.len() {
             for (to, target) in stores.iter().enumerate().filter(|(to, _)| *to != from) {
-                let port = Port::take();
-                let listener = TcpListener::bind(port.addr()).await.unwrap();
+                let port = Port::take()?;
+                let listener = TcpListener::bind(port.addr())
+                    .await
+                    .map_err(|error| ChaosError::because("cannot listen for a link", error))?;
                 let (cut, watch) = watch::channel(false);
                 let task = tokio::spawn(accept(listener, *target, watch));
                 links.insert((from, to), Link { port, cut, task });
             }
         }
-        Mesh { links }
+        Ok(Mesh { links })
     }
 
     /// Where store `from` dials store `to`.
-    pub(crate) fn address(&self, from: usize, to: usize) -> SocketAddr {
+    pub fn address(&self, from: usize, to: usize) -> SocketAddr {
         self.links[&(from, to)].port.addr()
     }
 
     /// Cuts a store off from all others, both ways.
-    pub(crate) fn isolate(&self, store: usize) {
+    pub fn isolate(&self, store: usize) {
         self.set(true, |from, to| from == store || to == store);
     }
 
     /// Cuts the connections between two stores, both ways.
-    pub(crate) fn cut(&self, one: usize, other: usize) {
+    pub fn cut(&self, one: usize, other: usize) {
         self.set(true, |from, to| {
             (from, to) == (one, other) || (from, to) == (other, one)
         });
@@ -59,12 +63,17 @@ impl Mesh {
 
     /// A store's own requests get nowhere any more, while those of the others still reach it and are
     /// answered: half of its network is dead.
-    pub(crate) fn mute(&self, store: usize) {
+    pub fn mute(&self, store: usize) {
         self.set(true, |from, _| from == store);
     }
 
+    /// Cuts the connections that `from` made to `to`; those that `to` made are left.
+    pub fn cut_dialled(&self, from: usize, to: usize) {
+        self.set(true, |one, other| (one, other) == (from, to));
+    }
+
     /// Heals everything.
-    pub(crate) fn heal(&self) {
+    pub fn heal(&self) {
         self.set(false, |_, _| true);
     }
 
@@ -131,4 +140,25 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut cut: watch::R
 async fn until_whole(cut: &mut watch::Receiver<bool>) {
     // An error means that the mesh is gone and the test over.
     let _ = cut.wait_for(|cut| !*cut).await;
+}
+
+/// Proxies between these nodes, which dial them from the next start on.
+///
+/// # Errors
+///
+/// When no port is free.
+pub async fn between(nodes: &mut [Node]) -> Result<Mesh, ChaosError> {
+    let addrs: Vec<SocketAddr> = nodes.iter().map(Node::addr).collect();
+    let mesh = Mesh::start(&addrs).await?;
+    for (store, node) in nodes.iter_mut().enumerate() {
+        let dialled = addrs.iter().enumerate().map(|(other, own)| {
+            if other == store {
+                *own
+            } else {
+                mesh.address(store, other)
+            }
+        });
+        node.set_peers(&dialled.collect::<Vec<_>>());
+    }
+    Ok(mesh)
 }

@@ -7,14 +7,17 @@ use tokio::net::TcpStream;
 
 /// An answer.
 #[derive(Clone, Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) head: String,
-    pub(crate) body: String,
+pub struct Answer {
+    /// The code of the first line.
+    pub status: u16,
+    /// First line and headers, in lower case.
+    pub head: String,
+    /// What follows them.
+    pub body: String,
 }
 
 /// Gets a path; an error is one line.
-pub(crate) async fn get(addr: SocketAddr, path: &str) -> Result<Answer, String> {
+pub async fn get(addr: SocketAddr, path: &str) -> Result<Answer, String> {
     let whole = exchange(
         addr,
         format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n").as_bytes(),
@@ -37,7 +40,7 @@ pub(crate) async fn get(addr: SocketAddr, path: &str) -> Result<Answer, String> 
 }
 
 /// Sends bytes and reads until the other side closes.
-pub(crate) async fn exchange(addr: SocketAddr, bytes: &[u8]) -> Result<Vec<u8>, String> {
+pub async fn exchange(addr: SocketAddr, bytes: &[u8]) -> Result<Vec<u8>, String> {
     let talk = async {
         let mut stream = TcpStream::connect(addr)
             .await
