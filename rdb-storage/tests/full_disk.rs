@@ -103,3 +103,54 @@ fn a_full_disk_refuses_writes_and_recovers() {
     let engine = RocksEngine::open(&path, RocksOptions::default()).expect("it opens again");
     assert_eq!(present(&engine, end + 1), accepted, "after a restart");
 }
+
+/// A store that stopped because its disk was full, and was started again with room: `rdb-chaos` found
+/// that it took its own log for damaged. RocksDB had tried to go on by itself, begun a new log, and noted
+/// in it a length of the one before that counts the record which did not fit; then the flush found no
+/// room either. (ext4 keeps blocks that count as free and that nobody gets: from some GiB on they are
+/// enough to make RocksDB try, so use a disk of 4 GiB here.)
+#[test]
+#[ignore = "needs an ext4 of some 4 GiB in FLAREDB_TEST_SMALL_DISK"]
+fn a_store_that_stopped_for_want_of_room_opens_again() {
+    let directory = std::env::var_os("FLAREDB_TEST_SMALL_DISK")
+        .map(PathBuf::from)
+        .expect("FLAREDB_TEST_SMALL_DISK names a directory");
+    let path = directory.join("stopped");
+    let engine = RocksEngine::open(&path, RocksOptions::default()).expect("a new one");
+    let large = |number: u32| {
+        let mut batch = WriteBatch::new();
+        for family in [Family::RaftLog, Family::Data] {
+            let value = vec![number as u8; 256 << 10];
+            batch.put(family, number.to_be_bytes().to_vec(), value);
+        }
+        engine.write(&batch)?;
+        engine.sync()
+    };
+    large(0).expect("there is room");
+    // Everything but what the log took in advance.
+    let ballast = directory.join("stopped-ballast");
+    let mut rest = File::create(&ballast).expect("there is room for a name");
+    while rest.write_all(&[1; 1 << 20]).is_ok() {}
+    while rest.write_all(&[1; 4096]).is_ok() {}
+    drop(rest);
+    let mut accepted = 1;
+    let refused = loop {
+        match large(accepted) {
+            Ok(()) => accepted += 1,
+            Err(error) => break error,
+        }
+        assert!(accepted < 1000, "the disk was too large for this test");
+    };
+    assert!(refused.is_no_space(), "{refused}");
+    // Time for whatever RocksDB does by itself.
+    std::thread::sleep(Duration::from_secs(2));
+    drop(engine);
+
+    fs::remove_file(&ballast).expect("it can be removed");
+    let engine = RocksEngine::open(&path, RocksOptions::default()).expect("it opens again");
+    for number in 0..accepted {
+        let held = engine.get(Family::Data, &number.to_be_bytes());
+        let length = held.expect("it reads").map(|value| value.len());
+        assert_eq!(length, Some(256 << 10), "{number} was written");
+    }
+}
