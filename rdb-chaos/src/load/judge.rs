@@ -162,15 +162,15 @@ impl Loaded {
             reader.keys(OWN).await.map_err(|failed| failed.text)
         })
         .await?;
-        let report = set::check(&self.seen.acknowledged, &self.seen.unknown, &found);
-        if !report.is_ok() {
-            return Err(ChaosError::Broken(format!("at store {store}: {report}")));
-        }
         let sneaked: Vec<&String> = self.seen.refused.intersection(&found).collect();
         if !sneaked.is_empty() {
             return Err(ChaosError::Broken(format!(
                 "at store {store}: these were refused as not applied, and are there: {sneaked:?}"
             )));
+        }
+        let report = set::check(&self.seen.acknowledged, &self.seen.unknown, &found);
+        if !report.is_ok() {
+            return Err(ChaosError::Broken(format!("at store {store}: {report}")));
         }
         Ok(report.to_string())
     }
