@@ -234,7 +234,7 @@ async fn what_is_in_use_or_belongs_to_another_is_refused_and_untouched() {
     }
     // An address that no interface has is nobody's to stop.
     let away = with_flag(&elsewhere, "--addr", "192.0.2.1:50051");
-    let exit = Node::run_to_exit(&with_flag(&away, "--data-dir", &other_dir), ENDS).await;
+    let exit = run_to_exit(&with_flag(&away, "--data-dir", &other_dir), ENDS).await;
     let line = exit.refused();
     assert!(
         line.contains("no interface of this machine") && !line.contains("stop what uses it"),

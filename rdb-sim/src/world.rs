@@ -228,6 +228,13 @@ impl World {
         let verdict = linearizable::check(&self.ledger.calls());
         self.findings.check(linearizable::NAME, verdict);
         network.abort();
+        // The network knows its taps, one tap knows the stores, the stores know the network: taken apart,
+        // so that the memory of one run is not that of all.
+        for id in &self.ids {
+            self.door.close(*id);
+            self.network.unplug(*id);
+        }
+        self.stores.clear();
         Report {
             seed: self.options.seed,
             violations: self.findings.all(),
