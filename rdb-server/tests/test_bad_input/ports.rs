@@ -81,6 +81,40 @@ async fn garbage_and_half_a_handshake_on_both_ports() {
     assert_serves(&cluster, "silent connections, closed").await;
 }
 
+/// A browser on the wrong port, and a client that wants TLS: answered in words, and said in the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_protocol_on_the_grpc_port_is_told_which_port_that_is() {
+    for (sent, logged) in [
+        (
+            &b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"[..],
+            "HTTP/1; probes and metrics",
+        ),
+        (&[0x16, 3, 1, 0, 5, 1, 0, 1, 0, 1], "TLS, which this port"),
+        (b"PRI * HTTP/3", "no protocol that is spoken here"),
+    ] {
+        let (cluster, _) = one().await;
+        let mut stream = TcpStream::connect(cluster.addr(0)).await.unwrap();
+        stream.write_all(sent).await.unwrap();
+        let mut answer = Vec::new();
+        let closed =
+            tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut answer)).await;
+        closed.expect("closed").unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        assert!(answer.contains("FlareDB's gRPC port"), "{answer}");
+        eventually(Duration::from_secs(10), "the log says it", async || {
+            let log = cluster.log(0);
+            if log.contains(logged) {
+                Ok(())
+            } else {
+                Err(log)
+            }
+        })
+        .await;
+        assert_serves(&cluster, logged).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_reflection_probes_and_metrics_answer() {
     let (mut cluster, store) = one().await;

@@ -7,12 +7,15 @@
 //!
 //! Invariants: a connection without a place is closed at once, so that its caller hears of it instead of
 //! waiting in the kernel's queue; one that has not sent HTTP/2's preface within [`HANDSHAKE_TIMEOUT`] is
-//! closed, and so is one on probation that is not a store's by then; no error of one connection, or of
-//! accepting one, ends the listening.
+//! closed, and so is one on probation that is not a store's by then; one that begins with anything but the
+//! preface is told so in words, and closed; no error of one connection, or of accepting one, ends the
+//! listening.
 
 use super::HANDSHAKE_TIMEOUT;
 use super::places::{Kind, Place, Places};
+use bytes::{Buf, BytesMut};
 use futures::Stream;
+use parking_lot::Mutex;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -24,14 +27,23 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep, sleep};
 use tonic::transport::server::Connected;
 
-/// What every HTTP/2 connection begins with: `PRI * HTTP/2.0` and two empty lines.
-const PREFACE_BYTES: usize = 24;
+/// What every HTTP/2 connection begins with (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What a caller hears that speaks another protocol: an answer in HTTP/1.1, since most who come here by
+/// mistake are browsers and curl.
+const OTHER_PROTOCOL: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+content-type: text/plain; charset=utf-8\r\n\
+connection: close\r\n\
+\r\n\
+This is FlareDB's gRPC port: it speaks HTTP/2 without TLS, and what arrived is something else.\n\
+Use a gRPC client or `flaredb --endpoints HOST:PORT` here; probes and metrics are on the port of --http-addr.\n";
 
 /// How long accepting rests after an error. Most often there are no file descriptors left, and
 /// trying again at once would only burn the processor.
 const REST: Duration = Duration::from_millis(50);
 
-/// How often the log says that there are too many connections.
+/// How often the log says that there are too many connections, or strange ones.
 const SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// The connections to a port, for tonic's `serve_with_incoming`.
@@ -40,6 +52,16 @@ pub struct Incoming {
     places: Arc<Places>,
     rest: Option<Pin<Box<Sleep>>>,
     said: Option<Instant>,
+    said_strange: Arc<Mutex<Option<Instant>>>,
+}
+
+/// Whether it is time to say something again.
+fn is_due(said: &mut Option<Instant>) -> bool {
+    let due = said.is_none_or(|said| said.elapsed() >= SAID_EVERY);
+    if due {
+        *said = Some(Instant::now());
+    }
+    due
 }
 
 impl Incoming {
@@ -50,15 +72,15 @@ impl Incoming {
             places,
             rest: None,
             said: None,
+            said_strange: Arc::default(),
         }
     }
 
     /// Says, but not for each connection, that clients find no place.
     fn say_full(&mut self, from: SocketAddr) {
-        if self.said.is_some_and(|said| said.elapsed() < SAID_EVERY) {
+        if !is_due(&mut self.said) {
             return;
         }
-        self.said = Some(Instant::now());
         tracing::warn!(
             %from,
             limit = self.places.max_clients(),
@@ -100,9 +122,12 @@ impl Stream for Incoming {
             let _ = stream.set_nodelay(true);
             return Poll::Ready(Some(Ok(Accepted {
                 stream,
-                read_bytes: 0,
+                from,
+                preface_bytes: 0,
+                kept_back: BytesMut::new(),
                 patience: Some(Box::pin(sleep(HANDSHAKE_TIMEOUT))),
                 place,
+                said_strange: self.said_strange.clone(),
             })));
         }
     }
@@ -112,15 +137,68 @@ impl Stream for Incoming {
 /// let in.
 pub struct Accepted {
     stream: TcpStream,
-    read_bytes: usize,
+    from: SocketAddr,
+    /// Bytes of the preface that have come.
+    preface_bytes: usize,
+    /// What HTTP/2 would have said before it heard anything: kept back until the preface is there, or
+    /// the words for another protocol would stand behind it.
+    kept_back: BytesMut,
     /// Until it may stay.
     patience: Option<Pin<Box<Sleep>>>,
     place: Arc<Place>,
+    said_strange: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Accepted {
     fn may_stay(&self) -> bool {
-        self.place.kind() != Kind::Probation && self.read_bytes >= PREFACE_BYTES
+        self.place.kind() != Kind::Probation && self.greeted()
+    }
+
+    fn greeted(&self) -> bool {
+        self.preface_bytes == PREFACE.len()
+    }
+
+    /// Sends what was kept back.
+    fn poll_release(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.kept_back.is_empty() {
+            let stream = Pin::new(&mut self.stream);
+            let written = ready!(stream.poll_write(context, &self.kept_back))?;
+            self.kept_back.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Compares what came with what is still to come of the preface.
+    fn check_preface(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let wanted = &PREFACE[self.preface_bytes..];
+        let compared = bytes.len().min(wanted.len());
+        if bytes[..compared] == wanted[..compared] {
+            self.preface_bytes += compared;
+            return Ok(());
+        }
+        // As much as the socket takes at once, which is all of it unless the caller reads nothing.
+        let _ = self.stream.try_write(OTHER_PROTOCOL);
+        // A socket that is closed with bytes unread takes the answer back.
+        let mut rest = [0; 4096];
+        for _ in 0..16 {
+            if !matches!(self.stream.try_read(&mut rest), Ok(1..)) {
+                break;
+            }
+        }
+        if is_due(&mut self.said_strange.lock()) {
+            let looks_like = match bytes {
+                [0x16, 3, ..] => "TLS, which this port does not speak",
+                bytes if bytes.windows(8).any(|part| part == b" HTTP/1.") => {
+                    "HTTP/1; probes and metrics are on the port of --http-addr"
+                }
+                _ => "no protocol that is spoken here",
+            };
+            tracing::info!(from = %self.from, looks_like, "a connection to the gRPC port is closed: it does not begin as HTTP/2 does");
+        }
+        Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "not HTTP/2's preface",
+        ))
     }
 }
 
@@ -157,11 +235,16 @@ impl AsyncRead for Accepted {
             )));
         }
         let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if self.patience.is_some() {
-            self.read_bytes += buffer.filled().len() - before;
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        if !self.greeted() {
+            self.check_preface(&buffer.filled()[before..])?;
+            if self.greeted()
+                && let Poll::Ready(Err(error)) = self.poll_release(context)
+            {
+                return Poll::Ready(Err(error));
+            }
         }
-        read
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -171,6 +254,11 @@ impl AsyncWrite for Accepted {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if !self.greeted() {
+            self.kept_back.extend_from_slice(bytes);
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        ready!(self.poll_release(context))?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -179,6 +267,14 @@ impl AsyncWrite for Accepted {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if !self.greeted() {
+            let before = self.kept_back.len();
+            for part in parts {
+                self.kept_back.extend_from_slice(part);
+            }
+            return Poll::Ready(Ok(self.kept_back.len() - before));
+        }
+        ready!(self.poll_release(context))?;
         Pin::new(&mut self.stream).poll_write_vectored(context, parts)
     }
 
@@ -187,6 +283,9 @@ impl AsyncWrite for Accepted {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.greeted() {
+            ready!(self.poll_release(context))?;
+        }
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
