@@ -4,7 +4,7 @@
 //! never panics. Knows nothing of requests or stores.
 
 use crate::{kv, raft};
-use rdb_types::{Mode, Policies};
+use rdb_types::{Mode, Policies, StoreId, VersionVector};
 
 /// The mode of a wire number; `None` when it is unspecified or unknown.
 pub fn mode(wire: i32) -> Option<Mode> {
@@ -52,6 +52,24 @@ pub fn policies_to_wire(policies: &Policies) -> raft::Policies {
         ttl_ms: i64::try_from(policies.ttl_ms).unwrap_or(i64::MAX),
         conflict_log_bytes: policies.conflict_log_bytes,
     }
+}
+
+/// Reads a version vector; `None` when a part names no store.
+pub fn vector(wire: &[raft::VectorPart]) -> Option<VersionVector> {
+    wire.iter()
+        .map(|part| Some((StoreId::new(u64::from(part.origin))?, part.sequence)))
+        .collect()
+}
+
+/// A version vector as it goes out.
+pub fn vector_to_wire(vector: &VersionVector) -> Vec<raft::VectorPart> {
+    vector
+        .iter()
+        .map(|(origin, sequence)| raft::VectorPart {
+            origin: u32::from(origin.get()),
+            sequence,
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //! | [`router`], [`namespace`], [`session`] | from names and keys to regions, and back to one answer |
 //! | [`peer_manager`], [`peer`] | the replicas of this store; a region's writes, reads and quorum |
 //! | [`region`] | what a log entry does to a region's data |
+//! | [`eventual`] | what a write does to a namespace where every replica accepts |
 //! | [`raft`] | consensus behind our own names |
 //! | [`transport`], [`contacts`] | how stores reach each other, and when they last did |
 //! | [`cluster`] | who belongs to the cluster, and how it begins |
@@ -23,6 +24,7 @@ pub mod cluster;
 pub mod config;
 pub mod contacts;
 pub mod error;
+pub mod eventual;
 pub mod grpc_edge;
 pub mod http;
 pub mod kv_service;

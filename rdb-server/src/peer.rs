@@ -398,6 +398,7 @@ impl Peer {
                     digest: state.digest.to_bytes().to_vec().into(),
                     keys: state.keys,
                     bytes: state.bytes,
+                    ..Default::default()
                 })
                 .collect()
         });

@@ -7,11 +7,13 @@
 pub mod digest;
 pub mod ids;
 pub mod key;
+pub mod merge;
 pub mod namespace;
 pub mod reason;
 pub mod record;
 pub mod request_id;
 pub mod stamp;
+pub mod vector;
 
 pub use digest::Digest;
 pub use ids::{Epoch, NamespaceId, RegionId, StoreId};
@@ -21,3 +23,4 @@ pub use reason::Reason;
 pub use record::Record;
 pub use request_id::RequestId;
 pub use stamp::{HybridClock, Stamp};
+pub use vector::{Dot, VersionVector};

@@ -11,7 +11,7 @@
 
 use super::layout;
 use super::meta;
-use super::request_ids::{Asked, Known};
+use super::request_ids::{Asked, Known, fingerprint};
 use super::state::{NamespaceState, RegionState};
 use crate::error::{Error, Outcome};
 use crate::raft::{LogId, Membership, StoredMembership};
@@ -159,7 +159,8 @@ impl<'a> Applier<'a> {
         let id = RequestId::new(op.request_id.clone());
         let asked = id.as_ref().map(|id| Asked {
             region,
-            op,
+            namespace: NamespaceId(op.namespace_id),
+            fingerprint: fingerprint(op),
             id,
             now: stamp,
         });

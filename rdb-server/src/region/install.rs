@@ -17,6 +17,7 @@
 //! - Memory is bounded by two batches of [`FILL_BYTES`] and a record.
 
 use super::layout;
+use super::state::NamespaceState;
 use crate::layout_store;
 use crate::raft::wire;
 use crate::raft::{ReceivedSnapshot, SnapshotData, SnapshotItem, SnapshotMeta, SnapshotSpool};
@@ -24,7 +25,8 @@ use crate::tasks;
 use prost::Message;
 use rdb_proto::raft::{self, RegionDescriptor};
 use rdb_storage::{Committer, Durability, Family, KeyRange, StorageError, View, WriteBatch};
-use rdb_types::RegionId;
+use rdb_types::{GlobalKey, Mode, NamespaceId, RegionId};
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -83,10 +85,10 @@ impl Installer {
 
     /// Replaces the region by the finished snapshot in the spool. Durable when it returns.
     pub(super) async fn fill(&self, meta: &SnapshotMeta) -> io::Result<()> {
-        let ranges = layout::replicated_ranges(&self.descriptor);
         let (region, last) = (self.region(), meta.last_log_id);
-        let (records, checked) = (self.records()?, ranges.clone());
-        blocking(move || check(region, last, &checked, records).map_err(io::Error::other)).await?;
+        let (records, descriptor) = (self.records()?, self.descriptor.clone());
+        let ranges =
+            blocking(move || check(&descriptor, last, records).map_err(io::Error::other)).await?;
 
         let mark = layout_store::installing(region);
         let mut batch = WriteBatch::new();
@@ -136,16 +138,19 @@ impl Installer {
 type Records = Box<dyn Iterator<Item = Result<SnapshotItem, StorageError>> + Send>;
 
 /// Reads everything and changes nothing: whether this is a whole snapshot of this region that ends at
-/// `last`.
+/// `last`. Answers what it replaces: not the records of namespaces that are eventual in it, since those
+/// are not the log's.
 fn check(
-    region: RegionId,
+    descriptor: &RegionDescriptor,
     last: Option<crate::raft::LogId>,
-    ranges: &[(Family, KeyRange)],
     records: Records,
-) -> Result<(), StorageError> {
+) -> Result<Vec<(Family, KeyRange)>, StorageError> {
+    let region = RegionId(descriptor.id);
     let wrong =
         |why: String| StorageError::corruption(format!("a snapshot of region {region}"), why);
+    let ranges = layout::replicated_ranges(descriptor, &[]);
     let mut applied = None;
+    let (mut holding, mut eventual) = (BTreeSet::new(), BTreeSet::new());
     for item in records {
         let item = item?;
         if !ranges
@@ -154,17 +159,40 @@ fn check(
         {
             return Err(wrong("it holds a row that does not belong to it".into()));
         }
-        if item.family == Family::Region && item.key == layout::region(region) {
-            let row =
-                raft::RegionRow::decode(item.value).map_err(|error| wrong(error.to_string()))?;
-            applied = row.applied.as_ref().map(wire::log_id);
+        match item.family {
+            Family::Data => {
+                holding.extend(GlobalKey::from_bytes(item.key).map(|key| key.namespace()))
+            }
+            Family::Region => match layout::namespace_of(&item.key) {
+                None => {
+                    let row = raft::RegionRow::decode(item.value)
+                        .map_err(|error| wrong(error.to_string()))?;
+                    applied = row.applied.as_ref().map(wire::log_id);
+                }
+                Some(namespace) => {
+                    let row = raft::RegionNamespaceRow::decode(item.value)
+                        .map_err(|error| wrong(error.to_string()))?;
+                    let state = NamespaceState::from_row(&row).ok_or_else(|| {
+                        wrong(format!("namespace {namespace} has no mode or digest"))
+                    })?;
+                    if state.mode == Mode::Eventual {
+                        eventual.insert(namespace);
+                    }
+                }
+            },
+            _ => {}
         }
     }
-    if applied == last {
-        Ok(())
-    } else {
-        Err(wrong(format!("it ends at {applied:?} but says {last:?}")))
+    if let Some(namespace) = holding.intersection(&eventual).next() {
+        return Err(wrong(format!(
+            "it holds records of namespace {namespace}, which is eventual"
+        )));
     }
+    if applied != last {
+        return Err(wrong(format!("it ends at {applied:?} but says {last:?}")));
+    }
+    let eventual: Vec<NamespaceId> = eventual.into_iter().collect();
+    Ok(layout::replicated_ranges(descriptor, &eventual))
 }
 
 /// The next records, some [`FILL_BYTES`] of them; none after the last.

@@ -21,7 +21,7 @@ type Rows = Vec<(Family, Bytes, Bytes)>;
 
 /// Everything of the region, and its mark if there is one.
 fn rows(view: &dyn View) -> Rows {
-    let mut ranges = layout::replicated_ranges(&descriptor());
+    let mut ranges = layout::replicated_ranges(&descriptor(), &[]);
     let mark = layout_store::installing(RegionId(2));
     ranges.push((Family::Region, KeyRange::prefix(&mark)));
     ranges
@@ -70,7 +70,7 @@ fn meta(last: LogId) -> SnapshotMeta {
 }
 
 fn frozen(engine: &MemoryEngine) -> SnapshotData {
-    let ranges = layout::replicated_ranges(&descriptor());
+    let ranges = layout::replicated_ranges(&descriptor(), &[]);
     SnapshotData::Frozen(FrozenSnapshot::new("s", engine.snapshot(), ranges))
 }
 

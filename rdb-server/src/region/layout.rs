@@ -99,15 +99,44 @@ pub fn intersect(descriptor: &RegionDescriptor, range: &KeyRange) -> KeyRange {
     }
 }
 
-/// Everything that a snapshot of the region holds, and that installing one replaces.
-pub fn replicated_ranges(descriptor: &RegionDescriptor) -> Vec<(Family, KeyRange)> {
+/// Everything that a snapshot of the region holds, and that installing one replaces: all but the records of
+/// the namespaces in `eventual` (in order), which each replica keeps by itself.
+pub fn replicated_ranges(
+    descriptor: &RegionDescriptor,
+    eventual: &[NamespaceId],
+) -> Vec<(Family, KeyRange)> {
     let prefix = region(RegionId(descriptor.id));
-    vec![
-        (Family::Data, data_range(descriptor)),
+    let mut ranges = Vec::new();
+    let mut rest = Some(data_range(descriptor));
+    for namespace in eventual {
+        let Some(range) = &mut rest else { break };
+        let start = GlobalKey::namespace_start(*namespace);
+        let before = KeyRange {
+            start: range.start.clone(),
+            end: Some(
+                range
+                    .end
+                    .clone()
+                    .map_or(start.clone(), |end| end.min(start)),
+            ),
+        };
+        if !before.is_empty() {
+            ranges.push((Family::Data, before));
+        }
+        match GlobalKey::namespace_end(*namespace) {
+            Some(end) => range.start = range.start.clone().max(end),
+            None => rest = None,
+        }
+    }
+    if let Some(rest) = rest.filter(|rest| !rest.is_empty()) {
+        ranges.push((Family::Data, rest));
+    }
+    ranges.extend([
         (Family::Expiry, KeyRange::prefix(&prefix)),
         (Family::RequestIds, KeyRange::prefix(&prefix)),
         (Family::Region, KeyRange::prefix(&prefix)),
-    ]
+    ]);
+    ranges
 }
 
 /// Whether a region's range covers a global key.
@@ -137,6 +166,30 @@ mod tests {
             namespace_of(&region_namespace(RegionId(3), NamespaceId(5))),
             Some(NamespaceId(5))
         );
+    }
+
+    #[test]
+    fn a_snapshot_leaves_out_the_records_of_eventual_namespaces() {
+        let descriptor = RegionDescriptor {
+            id: 2,
+            start: GlobalKey::namespace_start(NamespaceId(1)),
+            end: Bytes::new(),
+            generation: 1,
+        };
+        let holds = |eventual: &[NamespaceId], namespace| {
+            let key = GlobalKey::new(NamespaceId(namespace), b"k");
+            replicated_ranges(&descriptor, eventual)
+                .iter()
+                .any(|(family, range)| *family == Family::Data && range.contains(key.as_bytes()))
+        };
+        for namespace in [1, 2, 3, 4, 5] {
+            assert!(holds(&[], namespace));
+            let eventual = [NamespaceId(2), NamespaceId(4)];
+            assert_eq!(holds(&eventual, namespace), namespace % 2 == 1);
+            assert_eq!(holds(&[NamespaceId(1)], namespace), namespace != 1);
+        }
+        // One that the region does not hold changes nothing.
+        assert!(holds(&[NamespaceId(0)], 1));
     }
 
     #[test]

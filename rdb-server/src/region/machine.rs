@@ -168,7 +168,7 @@ impl RegionMachine {
     fn freeze(&self) -> Snapshot {
         let index = self.state.applied.map_or(0, |id| id.index);
         let id = format!("{}-{}-{index}", self.me, self.state.id());
-        let ranges = layout::replicated_ranges(&self.state.descriptor);
+        let ranges = layout::replicated_ranges(&self.state.descriptor, &self.state.eventual());
         Snapshot {
             meta: SnapshotMeta {
                 last_log_id: self.state.applied,

@@ -60,8 +60,10 @@ pub fn fingerprint(op: &raft::WriteOp) -> u64 {
 pub struct Asked<'a> {
     /// Where it is applied.
     pub region: RegionId,
-    /// What it asks for.
-    pub op: &'a raft::WriteOp,
+    /// In which namespace.
+    pub namespace: NamespaceId,
+    /// Of what it asks for; see [`fingerprint`].
+    pub fingerprint: u64,
     /// The id.
     pub id: &'a RequestId,
     /// The stamp that it gets if it is new.
@@ -70,12 +72,7 @@ pub struct Asked<'a> {
 
 impl Asked<'_> {
     fn key(&self, generation: u64) -> Bytes {
-        layout::request_id(
-            self.region,
-            generation,
-            NamespaceId(self.op.namespace_id),
-            self.id.as_bytes(),
-        )
+        layout::request_id(self.region, generation, self.namespace, self.id.as_bytes())
     }
 }
 
@@ -89,10 +86,7 @@ impl IdTable {
         retention_ms: u64,
     ) -> Result<Result<Known, Error>, StorageError> {
         let Asked {
-            region,
-            op,
-            id,
-            now,
+            region, id, now, ..
         } = asked;
         for generation in [Some(self.generation), self.generation.checked_sub(1)]
             .into_iter()
@@ -110,7 +104,7 @@ impl IdTable {
                     error.to_string(),
                 )
             })?;
-            if row.fingerprint != fingerprint(op) {
+            if row.fingerprint != asked.fingerprint {
                 return Ok(Err(Error::invalid(
                     "request_id",
                     "this request id was used for another write before; make a fresh id for every write, and repeat one only with the same request",
@@ -147,7 +141,7 @@ impl IdTable {
     ) {
         let key = asked.key(self.generation);
         let row = raft::RequestIdRow {
-            fingerprint: fingerprint(asked.op),
+            fingerprint: asked.fingerprint,
             applied: Some(applied),
             stamp: asked.now.0,
         };

@@ -55,7 +55,8 @@ impl NamespaceState {
         }
     }
 
-    fn from_row(row: &raft::RegionNamespaceRow) -> Option<NamespaceState> {
+    /// Reads the stored form; `None` where it makes no sense.
+    pub fn from_row(row: &raft::RegionNamespaceRow) -> Option<NamespaceState> {
         Some(NamespaceState {
             mode: convert::mode(row.mode)?,
             epoch: Epoch(row.epoch),
@@ -110,6 +111,15 @@ impl RegionState {
     /// The region's id.
     pub fn id(&self) -> RegionId {
         RegionId(self.descriptor.id)
+    }
+
+    /// The namespaces whose records are not the log's, in the order of their ids.
+    pub fn eventual(&self) -> Vec<NamespaceId> {
+        self.namespaces
+            .iter()
+            .filter(|(_, state)| state.mode == Mode::Eventual)
+            .map(|(namespace, _)| *namespace)
+            .collect()
     }
 
     /// Reads what is on disk.

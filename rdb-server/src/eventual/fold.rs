@@ -1,0 +1,928 @@
+//! What a write does to a replica of an eventual namespace: from (state, write) to (rows, answer).
+//!
+//! Owns acceptance (stamp, number, request id), merging of what other replicas accepted, expiry, the
+//! dropping of tombstones and logs, and the finding of conflicts. Knows nothing of who waits or who is
+//! told: it collects rows in a [`WriteBatch`] that the caller writes as a whole, and the states that are
+//! true once it was written.
+//!
+//! Invariants:
+//! - what comes later in a batch sees what came earlier in it;
+//! - an entry is applied only when everything before it of the same origin was;
+//! - a record changes only by [`rdb_types::merge`]'s law, or leaves when it is dead and nobody can bring
+//!   anything older;
+//! - a write that loses to one that had not seen it is in the conflict log; one that was overwritten in
+//!   sequence is not.
+
+use super::conflicts::{self, ConflictChanges};
+use super::layout;
+use super::state::{EventualState, write_ids};
+use crate::error::{Error, Outcome};
+use crate::region::request_ids::{Asked, IdTable, Known, fingerprint};
+use bytes::Bytes;
+use prost::Message;
+use rdb_proto::convert::{vector, vector_to_wire};
+use rdb_proto::raft::write_op::Kind;
+use rdb_proto::raft::write_result::Applied;
+use rdb_proto::raft::{ConflictRow, OriginEntry, WriteOp};
+use rdb_storage::{Family, StorageError, View, WriteBatch};
+use rdb_types::merge::{Winner, winner};
+use rdb_types::{
+    Dot, Epoch, GlobalKey, NamespaceId, Reason, Record, RegionId, RequestId, Stamp, StoreId,
+    VersionVector,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Dead records that one batch drops, and expiring ones that it buries, at most.
+pub const BURIED_PER_BATCH: usize = 1000;
+/// Own numbers that are reserved at a time for acknowledgements before the sync.
+const RESERVED_NUMBERS: u64 = 1 << 16;
+
+/// What became of an entry of another replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merged {
+    /// It is in the batch.
+    Applied,
+    /// It was applied before.
+    Known,
+    /// Something before it is missing here.
+    Gap,
+}
+
+/// Where an incoming record comes from, which tells what its writer had seen.
+enum Source<'a> {
+    /// An entry of an origin's log: it says so itself.
+    Entry { seen: &'a VersionVector },
+    /// A copy of a replica that had applied this.
+    Copy { of: &'a VersionVector },
+}
+
+/// A batch under way.
+pub struct Fold<'a> {
+    me: StoreId,
+    region: RegionId,
+    view: &'a dyn View,
+    states: BTreeMap<NamespaceId, EventualState>,
+    ids: IdTable,
+    batch: WriteBatch,
+    /// Records that the batch changes.
+    fresh: BTreeMap<GlobalKey, Option<Record>>,
+    fresh_ids: BTreeMap<Bytes, Bytes>,
+    fresh_entries: BTreeMap<Bytes, VersionVector>,
+    conflicts: ConflictChanges,
+    touched: BTreeSet<NamespaceId>,
+    ids_changed: bool,
+    largest: Stamp,
+    found: u64,
+}
+
+/// What a batch makes true.
+pub struct Folded {
+    /// The rows.
+    pub batch: WriteBatch,
+    /// The namespaces that it changed.
+    pub states: BTreeMap<NamespaceId, EventualState>,
+    /// Where the table of request ids stands.
+    pub ids: IdTable,
+    /// The largest stamp that was merged.
+    pub largest: Stamp,
+    /// Conflicts that were found.
+    pub conflicts: u64,
+}
+
+fn corrupt(region: RegionId, what: &str, why: impl std::fmt::Display) -> StorageError {
+    StorageError::corruption(format!("{what} in region {region}"), why.to_string())
+}
+
+impl<'a> Fold<'a> {
+    /// A batch over the rows of `view`.
+    pub fn new(me: StoreId, region: RegionId, view: &'a dyn View, ids: IdTable) -> Fold<'a> {
+        Fold {
+            me,
+            region,
+            view,
+            states: BTreeMap::new(),
+            ids,
+            batch: WriteBatch::new(),
+            fresh: BTreeMap::new(),
+            fresh_ids: BTreeMap::new(),
+            fresh_entries: BTreeMap::new(),
+            conflicts: ConflictChanges::default(),
+            touched: BTreeSet::new(),
+            ids_changed: false,
+            largest: Stamp::ZERO,
+            found: 0,
+        }
+    }
+
+    /// Brings a namespace in as it was before this batch. Everything below needs it.
+    pub fn with(&mut self, namespace: NamespaceId, state: impl FnOnce() -> EventualState) {
+        self.states.entry(namespace).or_insert_with(state);
+    }
+
+    /// Reads the records of these keys at once, so that each need not be read by itself.
+    ///
+    /// # Errors
+    /// Reading failed, or a record is damaged.
+    pub fn prefetch(&mut self, keys: BTreeSet<GlobalKey>) -> Result<(), StorageError> {
+        let wanted: Vec<GlobalKey> = keys
+            .into_iter()
+            .filter(|key| !self.fresh.contains_key(key))
+            .collect();
+        let stored: Vec<Bytes> = wanted.iter().map(|key| key.as_bytes().clone()).collect();
+        let found = self.view.multi_get(Family::Data, &stored)?;
+        for (key, stored) in wanted.into_iter().zip(found) {
+            let record = stored.map(|stored| self.decode(stored)).transpose()?;
+            self.fresh.insert(key, record);
+        }
+        Ok(())
+    }
+
+    /// The state of a namespace in this batch.
+    pub fn state(&self, namespace: NamespaceId) -> Option<&EventualState> {
+        self.states.get(&namespace)
+    }
+
+    fn decode(&self, stored: Bytes) -> Result<Record, StorageError> {
+        Record::decode(stored).map_err(|error| corrupt(self.region, "a record", error))
+    }
+
+    fn record(&mut self, global: &GlobalKey) -> Result<Option<Record>, StorageError> {
+        if let Some(record) = self.fresh.get(global) {
+            return Ok(record.clone());
+        }
+        let stored = self.view.get(Family::Data, global.as_bytes())?;
+        let record = stored.map(|stored| self.decode(stored)).transpose()?;
+        self.fresh.insert(global.clone(), record.clone());
+        Ok(record)
+    }
+
+    /// Changes a namespace's state; `None` where [`Fold::with`] did not bring it in.
+    fn change(&mut self, namespace: NamespaceId) -> Option<&mut EventualState> {
+        self.touched.insert(namespace);
+        self.states.get_mut(&namespace)
+    }
+
+    /// Accepts a write of a client under the given stamp. `relaxed` reserves numbers for early
+    /// acknowledgements. `Err` inside is for the client.
+    ///
+    /// # Errors
+    /// Reading failed, or what was read is damaged.
+    pub fn accept(
+        &mut self,
+        op: &WriteOp,
+        epoch: Epoch,
+        stamp: Stamp,
+        relaxed: bool,
+        retention_ms: u64,
+    ) -> Result<Result<Applied, Error>, StorageError> {
+        let namespace = NamespaceId(op.namespace_id);
+        let id = RequestId::new(op.request_id.clone());
+        let print = if id.is_some() { fingerprint(op) } else { 0 };
+        let asked = id.as_ref().map(|id| Asked {
+            region: self.region,
+            namespace,
+            fingerprint: print,
+            id,
+            now: stamp,
+        });
+        if let Some(asked) = asked {
+            self.turn_ids(stamp, retention_ms);
+            match self
+                .ids
+                .look_up(self.view, &self.fresh_ids, asked, retention_ms)?
+            {
+                Ok(Known::New) => {}
+                Ok(Known::Answered(applied)) => return Ok(Ok(applied)),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        let deletion = match Kind::try_from(op.kind) {
+            Ok(Kind::Put) => false,
+            Ok(Kind::Delete) => true,
+            Ok(Kind::CasPut | Kind::CasDelete) | Err(_) => {
+                return Ok(Err(Error::new(
+                    Reason::WrongMode,
+                    "compare-and-swap needs a strong namespace",
+                )
+                .outcome(Outcome::NotApplied)));
+            }
+        };
+        let global = GlobalKey::new(namespace, &op.key);
+        let current = self.record(&global)?;
+        let me = self.me;
+        let Some(state) = self.states.get_mut(&namespace) else {
+            return Ok(Err(not_here(self.region, namespace)));
+        };
+        state.epoch = epoch;
+        let sequence = state.vector.get(me) + 1;
+        if relaxed && sequence + RESERVED_NUMBERS / 2 > state.sequence_bound {
+            state.sequence_bound = sequence + RESERVED_NUMBERS;
+        }
+        let existed = current
+            .as_ref()
+            .is_some_and(|record| state.is_live(record) && !record.is_expired(stamp));
+        let expires_at_ms = match u64::try_from(op.ttl_ms) {
+            Ok(ttl_ms) if ttl_ms > 0 && !deletion => stamp.unix_ms().saturating_add(ttl_ms),
+            _ => 0,
+        };
+        let seen = state.vector.clone();
+        let entry = OriginEntry {
+            sequence,
+            filler_from: 0,
+            stamp: stamp.0,
+            epoch: epoch.0,
+            key: op.key.clone(),
+            value: if deletion {
+                Bytes::new()
+            } else {
+                op.value.clone()
+            },
+            deletion,
+            expires_at_ms,
+            seen: vector_to_wire(&seen),
+            request_id: op.request_id.clone(),
+            fingerprint: print,
+            existed,
+        };
+        let dot = Dot {
+            origin: self.me,
+            sequence,
+        };
+        self.log(namespace, dot, entry.encode_to_vec().into(), seen);
+        self.replace(&global, current, Some(record_of(&entry)));
+        let applied = answer(&entry);
+        if let Some(asked) = asked {
+            self.ids
+                .remember(&mut self.batch, &mut self.fresh_ids, asked, applied);
+        }
+        Ok(Ok(applied))
+    }
+
+    /// Merges an entry of another replica's log, whoever brought it. `encoded` is what is kept: an entry
+    /// never changes.
+    ///
+    /// # Errors
+    /// Reading failed, or what was read is damaged.
+    pub fn merge(
+        &mut self,
+        namespace: NamespaceId,
+        origin: StoreId,
+        entry: &OriginEntry,
+        encoded: Bytes,
+        retention_ms: u64,
+    ) -> Result<Merged, StorageError> {
+        let Some(state) = self.states.get(&namespace) else {
+            return Ok(Merged::Gap);
+        };
+        let have = state.vector.get(origin);
+        if entry.sequence <= have {
+            return Ok(Merged::Known);
+        }
+        let first = match entry.filler_from {
+            0 => entry.sequence,
+            from => from,
+        };
+        if first > have + 1 {
+            return Ok(Merged::Gap);
+        }
+        let seen = vector(&entry.seen).unwrap_or_default();
+        let dot = Dot {
+            origin,
+            sequence: entry.sequence,
+        };
+        self.log(namespace, dot, encoded, seen.clone());
+        if entry.filler_from > 0 {
+            return Ok(Merged::Applied);
+        }
+        let record = record_of(entry);
+        self.largest = self.largest.max(record.stamp);
+        if let Some(state) = self.change(namespace) {
+            state.epoch = state.epoch.max(record.epoch);
+        }
+        if let Some(id) = RequestId::new(entry.request_id.clone()) {
+            self.turn_ids(record.stamp, retention_ms);
+            let asked = Asked {
+                region: self.region,
+                namespace,
+                fingerprint: entry.fingerprint,
+                id: &id,
+                now: record.stamp,
+            };
+            self.ids
+                .remember(&mut self.batch, &mut self.fresh_ids, asked, answer(entry));
+        }
+        self.merge_record(namespace, &entry.key, record, Source::Entry { seen: &seen })?;
+        Ok(Merged::Applied)
+    }
+
+    /// Says that numbers from the vector's end up to `last` were given out, lost in a crash, and seen by
+    /// nobody: they become one empty entry.
+    pub fn fill(&mut self, namespace: NamespaceId, last: u64) {
+        let me = self.me;
+        let Some(state) = self.states.get(&namespace) else {
+            return;
+        };
+        let have = state.vector.get(me);
+        if last <= have {
+            return;
+        }
+        let seen = state.vector.clone();
+        let entry = OriginEntry {
+            sequence: last,
+            filler_from: have + 1,
+            ..OriginEntry::default()
+        };
+        let dot = Dot {
+            origin: me,
+            sequence: last,
+        };
+        self.log(namespace, dot, entry.encode_to_vec().into(), seen);
+    }
+
+    fn log(&mut self, namespace: NamespaceId, dot: Dot, encoded: Bytes, seen: VersionVector) {
+        let key = layout::entry(self.region, namespace, dot);
+        let bytes = (key.len() + encoded.len()) as u64;
+        self.batch.put(Family::OriginLog, key.clone(), encoded);
+        self.fresh_entries.insert(key, seen);
+        if let Some(state) = self.change(namespace) {
+            state.vector.raise(dot.origin, dot.sequence);
+            state.log_bytes += bytes;
+            state.settle_partial();
+        }
+    }
+
+    fn turn_ids(&mut self, now: Stamp, retention_ms: u64) {
+        self.ids_changed = true;
+        let region = layout::beside(self.region);
+        self.ids
+            .turn_over(&mut self.batch, region, now, retention_ms);
+    }
+
+    /// Merges a record of a copy. `of` is what the replica that it comes from had applied.
+    ///
+    /// # Errors
+    /// Reading failed, or what was read is damaged.
+    pub fn merge_copied(
+        &mut self,
+        namespace: NamespaceId,
+        key: &Bytes,
+        record: Record,
+        of: &VersionVector,
+    ) -> Result<(), StorageError> {
+        self.largest = self.largest.max(record.stamp);
+        if let Some(state) = self.change(namespace) {
+            state.partial.join(of);
+            state.settle_partial();
+        }
+        self.merge_record(namespace, key, record, Source::Copy { of })
+    }
+
+    /// Ends a copy: everything up to `of` has been merged.
+    pub fn copied(&mut self, namespace: NamespaceId, of: &VersionVector) {
+        let region = self.region;
+        let Some(state) = self.states.get(&namespace) else {
+            return;
+        };
+        let ahead: Vec<(StoreId, u64)> = of
+            .iter()
+            .filter(|(origin, sequence)| *sequence > state.vector.get(*origin))
+            .collect();
+        for (origin, sequence) in ahead {
+            // The log of this origin is one piece up to its end; what the copy brought is not in it.
+            let gone = layout::entries(region, namespace, origin, 0, sequence);
+            if let Some(end) = gone.end {
+                self.batch.delete_range(Family::OriginLog, gone.start, end);
+            }
+            if let Some(state) = self.change(namespace) {
+                state.truncated.raise(origin, sequence);
+                state.vector.raise(origin, sequence);
+            }
+        }
+        if let Some(state) = self.change(namespace) {
+            state.settle_partial();
+        }
+    }
+
+    fn merge_record(
+        &mut self,
+        namespace: NamespaceId,
+        key: &Bytes,
+        incoming: Record,
+        source: Source<'_>,
+    ) -> Result<(), StorageError> {
+        let global = GlobalKey::new(namespace, key);
+        let current = self.record(&global)?;
+        self.supersede(namespace, key, &incoming, &source)?;
+        match winner(current.as_ref(), &incoming) {
+            Winner::Same => {}
+            Winner::Incoming => {
+                if let Some(current) = &current
+                    && !self.incoming_saw(current, &incoming, &source)
+                {
+                    self.conflict(namespace, key, current, &incoming, OVERTAKEN)?;
+                }
+                self.replace(&global, current, Some(incoming));
+            }
+            Winner::Current => {
+                if let Some(current) = &current {
+                    match self.stored_saw(namespace, current, &incoming)? {
+                        Some(true) => {}
+                        Some(false) => {
+                            self.conflict(namespace, key, &incoming, current, LATE)?;
+                        }
+                        None => self.conflict(namespace, key, &incoming, current, UNKNOWN)?,
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the writer of `incoming` had seen `current`, which is older.
+    fn incoming_saw(&self, current: &Record, incoming: &Record, source: &Source<'_>) -> bool {
+        let Some(dot) = conflicts::dot(current) else {
+            // Before any eventual write: all of them start from it.
+            return true;
+        };
+        if incoming.stamp.store() == Some(dot.origin) {
+            return true;
+        }
+        match source {
+            Source::Entry { seen } => seen.has(dot),
+            // Who had both has judged them, and lists what lost.
+            Source::Copy { of } => of.has(dot),
+        }
+    }
+
+    /// Whether the writer of `stored`, a record or conflict that is here, had seen `other`. `None`: its
+    /// entry is no longer in the log.
+    fn stored_saw(
+        &self,
+        namespace: NamespaceId,
+        stored: &Record,
+        other: &Record,
+    ) -> Result<Option<bool>, StorageError> {
+        let (Some(stored), Some(other)) = (conflicts::dot(stored), conflicts::dot(other)) else {
+            return Ok(Some(true));
+        };
+        self.dot_saw(namespace, stored, other)
+    }
+
+    fn dot_saw(
+        &self,
+        namespace: NamespaceId,
+        stored: Dot,
+        other: Dot,
+    ) -> Result<Option<bool>, StorageError> {
+        if stored.origin == other.origin {
+            return Ok(Some(stored.sequence >= other.sequence));
+        }
+        let key = layout::entry(self.region, namespace, stored);
+        if let Some(seen) = self.fresh_entries.get(&key) {
+            return Ok(Some(seen.has(other)));
+        }
+        let Some(encoded) = self.view.get(Family::OriginLog, &key)? else {
+            return Ok(None);
+        };
+        let entry = OriginEntry::decode(encoded)
+            .map_err(|error| corrupt(self.region, "an entry of a log", error))?;
+        Ok(Some(vector(&entry.seen).unwrap_or_default().has(other)))
+    }
+
+    /// Takes those writes out of the conflict log that `incoming` overwrote in sequence: its writer had
+    /// seen them, and not yet what they lost to.
+    fn supersede(
+        &mut self,
+        namespace: NamespaceId,
+        key: &Bytes,
+        incoming: &Record,
+        source: &Source<'_>,
+    ) -> Result<(), StorageError> {
+        if self
+            .states
+            .get(&namespace)
+            .is_none_or(|state| state.conflicts == 0)
+        {
+            return Ok(());
+        }
+        let Source::Entry { seen } = source else {
+            return Ok(());
+        };
+        let saw = |dot: Dot| {
+            seen.has(dot)
+                || (incoming.stamp.store() == Some(dot.origin)
+                    && incoming.origin_sequence > dot.sequence)
+        };
+        let rows = self
+            .conflicts
+            .of_key(self.view, self.region, namespace, key)?;
+        for row in rows.into_iter().filter(|row| !row.set_aside) {
+            let (Some(loser), Some(victor)) = (conflicts::loser(&row), conflicts::victor(&row))
+            else {
+                continue;
+            };
+            if saw(loser) && !saw(victor) {
+                self.touched.insert(namespace);
+                if let Some(state) = self.states.get_mut(&namespace) {
+                    self.conflicts
+                        .remove(self.region, namespace, &row, state, &mut self.batch);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn conflict(
+        &mut self,
+        namespace: NamespaceId,
+        key: &Bytes,
+        loser: &Record,
+        winner: &Record,
+        reason: &str,
+    ) -> Result<(), StorageError> {
+        let row = conflicts::row(key, loser, winner, reason);
+        // A write in the log already may have overwritten this one in sequence.
+        if let Some(dot) = conflicts::dot(loser) {
+            let there = self
+                .conflicts
+                .of_key(self.view, self.region, namespace, key)?;
+            for later in there.iter().filter(|later| later.stamp > row.stamp) {
+                if let Some(later) = conflicts::loser(later)
+                    && self.dot_saw(namespace, later, dot)? == Some(true)
+                {
+                    return Ok(());
+                }
+            }
+        }
+        self.add_conflict(namespace, row)
+    }
+
+    /// Adds a row to the conflict log.
+    ///
+    /// # Errors
+    /// Reading failed.
+    pub fn add_conflict(
+        &mut self,
+        namespace: NamespaceId,
+        row: ConflictRow,
+    ) -> Result<(), StorageError> {
+        self.touched.insert(namespace);
+        self.found += 1;
+        let Some(state) = self.states.get_mut(&namespace) else {
+            return Ok(());
+        };
+        self.conflicts.add(
+            self.view,
+            self.region,
+            namespace,
+            row,
+            state,
+            &mut self.batch,
+        )
+    }
+
+    /// Removes a row from the conflict log, if it is there.
+    ///
+    /// # Errors
+    /// Reading failed.
+    pub fn remove_conflict(
+        &mut self,
+        namespace: NamespaceId,
+        key: &Bytes,
+        stamp: Stamp,
+    ) -> Result<(), StorageError> {
+        let rows = self
+            .conflicts
+            .of_key(self.view, self.region, namespace, key)?;
+        for row in rows.iter().filter(|row| row.stamp == stamp.0) {
+            self.touched.insert(namespace);
+            if let Some(state) = self.states.get_mut(&namespace) {
+                self.conflicts
+                    .remove(self.region, namespace, row, state, &mut self.batch);
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces the record of a key: row, counts, digest, indexes.
+    fn replace(&mut self, global: &GlobalKey, old: Option<Record>, new: Option<Record>) {
+        let (region, namespace) = (self.region, global.namespace());
+        let key = global.user_key();
+        self.touched.insert(namespace);
+        let Some(state) = self.states.get_mut(&namespace) else {
+            return;
+        };
+        for (record, counts) in [(&old, false), (&new, true)] {
+            let Some(record) = record else { continue };
+            let live = state.is_live(record);
+            if live && counts {
+                state.digest.add(&key, record);
+                state.keys += 1;
+                state.bytes += record.size_bytes(&key);
+            } else if live {
+                state.digest.remove(&key, record);
+                state.keys = state.keys.saturating_sub(1);
+                state.bytes = state.bytes.saturating_sub(record.size_bytes(&key));
+            }
+            let index = if live && record.expires_at_ms > 0 {
+                Some((
+                    layout::expiring(region, record.expires_at_ms, global),
+                    Bytes::new(),
+                ))
+            } else if live {
+                None
+            } else {
+                conflicts::dot(record).map(|dot| {
+                    let row = layout::dead(region, namespace, dot);
+                    (row, global.as_bytes().clone())
+                })
+            };
+            match index {
+                Some((row, value)) if counts => self.batch.put(Family::Expiry, row, value),
+                Some((row, _)) => self.batch.delete(Family::Expiry, row),
+                None => {}
+            }
+        }
+        match &new {
+            Some(new) => self
+                .batch
+                .put(Family::Data, global.as_bytes().clone(), new.encode()),
+            None => self.batch.delete(Family::Data, global.as_bytes().clone()),
+        }
+        self.fresh.insert(global.clone(), new);
+    }
+
+    /// Buries what has expired up to `through_ms`, as much as fits a batch. Such a record keeps its stamp
+    /// and stays, hidden, until it may be dropped. Answers whether all of it was.
+    ///
+    /// # Errors
+    /// Reading failed, or what was read is damaged.
+    pub fn expire(
+        &mut self,
+        namespace: NamespaceId,
+        through_ms: u64,
+    ) -> Result<bool, StorageError> {
+        let Some(state) = self.states.get(&namespace) else {
+            return Ok(true);
+        };
+        if through_ms <= state.expired_through_ms {
+            return Ok(true);
+        }
+        let range = layout::expiring_through(self.region, namespace, through_ms);
+        let mut due: Vec<(u64, GlobalKey)> = Vec::new();
+        let (mut all, mut reached) = (true, through_ms);
+        for item in self.view.scan(Family::Expiry, &range, false) {
+            let (key, _) = item?;
+            let (at_ms, global) = layout::parse_expiring(&key)
+                .ok_or_else(|| corrupt(self.region, "an expiry", "its key is too short"))?;
+            // Whole milliseconds only: the state says up to which one all are buried.
+            if due.len() >= BURIED_PER_BATCH && due.last().is_some_and(|(last, _)| *last < at_ms) {
+                all = false;
+                reached = at_ms - 1;
+                break;
+            }
+            due.push((at_ms, global));
+        }
+        for (at_ms, global) in due {
+            let current = self.record(&global)?;
+            match current {
+                // Still counted as live, so that taking it out takes it out of the digest.
+                Some(record) if record.expires_at_ms == at_ms && !record.tombstone => {
+                    self.bury(&global, &record);
+                }
+                _ => self.batch.delete(
+                    Family::Expiry,
+                    layout::expiring(self.region, at_ms, &global),
+                ),
+            }
+        }
+        if let Some(state) = self.change(namespace) {
+            state.expired_through_ms = reached;
+        }
+        Ok(all)
+    }
+
+    /// Takes an expired record out of what is alive. Its row in the data stays as it is.
+    fn bury(&mut self, global: &GlobalKey, record: &Record) {
+        let (region, namespace) = (self.region, global.namespace());
+        let key = global.user_key();
+        self.batch.delete(
+            Family::Expiry,
+            layout::expiring(region, record.expires_at_ms, global),
+        );
+        if let Some(dot) = conflicts::dot(record) {
+            self.batch.put(
+                Family::Expiry,
+                layout::dead(region, namespace, dot),
+                global.as_bytes().clone(),
+            );
+        }
+        if let Some(state) = self.change(namespace)
+            && state.is_live(record)
+        {
+            state.digest.remove(&key, record);
+            state.keys = state.keys.saturating_sub(1);
+            state.bytes = state.bytes.saturating_sub(record.size_bytes(&key));
+        }
+    }
+
+    /// Forgets what all replicas have seen, and of which nobody can bring anything older (see
+    /// [`super::reports`]): logs, tombstones and expired records, as much as fits a batch. Answers
+    /// whether all of it was.
+    ///
+    /// # Errors
+    /// Reading failed, or what was read is damaged.
+    pub fn forget(
+        &mut self,
+        namespace: NamespaceId,
+        settled: &VersionVector,
+    ) -> Result<bool, StorageError> {
+        let mut buried = Vec::new();
+        let mut all = true;
+        for (origin, last) in settled.iter() {
+            let range = layout::dead_through(self.region, namespace, origin, last);
+            for item in self.view.scan(Family::Expiry, &range, false) {
+                if buried.len() >= BURIED_PER_BATCH {
+                    all = false;
+                    break;
+                }
+                buried.push(item?);
+            }
+        }
+        for (row, global) in buried {
+            let global = GlobalKey::from_bytes(global)
+                .ok_or_else(|| corrupt(self.region, "a dead record", "its key is too short"))?;
+            let current = self.record(&global)?;
+            let Some(state) = self.states.get(&namespace) else {
+                return Ok(true);
+            };
+            // The row names one write; another may stand under the key by now.
+            let named = |record: &Record| {
+                conflicts::dot(record)
+                    .is_some_and(|dot| layout::dead(self.region, namespace, dot) == row)
+            };
+            if let Some(record) = current
+                .as_ref()
+                .filter(|record| named(record) && !state.is_live(record))
+            {
+                let record = record.clone();
+                self.replace(&global, Some(record), None);
+                if let Some(state) = self.change(namespace) {
+                    let vector = state.vector.clone();
+                    state.floor.join(&vector);
+                }
+            } else {
+                self.batch.delete(Family::Expiry, row);
+            }
+        }
+        if all {
+            self.truncate(namespace, settled);
+        }
+        Ok(all)
+    }
+
+    /// Removes the entries of all logs up to `through`.
+    pub fn truncate(&mut self, namespace: NamespaceId, through: &VersionVector) {
+        let Some(state) = self.states.get(&namespace) else {
+            return;
+        };
+        let gone: Vec<(StoreId, u64, u64)> = through
+            .iter()
+            .map(|(origin, last)| (origin, state.truncated.get(origin), last))
+            .filter(|(origin, first, last)| last > first && *last <= state.vector.get(*origin))
+            .collect();
+        if gone.is_empty() {
+            return;
+        }
+        let before = state.log_entries().max(1);
+        for (origin, first, last) in gone {
+            let range = layout::entries(self.region, namespace, origin, first + 1, last);
+            if let Some(end) = range.end {
+                self.batch.delete_range(Family::OriginLog, range.start, end);
+            }
+            if let Some(state) = self.change(namespace) {
+                state.truncated.raise(origin, last);
+            }
+        }
+        if let Some(state) = self.change(namespace) {
+            let left = state.log_entries() as f64 / before as f64;
+            state.log_bytes = (state.log_bytes as f64 * left) as u64;
+        }
+    }
+
+    /// Shortens the logs to about `bound_bytes`, whoever still needs them: who does takes a copy. The
+    /// longest log goes first.
+    pub fn shorten(&mut self, namespace: NamespaceId, bound_bytes: u64) {
+        let Some(state) = self.states.get(&namespace) else {
+            return;
+        };
+        if state.log_bytes <= bound_bytes {
+            return;
+        }
+        let excess = state.log_bytes - bound_bytes;
+        let each = state.log_bytes / state.log_entries().max(1);
+        let entries = excess / each.max(1) + 1;
+        let longest = state
+            .vector
+            .iter()
+            .map(|(origin, last)| (last - state.truncated.get(origin).min(last), origin))
+            .max();
+        if let Some((length, origin)) = longest {
+            let through = state.truncated.get(origin) + entries.min(length);
+            self.truncate(namespace, &[(origin, through)].into_iter().collect());
+        }
+    }
+
+    /// Keeps the conflict log of a namespace within its bound.
+    ///
+    /// # Errors
+    /// Reading failed.
+    pub fn bound_conflicts(
+        &mut self,
+        namespace: NamespaceId,
+        bound_bytes: u64,
+    ) -> Result<(), StorageError> {
+        if !self.touched.contains(&namespace) {
+            return Ok(());
+        }
+        let Some(state) = self.states.get_mut(&namespace) else {
+            return Ok(());
+        };
+        self.conflicts.bound(
+            self.view,
+            self.region,
+            namespace,
+            bound_bytes,
+            state,
+            &mut self.batch,
+        )
+    }
+
+    /// Ends the batch.
+    pub fn finish(mut self) -> Folded {
+        let touched = std::mem::take(&mut self.touched);
+        self.states
+            .retain(|namespace, _| touched.contains(namespace));
+        for (namespace, state) in &self.states {
+            state.write_row(self.region, *namespace, &mut self.batch);
+        }
+        if self.ids_changed {
+            write_ids(&self.ids, self.region, &mut self.batch);
+        }
+        Folded {
+            batch: self.batch,
+            states: self.states,
+            ids: self.ids,
+            largest: self.largest,
+            conflicts: self.found,
+        }
+    }
+}
+
+impl EventualState {
+    /// Ends a copy once the vector says all that it brought.
+    fn settle_partial(&mut self) {
+        if !self.partial.is_empty() && self.vector.covers(&self.partial) {
+            self.partial = VersionVector::new();
+        }
+    }
+}
+
+const OVERTAKEN: &str = "a newer write that had not seen it won";
+const LATE: &str = "it arrived after a newer write that had not seen it";
+const UNKNOWN: &str =
+    "it arrived after a newer write whose log entry is gone: whether that had seen it is not known";
+
+fn not_here(region: RegionId, namespace: NamespaceId) -> Error {
+    Error::new(
+        Reason::NotReady,
+        format!("region {region} does not know namespace {namespace} yet; try again"),
+    )
+    .outcome(Outcome::NotApplied)
+}
+
+/// The record that an entry makes.
+fn record_of(entry: &OriginEntry) -> Record {
+    Record {
+        tombstone: entry.deletion,
+        stamp: Stamp(entry.stamp),
+        origin_sequence: entry.sequence,
+        epoch: Epoch(entry.epoch),
+        revision: 0,
+        create_revision: 0,
+        expires_at_ms: entry.expires_at_ms,
+        value: entry.value.clone(),
+    }
+}
+
+/// What the client heard, or would have heard.
+fn answer(entry: &OriginEntry) -> Applied {
+    Applied {
+        version: entry.stamp,
+        revision: 0,
+        epoch: entry.epoch,
+        existed: entry.existed,
+        swapped: false,
+        replayed: false,
+    }
+}

@@ -1,0 +1,250 @@
+//! Keys of the rows of eventual namespaces.
+//!
+//! ```text
+//! region        0, "eventual/", region u64, namespace u32        -> EventualRow
+//!               0, "eventual-ids/", region u64                   -> EventualIdsRow
+//! data          global key                                       -> record (as in strong namespaces)
+//! origin_log    region u64, namespace u32, origin u16, sequence u64   -> OriginEntry
+//! conflicts     region u64, namespace u32, 0, stamp u64, user key     -> ConflictRow
+//!               region u64, namespace u32, 1, length u32, user key, stamp u64   -> nothing
+//! expiry        region u64 | TOP, 0, namespace u32, expires_at_ms u64, global key    -> nothing
+//!               region u64 | TOP, 1, namespace u32, origin u16, sequence u64         -> global key
+//! request_ids   region u64 | TOP, ...                            -> RequestIdRow
+//! ```
+//! Numbers are big endian, so that rows order as their parts do. The second kind of `expiry` rows names
+//! the dead: tombstones and expired records that still have to be known about.
+//!
+//! The region's number has its top bit set where a family also holds rows of the region's log: those go
+//! along in its snapshots, and a snapshot that replaces them must not touch what this store accepted.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use rdb_storage::KeyRange;
+use rdb_types::{Dot, GlobalKey, NamespaceId, RegionId, Stamp, StoreId};
+
+const EXPIRING: u8 = 0;
+const DEAD: u8 = 1;
+const BY_STAMP: u8 = 0;
+const BY_KEY: u8 = 1;
+
+/// Where the rows of eventual namespaces stand in families that hold rows of the log, too.
+pub fn beside(region: RegionId) -> RegionId {
+    RegionId(region.0 | 1 << 63)
+}
+
+/// What is kept of a namespace.
+pub fn state(region: RegionId, namespace: NamespaceId) -> Bytes {
+    let mut key = BytesMut::from(&crate::layout_store::row("eventual/")[..]);
+    key.put_u64(region.0);
+    key.put_u32(namespace.0);
+    key.freeze()
+}
+
+/// Where the table of request ids stands.
+pub fn ids(region: RegionId) -> Bytes {
+    let mut key = BytesMut::from(&crate::layout_store::row("eventual-ids/")[..]);
+    key.put_u64(region.0);
+    key.freeze()
+}
+
+fn namespace_prefix(region: RegionId, namespace: NamespaceId, room: usize) -> BytesMut {
+    let mut key = BytesMut::with_capacity(12 + room);
+    key.put_u64(region.0);
+    key.put_u32(namespace.0);
+    key
+}
+
+/// An entry of an origin's log.
+pub fn entry(region: RegionId, namespace: NamespaceId, dot: Dot) -> Bytes {
+    let mut key = namespace_prefix(region, namespace, 10);
+    key.put_u16(dot.origin.get());
+    key.put_u64(dot.sequence);
+    key.freeze()
+}
+
+/// The entries of one origin from `first` to `last`, both included.
+pub fn entries(
+    region: RegionId,
+    namespace: NamespaceId,
+    origin: StoreId,
+    first: u64,
+    last: u64,
+) -> KeyRange {
+    let at = |sequence| entry(region, namespace, Dot { origin, sequence });
+    KeyRange::new(at(first), at(last.saturating_add(1)))
+}
+
+/// The sequence in the key of an entry.
+pub fn sequence_of(key: &[u8]) -> Option<u64> {
+    key.get(14..22)?.try_into().ok().map(u64::from_be_bytes)
+}
+
+fn by_stamp_prefix(region: RegionId, namespace: NamespaceId) -> BytesMut {
+    let mut key = namespace_prefix(region, namespace, 64);
+    key.put_u8(BY_STAMP);
+    key
+}
+
+/// A write that lost, by its stamp.
+pub fn conflict(region: RegionId, namespace: NamespaceId, stamp: Stamp, user_key: &[u8]) -> Bytes {
+    let mut key = by_stamp_prefix(region, namespace);
+    key.put_u64(stamp.0);
+    key.put_slice(user_key);
+    key.freeze()
+}
+
+/// All writes that lost, the oldest first.
+pub fn conflicts(region: RegionId, namespace: NamespaceId) -> KeyRange {
+    KeyRange::prefix(&by_stamp_prefix(region, namespace))
+}
+
+fn by_key_prefix(region: RegionId, namespace: NamespaceId, user_key: &[u8]) -> BytesMut {
+    let mut key = namespace_prefix(region, namespace, 13 + user_key.len());
+    key.put_u8(BY_KEY);
+    // The length first, so that no key's rows are found under a key that begins like it.
+    key.put_u32(user_key.len() as u32);
+    key.put_slice(user_key);
+    key
+}
+
+/// The index row of a write that lost, by its key.
+pub fn conflict_of_key(
+    region: RegionId,
+    namespace: NamespaceId,
+    user_key: &[u8],
+    stamp: Stamp,
+) -> Bytes {
+    let mut key = by_key_prefix(region, namespace, user_key);
+    key.put_u64(stamp.0);
+    key.freeze()
+}
+
+/// The index rows of one key.
+pub fn conflicts_of_key(region: RegionId, namespace: NamespaceId, user_key: &[u8]) -> KeyRange {
+    KeyRange::prefix(&by_key_prefix(region, namespace, user_key))
+}
+
+/// The stamp at the end of an index row's key.
+pub fn stamp_of(key: &[u8]) -> Option<Stamp> {
+    let at = key.len().checked_sub(8)?;
+    key.get(at..)?
+        .try_into()
+        .ok()
+        .map(|bytes| Stamp(u64::from_be_bytes(bytes)))
+}
+
+fn index_prefix(region: RegionId, kind: u8, namespace: NamespaceId, room: usize) -> BytesMut {
+    let mut key = BytesMut::with_capacity(13 + room);
+    key.put_u64(beside(region).0);
+    key.put_u8(kind);
+    key.put_u32(namespace.0);
+    key
+}
+
+/// The index row of a record that will expire.
+pub fn expiring(region: RegionId, expires_at_ms: u64, global: &GlobalKey) -> Bytes {
+    let bytes = global.as_bytes();
+    let mut key = index_prefix(region, EXPIRING, global.namespace(), 8 + bytes.len());
+    key.put_u64(expires_at_ms);
+    key.put_slice(bytes);
+    key.freeze()
+}
+
+/// The records that expire up to and including `through_ms`.
+pub fn expiring_through(region: RegionId, namespace: NamespaceId, through_ms: u64) -> KeyRange {
+    let prefix = index_prefix(region, EXPIRING, namespace, 8);
+    let mut end = prefix.clone();
+    end.put_u64(through_ms.saturating_add(1));
+    KeyRange::new(prefix.freeze(), end.freeze())
+}
+
+/// Takes the key of an expiring record's row apart.
+pub fn parse_expiring(key: &Bytes) -> Option<(u64, GlobalKey)> {
+    let at = key.get(13..21)?.try_into().ok().map(u64::from_be_bytes)?;
+    Some((at, GlobalKey::from_bytes(key.slice(21..))?))
+}
+
+/// The index row of a tombstone or an expired record.
+pub fn dead(region: RegionId, namespace: NamespaceId, dot: Dot) -> Bytes {
+    let mut key = index_prefix(region, DEAD, namespace, 10);
+    key.put_u16(dot.origin.get());
+    key.put_u64(dot.sequence);
+    key.freeze()
+}
+
+/// The dead of one origin up to and including `last`.
+pub fn dead_through(
+    region: RegionId,
+    namespace: NamespaceId,
+    origin: StoreId,
+    last: u64,
+) -> KeyRange {
+    let at = |sequence| dead(region, namespace, Dot { origin, sequence });
+    KeyRange::new(at(0), at(last.saturating_add(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REGION: RegionId = RegionId(2);
+    const NAMESPACE: NamespaceId = NamespaceId(7);
+
+    #[test]
+    fn keys_come_apart_again() {
+        let global = GlobalKey::new(NAMESPACE, b"k");
+        let row = expiring(REGION, 99, &global);
+        assert_eq!(parse_expiring(&row), Some((99, global)));
+        assert_eq!(parse_expiring(&row.slice(..15)), None);
+        let origin = StoreId::new(3).unwrap();
+        let dot = Dot {
+            origin,
+            sequence: 300,
+        };
+        assert_eq!(sequence_of(&entry(REGION, NAMESPACE, dot)), Some(300));
+        let row = conflict_of_key(REGION, NAMESPACE, b"k", Stamp(5));
+        assert_eq!(stamp_of(&row), Some(Stamp(5)));
+    }
+
+    #[test]
+    fn ranges_hold_what_they_say_and_no_more() {
+        let origin = StoreId::new(3).unwrap();
+        let at = |sequence| Dot { origin, sequence };
+        let range = entries(REGION, NAMESPACE, origin, 5, 7);
+        for (sequence, inside) in [(4, false), (5, true), (7, true), (8, false)] {
+            assert_eq!(
+                range.contains(&entry(REGION, NAMESPACE, at(sequence))),
+                inside
+            );
+        }
+        let range = dead_through(REGION, NAMESPACE, origin, 7);
+        assert!(range.contains(&dead(REGION, NAMESPACE, at(7))));
+        assert!(!range.contains(&dead(REGION, NAMESPACE, at(8))));
+        let range = conflicts_of_key(REGION, NAMESPACE, b"k");
+        assert!(range.contains(&conflict_of_key(REGION, NAMESPACE, b"k", Stamp(u64::MAX))));
+        assert!(!range.contains(&conflict_of_key(REGION, NAMESPACE, b"kk", Stamp(1))));
+    }
+
+    #[test]
+    fn a_snapshot_of_the_region_holds_none_of_these() {
+        let descriptor = rdb_proto::raft::RegionDescriptor {
+            id: REGION.0,
+            ..Default::default()
+        };
+        let global = GlobalKey::new(NAMESPACE, b"k");
+        let dot = Dot {
+            origin: StoreId::new(1).unwrap(),
+            sequence: 1,
+        };
+        let rows = [
+            (rdb_storage::Family::Region, state(REGION, NAMESPACE)),
+            (rdb_storage::Family::Region, ids(REGION)),
+            (rdb_storage::Family::Expiry, expiring(REGION, 1, &global)),
+            (rdb_storage::Family::Expiry, dead(REGION, NAMESPACE, dot)),
+        ];
+        for (family, range) in crate::region::layout::replicated_ranges(&descriptor, &[]) {
+            for (of, key) in &rows {
+                assert!(*of != family || !range.contains(key));
+            }
+        }
+    }
+}
