@@ -70,6 +70,7 @@ pub struct StoreClock {
     hybrid: Mutex<HybridClock>,
     committer: Committer,
     raising: Arc<AtomicBool>,
+    max_clock_skew_ms: u64,
 }
 
 impl StoreClock {
@@ -94,12 +95,14 @@ impl StoreClock {
                     )
                 })?,
         };
-        let hybrid = HybridClock::new(store, bound_ms, max_clock_skew.as_millis() as u64);
+        let max_clock_skew_ms = max_clock_skew.as_millis() as u64;
+        let hybrid = HybridClock::new(store, bound_ms, max_clock_skew_ms);
         Ok(Arc::new(StoreClock {
             physical,
             hybrid: Mutex::new(hybrid),
             committer,
             raising: Arc::default(),
+            max_clock_skew_ms,
         }))
     }
 
@@ -111,6 +114,14 @@ impl StoreClock {
     /// Moves the clock past a stamp that was seen.
     pub fn observe(&self, seen: Stamp) {
         self.hybrid.lock().observe(seen);
+    }
+
+    /// By how many milliseconds a stamp is further ahead of this clock than another clock may be: more
+    /// than twice the permitted skew.
+    pub fn is_wild(&self, stamp: Stamp) -> Option<u64> {
+        let hybrid_ms = self.hybrid.lock().last().unix_ms().max(self.unix_ms());
+        let ahead_ms = stamp.unix_ms().saturating_sub(hybrid_ms);
+        (ahead_ms > 2 * self.max_clock_skew_ms).then_some(ahead_ms)
     }
 
     /// Reserves `count` consecutive stamps and returns the first. Waits for the disk when the bound

@@ -5,6 +5,7 @@
 
 use crate::error::{Error, code};
 use crate::namespace::Namespaces;
+use crate::peer::eventual::Counters;
 use crate::peer_manager::PeerManager;
 use crate::transport::grpc::{Kind, Places};
 use prometheus_client::collector::Collector;
@@ -14,9 +15,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
-use rdb_types::{NamespaceName, Reason};
+use rdb_types::{NamespaceId, NamespaceName, Reason, StoreId};
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -38,13 +40,55 @@ struct NamespaceLabel {
     namespace: String,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StoreLabels {
+    namespace: String,
+    store: u32,
+}
+
 /// All numbers of a store.
 pub struct Metrics {
     registry: OnceLock<Registry>,
     requests: Family<RequestLabels, Counter>,
     seconds: Family<LatencyLabels, Histogram, fn() -> Histogram>,
     quorum_rejections: Family<NamespaceLabel, Counter>,
+    convergence: Family<NamespaceLabel, Histogram, fn() -> Histogram>,
+    conflicts: Family<NamespaceLabel, Counter>,
+    wild_stamps: Family<NamespaceLabel, Counter>,
+    repairs: Family<NamespaceLabel, Counter>,
+    lag_breaches: Family<StoreLabels, Counter>,
     namespaces: OnceLock<Namespaces>,
+}
+
+impl Counters for Metrics {
+    fn converged(&self, namespace: NamespaceId, after: Duration) {
+        let histogram = self.convergence.get_or_create(&self.label_of_id(namespace));
+        histogram.observe(after.as_secs_f64());
+    }
+
+    fn conflicts(&self, namespace: NamespaceId, found: u64) {
+        let counter = self.conflicts.get_or_create(&self.label_of_id(namespace));
+        counter.inc_by(found);
+    }
+
+    fn wild_stamp(&self, namespace: NamespaceId) {
+        let counter = self.wild_stamps.get_or_create(&self.label_of_id(namespace));
+        counter.inc();
+    }
+
+    fn repaired(&self, namespace: NamespaceId) {
+        let counter = self.repairs.get_or_create(&self.label_of_id(namespace));
+        counter.inc();
+    }
+
+    fn lag_breached(&self, namespace: NamespaceId, store: StoreId) {
+        let NamespaceLabel { namespace } = self.label_of_id(namespace);
+        let labels = StoreLabels {
+            namespace,
+            store: u32::from(store.get()),
+        };
+        self.lag_breaches.get_or_create(&labels).inc();
+    }
 }
 
 fn latency_histogram() -> Histogram {
@@ -60,6 +104,11 @@ impl Metrics {
             requests: Family::default(),
             seconds: Family::new_with_constructor(latency_histogram),
             quorum_rejections: Family::default(),
+            convergence: Family::new_with_constructor(latency_histogram),
+            conflicts: Family::default(),
+            wild_stamps: Family::default(),
+            repairs: Family::default(),
+            lag_breaches: Family::default(),
             namespaces: OnceLock::new(),
         })
     }
@@ -78,6 +127,32 @@ impl Metrics {
             "quorum_rejections",
             "Requests refused for want of a quorum",
             self.quorum_rejections.clone(),
+        );
+        registry.register_with_unit(
+            "convergence",
+            "Time from accepting an eventual write elsewhere to applying it here",
+            Unit::Seconds,
+            self.convergence.clone(),
+        );
+        registry.register(
+            "conflicts",
+            "Eventual writes that were found to have lost to a concurrent one",
+            self.conflicts.clone(),
+        );
+        registry.register(
+            "clock_skew_rejections",
+            "Streams that were held because a stamp was further ahead than any clock may be",
+            self.wild_stamps.clone(),
+        );
+        registry.register(
+            "replica_repairs",
+            "Times that two replicas had seen the same writes and held different data",
+            self.repairs.clone(),
+        );
+        registry.register(
+            "replication_lag_breaches",
+            "Times that a replica fell further behind than the namespace's max_lag",
+            self.lag_breaches.clone(),
         );
         registry.register_collector(Box::new(Regions {
             manager,
@@ -106,6 +181,16 @@ impl Metrics {
             text::encode(&mut out, registry)?;
         }
         Ok(out)
+    }
+
+    fn label_of_id(&self, namespace: NamespaceId) -> NamespaceLabel {
+        let tables = self.namespaces.get().map(Namespaces::tables);
+        let row = tables
+            .as_ref()
+            .and_then(|tables| tables.namespaces.get(&namespace));
+        NamespaceLabel {
+            namespace: row.map_or_else(|| "unknown".to_owned(), |row| row.name.clone()),
+        }
     }
 
     /// A namespace's label: its name if it exists, so that labels are bounded by what exists.

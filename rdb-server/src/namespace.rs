@@ -12,7 +12,8 @@ use crate::peer_manager::PeerManager;
 use crate::region::meta::{self, MetaState};
 use rdb_proto::convert;
 use rdb_proto::raft::{self, CreateNamespaceCommand, NamespaceRow, command, command_outcome};
-use rdb_types::{Mode, NamespaceId, NamespaceName, Reason, RegionId};
+use rdb_types::{Mode, NamespaceId, NamespaceName, Policies, Reason, RegionId};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -44,6 +45,14 @@ impl Namespaces {
             .peer(RegionId::META)
             .and_then(|peer| peer.cell().with(|summary| summary.meta.clone()))
             .unwrap_or_default()
+    }
+
+    /// The policies of all namespaces, as far as this store has applied the tables.
+    pub fn policies(&self) -> BTreeMap<NamespaceId, Policies> {
+        let tables = self.tables();
+        let rows = tables.namespaces.iter().filter(|(_, row)| !row.deleted);
+        rows.filter_map(|(id, row)| Some((*id, convert::policies(row.policies.as_ref()).ok()?)))
+            .collect()
     }
 
     /// Waits until this store's copy holds everything that was committed.
@@ -188,19 +197,6 @@ fn not_created(name: &str, mut error: Error) -> Error {
         Outcome::NotApplied.clause("the write")
     );
     error.outcome(Outcome::NotApplied)
-}
-
-/// Refuses what this build cannot serve yet.
-pub fn require_strong(row: &NamespaceRow) -> Result<NamespaceId, Error> {
-    match convert::mode(row.mode) {
-        Some(Mode::Strong) => Ok(NamespaceId(row.id)),
-        _ => Err(Error::new(
-            Reason::Unimplemented,
-            format!("namespace {:?} is eventual, and this build cannot serve eventual namespaces yet: create a strong one, `flaredb ns create NAME --mode strong`", row.name),
-        )
-        .with("namespace", &row.name)
-        .outcome(Outcome::NotApplied)),
-    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@
 //! Invariant: the region's data has one writer, the state machine; everything here only asks it.
 
 pub mod damage;
+pub mod eventual;
+pub mod load;
 pub mod quorum;
 pub mod reads;
 pub mod strong;
@@ -24,6 +26,7 @@ use crate::region::{RegionMachine, layout};
 use crate::tasks::{self, Tasks};
 use crate::transport::SharedTransport;
 use damage::{Damage, ReadOf};
+use eventual::{Counters, Eventual, EventualCore, PolicyBook};
 use futures::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver;
 use prost::Message;
@@ -71,6 +74,10 @@ pub struct PeerContext {
     pub max_inflight: usize,
     /// How long request ids are remembered.
     pub request_id_retention: Duration,
+    /// Policies of namespaces.
+    pub policies: Arc<PolicyBook>,
+    /// Who counts what happens to eventual writes.
+    pub counters: Arc<dyn Counters>,
 }
 
 /// One region's replica.
@@ -82,6 +89,7 @@ pub struct Peer {
     inbound: Inbound<RegionMachine>,
     queue: StrongQueue,
     reads: Reads,
+    eventual: Eventual,
     quorum: Arc<QuorumWatch>,
     damage: Damage,
     stop: CancellationToken,
@@ -156,6 +164,25 @@ impl Peer {
             transport: context.transport.clone(),
         });
         let stop = CancellationToken::new();
+        let eventual = Eventual::start(
+            EventualCore {
+                me: context.me,
+                descriptor: descriptor.clone(),
+                engine: context.engine.clone(),
+                committer: context.committer.clone(),
+                clock: context.clock.clone(),
+                cell: cell.clone(),
+                quorum: quorum.clone(),
+                transport: context.transport.clone(),
+                config: context.config.clone(),
+                policies: context.policies.clone(),
+                counters: context.counters.clone(),
+                fatal: context.fatal.clone(),
+                max_inflight: context.max_inflight,
+                request_id_retention: context.request_id_retention,
+            },
+            stop.clone(),
+        )?;
         let peer = Arc::new(Peer {
             descriptor,
             inbound: Inbound::new(raft.clone(), region, context.spool.clone()),
@@ -164,6 +191,7 @@ impl Peer {
             engine: context.engine.clone(),
             queue,
             reads,
+            eventual,
             quorum,
             damage: Damage::none(region),
             stop: stop.clone(),
@@ -228,19 +256,29 @@ impl Peer {
         &self.quorum
     }
 
-    /// What this store holds under a global key of this region.
+    /// What this store holds under a global key of an eventual namespace: no snapshot of the region's log
+    /// ever replaces it.
+    ///
+    /// # Errors
+    /// The disk does not give the record, or not what was written.
+    pub fn own(&self, global: &[u8]) -> Result<Option<Record>, Error> {
+        let stored = self.engine.get(Family::Data, global);
+        let stored = self.damage.check(ReadOf::Record, stored)?;
+        stored
+            .map(Record::decode)
+            .transpose()
+            .map_err(|error| self.damage.record(ReadOf::Record, &error))
+    }
+
+    /// What this store holds under a global key of a strong namespace of this region.
     ///
     /// # Errors
     /// A snapshot replaces the region; the disk does not give the record, or not what was written.
     pub fn stored(&self, global: &[u8]) -> Result<Option<Record>, Error> {
         let installs = self.settled()?;
-        let stored = self.engine.get(Family::Data, global);
-        let stored = self.damage.check(ReadOf::Record, stored)?;
+        let stored = self.own(global)?;
         self.still(installs)?;
-        stored
-            .map(Record::decode)
-            .transpose()
-            .map_err(|error| self.damage.record(ReadOf::Record, &error))
+        Ok(stored)
     }
 
     /// Begins a look at the region's rows: what [`Peer::still`] wants to know after it.
@@ -291,7 +329,12 @@ impl Peer {
 
     /// Operations that wait here now.
     pub fn waiting(&self) -> usize {
-        self.queue.waiting()
+        self.queue.waiting() + self.eventual.waiting()
+    }
+
+    /// The eventual namespaces of the region.
+    pub fn eventual(&self) -> &Eventual {
+        &self.eventual
     }
 
     /// Strong writes; see [`StrongQueue::write`].
@@ -336,6 +379,10 @@ impl Peer {
                 .heard_leader(Duration::from_millis(append.quorum_age_ms));
         }
         let request = match self.inbound.handle(from, request) {
+            Ok(answer) => return answer,
+            Err(request) => request,
+        };
+        let request = match self.eventual.handle(from, request) {
             Ok(answer) => return answer,
             Err(request) => request,
         };
@@ -387,10 +434,11 @@ impl Peer {
                 metrics.last_log_index.unwrap_or(0),
             )
         };
-        let namespaces = self.cell.with(|summary| {
+        let mut namespaces: Vec<raft::NamespaceReport> = self.cell.with(|summary| {
             summary
                 .namespaces
                 .iter()
+                .filter(|(_, state)| state.mode == rdb_types::Mode::Strong)
                 .map(|(id, state)| raft::NamespaceReport {
                     namespace_id: id.0,
                     mode: convert::mode_to_wire(state.mode),
@@ -402,6 +450,7 @@ impl Peer {
                 })
                 .collect()
         });
+        namespaces.extend(self.eventual.reports());
         raft::RegionReport {
             region_id: self.descriptor.id,
             leader: leader as u32,

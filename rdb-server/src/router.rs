@@ -7,15 +7,18 @@
 mod scan;
 
 use crate::error::{Error, Outcome};
-use crate::namespace::{Namespaces, require_strong};
+use crate::namespace::Namespaces;
 use crate::peer::Peer;
 use crate::peer::strong::result_of;
 use crate::peer_manager::PeerManager;
 use crate::session::SessionToken;
 use bytes::Bytes;
-use rdb_proto::kv::{self, Consistency, Mode, Receipt};
-use rdb_proto::raft::{NamespaceRow, WriteOp, write_result::Applied};
-use rdb_types::{GlobalKey, NamespaceId, Reason, Record, StoreId};
+use rdb_proto::convert;
+use rdb_proto::kv::{self, Consistency, Receipt};
+use rdb_proto::raft::{NamespaceRow, WriteOp, write_op, write_result::Applied};
+use rdb_types::{
+    Epoch, GlobalKey, Mode, NamespaceId, Reason, Record, Stamp, StoreId, VersionVector,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -77,15 +80,17 @@ pub struct Router {
     scans: Arc<Semaphore>,
 }
 
+/// A region as it serves a namespace.
+#[derive(Clone)]
 struct Place {
     peer: Arc<Peer>,
+    mode: Mode,
     epoch: u64,
 }
 
 /// The operations of a request that lie in one region, and where their answers belong.
 struct RegionWrites {
-    peer: Arc<Peer>,
-    epoch: u64,
+    place: Place,
     places: Vec<usize>,
     ops: Vec<WriteOp>,
 }
@@ -106,8 +111,8 @@ impl Router {
         &self.namespaces
     }
 
-    fn place(&self, namespace: NamespaceId, key: &[u8], seen_epoch: u64) -> Result<Place, Error> {
-        let global = GlobalKey::new(namespace, key);
+    fn place(&self, row: &NamespaceRow, key: &[u8], seen_epoch: u64) -> Result<Place, Error> {
+        let global = GlobalKey::new(NamespaceId(row.id), key);
         let peer = self.manager.peer_of_key(global.as_bytes()).ok_or_else(|| {
             Error::new(
                 Reason::NotReady,
@@ -115,36 +120,22 @@ impl Router {
             )
             .outcome(Outcome::NotApplied)
         })?;
-        // A region that was not told of the namespace yet is told by the first write.
-        let epoch = peer
-            .namespace(namespace)
-            .map_or(rdb_types::Epoch::FIRST.0, |(_, epoch)| epoch.0);
-        if seen_epoch > epoch {
-            return Err(Error::new(
-                Reason::StaleReplica,
-                format!(
-                    "you have seen epoch {seen_epoch}, this store has {epoch}; ask another one"
-                ),
-            )
-            .with("epoch", epoch)
-            .outcome(Outcome::NotApplied));
-        }
-        Ok(Place { peer, epoch })
+        place_in(peer, row, seen_epoch)
     }
 
-    fn receipt(&self, peer: &Peer, epoch: u64, revision: u64, staleness_bound_ms: u64) -> Receipt {
+    fn receipt(&self, place: &Place, token: &SessionToken, staleness_bound_ms: u64) -> Receipt {
+        let revision = match token {
+            SessionToken::Revision { revision, .. } => *revision,
+            SessionToken::Vector { .. } => 0,
+        };
         Receipt {
-            mode: Mode::Strong as i32,
-            epoch,
+            mode: convert::mode_to_wire(place.mode),
+            epoch: place.epoch,
             store_id: u32::from(self.me.get()),
-            region_id: peer.id().0,
+            region_id: place.peer.id().0,
             revision,
             staleness_bound_ms,
-            session: SessionToken {
-                region: peer.id(),
-                revision,
-            }
-            .encode(),
+            session: token.encode(),
         }
     }
 
@@ -161,8 +152,8 @@ impl Router {
         } else {
             self.namespaces.find(namespace, deadline).await
         };
-        let namespace = match row.and_then(|row| require_strong(&row)) {
-            Ok(namespace) => namespace,
+        let row = match row {
+            Ok(row) => row,
             Err(error) => {
                 let error = without_outcome(error);
                 return reads.iter().map(|_| Err(error.clone())).collect();
@@ -171,69 +162,104 @@ impl Router {
         let mut barriers: BTreeMap<u64, Result<u64, Error>> = BTreeMap::new();
         let mut answers = Vec::with_capacity(reads.len());
         for read in reads {
-            answers.push(
-                self.read_one(namespace, read, &mut barriers, deadline)
-                    .await,
-            );
+            answers.push(self.read_one(&row, read, &mut barriers, deadline).await);
         }
         answers
     }
 
     async fn read_one(
         &self,
-        namespace: NamespaceId,
+        row: &NamespaceRow,
         read: Read,
         barriers: &mut BTreeMap<u64, Result<u64, Error>>,
         deadline: Instant,
     ) -> Result<Found, Error> {
-        let Place { peer, epoch } = self
-            .place(namespace, &read.key, read.options.seen_epoch)
+        let namespace = NamespaceId(row.id);
+        let place = self
+            .place(row, &read.key, read.options.seen_epoch)
             .map_err(without_outcome)?;
-        let staleness_ms = self
-            .settle(&peer, &read.options, barriers, deadline)
+        let settled = self
+            .settle(&place, row, &read.options, barriers, deadline)
             .await?;
         let global = GlobalKey::new(namespace, &read.key);
-        let stored = peer.stored(global.as_bytes())?;
-        let (now, revision) = peer
-            .cell()
-            .with(|summary| (summary.last_stamp, summary.revision));
-        let record = stored.filter(|record| !record.tombstone && !record.is_expired(now));
-        // The summary follows the data: what was read may be newer than it.
-        let revision = revision.max(record.as_ref().map_or(0, |record| record.revision));
+        let peer = &place.peer;
+        let stored = match place.mode {
+            Mode::Strong => peer.stored(global.as_bytes())?,
+            Mode::Eventual => peer.own(global.as_bytes())?,
+        };
+        let mut look = look(&place, namespace, settled.seen);
+        // What is known of the region follows its data: what was read may be newer.
+        if let Some(record) = &stored {
+            look.token.saw(record);
+        }
+        let record = stored.filter(|record| !record.tombstone && !record.is_expired(look.now));
         Ok(Found {
             record,
-            receipt: self.receipt(&peer, epoch, revision, staleness_ms),
+            receipt: self.receipt(&place, &look.token, settled.staleness_ms),
         })
     }
 
-    /// Waits until the region may be read here as asked; the staleness bound in milliseconds.
+    /// Waits until the region may be read here as asked.
     async fn settle(
         &self,
-        peer: &Arc<Peer>,
+        place: &Place,
+        row: &NamespaceRow,
         options: &kv::ReadOptions,
         barriers: &mut BTreeMap<u64, Result<u64, Error>>,
         deadline: Instant,
-    ) -> Result<u64, Error> {
-        if !is_stale(options) {
+    ) -> Result<Settled, Error> {
+        let (peer, namespace) = (&place.peer, NamespaceId(row.id));
+        let mut seen = VersionVector::new();
+        if place.mode == Mode::Strong && !is_stale(options) {
             let region = peer.id().0;
             if let std::collections::btree_map::Entry::Vacant(entry) = barriers.entry(region) {
                 entry.insert(peer.barrier(deadline).await);
             }
             return match &barriers[&region] {
-                Ok(_) => Ok(0),
+                Ok(_) => Ok(Settled {
+                    staleness_ms: 0,
+                    seen,
+                }),
                 Err(error) => Err(error.clone()),
             };
         }
-        if !options.session.is_empty() {
-            let token = SessionToken::decode(&options.session)?;
-            if token.region == peer.id() {
-                self.catch_up(peer, token.revision, deadline).await?;
+        if options.consistency == Consistency::Linearizable as i32 {
+            return Err(wrong_mode(
+                row,
+                "a linearizable read",
+                "read with the default consistency, or use a strong namespace",
+            ));
+        }
+        let token = if options.session.is_empty() {
+            None
+        } else {
+            Some(SessionToken::decode(&options.session)?)
+        };
+        match token {
+            Some(SessionToken::Revision { region, revision })
+                if region == peer.id() && place.mode == Mode::Strong =>
+            {
+                self.catch_up(peer, revision, deadline).await?;
             }
+            Some(SessionToken::Vector {
+                region,
+                namespace: of,
+                vector,
+            }) if region == peer.id() && of == namespace && place.mode == Mode::Eventual => {
+                peer.eventual().catch_up(of, &vector, deadline).await?;
+                seen = vector;
+            }
+            _ => {}
         }
         // Read before the data is: a bound may be too large, never too small.
-        Ok(peer
-            .staleness()
-            .map_or(STALENESS_UNKNOWN_MS, |age| age.as_millis() as u64 + 1))
+        let age = match place.mode {
+            Mode::Strong => peer.staleness(),
+            Mode::Eventual => peer.eventual().staleness(namespace),
+        };
+        Ok(Settled {
+            staleness_ms: age.map_or(STALENESS_UNKNOWN_MS, |age| age.as_millis() as u64 + 1),
+            seen,
+        })
     }
 
     async fn catch_up(
@@ -284,54 +310,56 @@ impl Router {
             // What was not known to be there cannot have been written to.
             Err(error) => return all(error.outcome(Outcome::NotApplied)),
         };
-        let id = match require_strong(&row) {
-            Ok(id) => id,
-            Err(error) => return all(error),
-        };
+        let id = NamespaceId(row.id);
         let default_ttl_ms = row.policies.as_ref().map_or(0, |policies| policies.ttl_ms);
         let mut answers: Vec<Option<Result<Written, Error>>> = (0..count).map(|_| None).collect();
         let mut by_region: BTreeMap<u64, RegionWrites> = BTreeMap::new();
         for (at, (mut op, seen_epoch)) in ops.into_iter().enumerate() {
-            match self.place(id, &op.key, seen_epoch) {
+            let placed = self.place(&row, &op.key, seen_epoch);
+            match placed.and_then(|place| fits(&place, &row, &op).map(|()| place)) {
                 Err(error) => answers[at] = Some(Err(error)),
-                Ok(Place { peer, epoch }) => {
+                Ok(place) => {
                     op.namespace_id = id.0;
-                    op.epoch = epoch;
+                    op.epoch = place.epoch;
                     if op.ttl_ms == 0 {
                         op.ttl_ms = default_ttl_ms;
                     }
-                    let group = by_region
-                        .entry(peer.id().0)
-                        .or_insert_with(|| RegionWrites {
-                            peer,
-                            epoch,
-                            places: Vec::new(),
-                            ops: Vec::new(),
-                        });
+                    let group =
+                        by_region
+                            .entry(place.peer.id().0)
+                            .or_insert_with(|| RegionWrites {
+                                place,
+                                places: Vec::new(),
+                                ops: Vec::new(),
+                            });
                     group.places.push(at);
                     group.ops.push(op);
                 }
             }
         }
-        let groups = by_region.into_values().map(
-            |RegionWrites {
-                 peer,
-                 epoch,
-                 places,
-                 ops,
-             }| {
-                let row = &row;
-                async move {
-                    let results = self.write_region(&peer, row, ops, deadline).await;
-                    (peer, epoch, places, results)
-                }
-            },
-        );
-        for (peer, epoch, places, results) in futures::future::join_all(groups).await {
+        let groups = by_region.into_values().map(|region| {
+            let row = &row;
+            async move {
+                let RegionWrites { place, places, ops } = region;
+                let results = self.write_region(&place, row, ops, deadline).await;
+                (place, places, results)
+            }
+        });
+        for (place, places, results) in futures::future::join_all(groups).await {
+            let look = look(&place, id, VersionVector::new());
             for (at, result) in places.into_iter().zip(results) {
-                answers[at] = Some(result.map(|applied| Written {
-                    receipt: self.receipt(&peer, epoch, applied.revision, 0),
-                    applied,
+                answers[at] = Some(result.map(|applied| {
+                    let token = match &look.token {
+                        SessionToken::Revision { region, .. } => SessionToken::Revision {
+                            region: *region,
+                            revision: applied.revision,
+                        },
+                        vector => vector.clone(),
+                    };
+                    Written {
+                        receipt: self.receipt(&place, &token, 0),
+                        applied,
+                    }
                 }));
             }
         }
@@ -350,24 +378,165 @@ impl Router {
 
     async fn write_region(
         &self,
-        peer: &Arc<Peer>,
+        place: &Place,
         row: &NamespaceRow,
         ops: Vec<WriteOp>,
         deadline: Instant,
     ) -> Vec<Result<Applied, Error>> {
-        let count = ops.len();
-        if peer.namespace(NamespaceId(row.id)).is_none()
-            && let Err(error) = self.namespaces.install(peer, row, deadline).await
-        {
+        let (count, peer) = (ops.len(), &place.peer);
+        if let Err(error) = self.installed(peer, row, deadline).await {
             let error = error.outcome(Outcome::NotApplied);
             return (0..count).map(|_| Err(error.clone())).collect();
         }
-        // The entry that installs the namespace stands before these in the log, whoever applies them.
-        match peer.write(ops, deadline).await {
+        let written = match place.mode {
+            Mode::Strong => peer.write(ops, deadline).await,
+            Mode::Eventual => peer.eventual().write(ops, deadline).await,
+        };
+        match written {
             Ok(results) => results.into_iter().map(result_of).collect(),
             Err(error) => (0..count).map(|_| Err(error.clone())).collect(),
         }
     }
+
+    /// Makes sure that a region knows a namespace. In a strong one it is enough that the entry which says
+    /// so stands in the log: the writes come behind it, whoever applies them. An eventual one is written
+    /// by this replica, which has to have applied it.
+    async fn installed(
+        &self,
+        peer: &Arc<Peer>,
+        row: &NamespaceRow,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let namespace = NamespaceId(row.id);
+        if peer.namespace(namespace).is_some() {
+            return Ok(());
+        }
+        self.namespaces.install(peer, row, deadline).await?;
+        if convert::mode(row.mode) == Some(Mode::Strong) {
+            return Ok(());
+        }
+        let applied = async {
+            while peer.namespace(namespace).is_none() {
+                let index = peer.cell().applied_index();
+                if peer.namespace(namespace).is_none() {
+                    peer.cell().wait_applied(index + 1).await;
+                }
+            }
+        };
+        tokio::time::timeout_at(deadline, applied)
+            .await
+            .map_err(|_| not_installed(peer, row))
+    }
+}
+
+/// What came of waiting for a read.
+struct Settled {
+    staleness_ms: u64,
+    /// What the session had seen.
+    seen: VersionVector,
+}
+
+/// How a region's records look at this moment.
+struct Look {
+    /// By which expiry is judged.
+    now: Stamp,
+    /// What whoever sees them has seen.
+    token: SessionToken,
+}
+
+/// Taken after a record was read or written, and with what the session had seen before.
+fn look(place: &Place, namespace: NamespaceId, mut seen: VersionVector) -> Look {
+    let region = place.peer.id();
+    match place.mode {
+        Mode::Strong => place.peer.cell().with(|summary| Look {
+            now: summary.last_stamp,
+            token: SessionToken::Revision {
+                region,
+                revision: summary.revision,
+            },
+        }),
+        Mode::Eventual => {
+            let eventual = place.peer.eventual();
+            let state = eventual.state(namespace);
+            seen.join(&state.vector);
+            Look {
+                now: eventual
+                    .read_stamp()
+                    .at_unix_ms_or_later(state.expired_through_ms),
+                token: SessionToken::Vector {
+                    region,
+                    namespace,
+                    vector: seen,
+                },
+            }
+        }
+    }
+}
+
+/// How a region serves a namespace: as its own log says, or as the tables say where that has not heard
+/// of it yet.
+fn place_in(peer: Arc<Peer>, row: &NamespaceRow, seen_epoch: u64) -> Result<Place, Error> {
+    let said = peer.namespace(NamespaceId(row.id));
+    let (mode, epoch) = said.unwrap_or((
+        convert::mode(row.mode).unwrap_or_default(),
+        // A region that was not told of the namespace yet is told by the first write.
+        Epoch::FIRST,
+    ));
+    if seen_epoch > epoch.0 {
+        return Err(Error::new(
+            Reason::StaleReplica,
+            format!("you have seen epoch {seen_epoch}, this store has {epoch}; ask another one"),
+        )
+        .with("epoch", epoch)
+        .outcome(Outcome::NotApplied));
+    }
+    Ok(Place {
+        peer,
+        mode,
+        epoch: epoch.0,
+    })
+}
+
+fn not_installed(peer: &Peer, row: &NamespaceRow) -> Error {
+    Error::new(
+        Reason::NotReady,
+        format!(
+            "region {} has not heard of namespace {:?} here yet; try again",
+            peer.id(),
+            row.name
+        ),
+    )
+    .with("region", peer.id())
+}
+
+/// Whether an operation can be done in the mode that a namespace is in.
+fn fits(place: &Place, row: &NamespaceRow, op: &WriteOp) -> Result<(), Error> {
+    let compares = matches!(
+        write_op::Kind::try_from(op.kind),
+        Ok(write_op::Kind::CasPut | write_op::Kind::CasDelete)
+    );
+    if place.mode == Mode::Eventual && compares {
+        return Err(wrong_mode(
+            row,
+            "compare-and-swap",
+            "use a strong namespace, or switch this one",
+        )
+        .outcome(Outcome::NotApplied));
+    }
+    Ok(())
+}
+
+fn wrong_mode(row: &NamespaceRow, what: &str, hint: &str) -> Error {
+    Error::new(
+        Reason::WrongMode,
+        format!(
+            "{what} needs a strong namespace, and {:?} is eventual: {hint}",
+            row.name
+        ),
+    )
+    .with("namespace", &row.name)
+    .with("mode", Mode::Eventual)
+    .with("hint", hint)
 }
 
 fn is_stale(options: &kv::ReadOptions) -> bool {

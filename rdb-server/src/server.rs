@@ -14,7 +14,6 @@ use crate::config::{Config, KeyChange};
 use crate::grpc_edge::EdgeLayer;
 use crate::http::{self, Probes};
 use crate::kv_service::KvService;
-use crate::namespace::require_strong;
 use crate::peer_manager::PeerManager;
 use crate::raft_service::ModeService;
 pub use crate::store::StartError;
@@ -25,10 +24,11 @@ use crate::transport::SharedTransport;
 use crate::transport::grpc::{GrpcOptions, GrpcTransport, Incoming, PeerService, Places};
 use disk::open_disk;
 use rdb_proto::admin::admin_server::AdminServer;
+use rdb_proto::convert;
 use rdb_proto::kv::kv_server::KvServer;
 use rdb_proto::raft::raft_service_server::RaftServiceServer;
 use rdb_storage::OnFatal;
-use rdb_types::StoreId;
+use rdb_types::{Mode, StoreId};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -378,10 +378,10 @@ async fn report_health(
             .values()
             .filter(|row| !row.deleted)
         {
-            // One that cannot be served yet is there all the same, and says so.
-            let served = require_strong(row).is_ok();
+            // An eventual one is served by this store alone, too.
+            let served = data_quorum || convert::mode(row.mode) == Some(Mode::Eventual);
             reporter
-                .set_service_status(row.name.clone(), status(ready && data_quorum && served))
+                .set_service_status(row.name.clone(), status(ready && served))
                 .await;
         }
         tokio::select! {

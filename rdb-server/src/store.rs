@@ -15,6 +15,7 @@ use crate::layout_store as layout;
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
 use crate::peer::PeerContext;
+use crate::peer::eventual::PolicyBook;
 use crate::peer_manager::{PeerManager, StoreFacts};
 use crate::raft::{RaftSettings, SnapshotSpool};
 use crate::router::Router;
@@ -115,6 +116,7 @@ pub struct StoreCore {
     manager: Arc<PeerManager>,
     namespaces: Namespaces,
     metrics: Arc<Metrics>,
+    policies: Arc<PolicyBook>,
     tasks: Tasks,
     failed: watch::Sender<Option<String>>,
 }
@@ -194,6 +196,7 @@ impl StoreCore {
         let transport: SharedTransport = Listening::new(connect(me, &cluster), contacts.clone());
         let live: LiveConfig = Arc::new(ArcSwap::from_pointee(config.clone()));
         let (failed, _) = watch::channel(None);
+        let (policies, metrics) = (Arc::<PolicyBook>::default(), Metrics::new());
         let context = PeerContext {
             me,
             engine: engine.clone(),
@@ -217,6 +220,8 @@ impl StoreCore {
             max_batch: config.raft.max_batch as usize,
             max_inflight: config.limits.max_inflight as usize,
             request_id_retention: config.consistency.request_id_retention,
+            policies: policies.clone(),
+            counters: metrics.clone(),
         };
         let facts = StoreFacts {
             member,
@@ -224,7 +229,6 @@ impl StoreCore {
         };
         let manager = PeerManager::new(context, cluster.clone(), facts);
         let namespaces = Namespaces::new(manager.clone());
-        let metrics = Metrics::new();
         Ok(Arc::new(StoreCore {
             me,
             config: live,
@@ -236,6 +240,7 @@ impl StoreCore {
             manager,
             namespaces,
             metrics,
+            policies,
             tasks,
             failed,
         }))
@@ -323,6 +328,7 @@ impl StoreCore {
         }
         self.register(&plan).await?;
         loop {
+            self.policies.set(self.namespaces.policies());
             tokio::time::sleep(Duration::from_secs(1)).await;
             let leads = self
                 .manager

@@ -23,13 +23,21 @@ pub enum Lane {
     Append,
     /// Writes that a follower forwards to the leader.
     Forward,
-    /// Snapshots.
+    /// Writes that eventual namespaces accepted, and reports of who has which.
+    Origins,
+    /// Snapshots, and copies of eventual namespaces.
     Bulk,
 }
 
 impl Lane {
     /// Every lane.
-    pub const ALL: [Lane; 4] = [Lane::Control, Lane::Append, Lane::Forward, Lane::Bulk];
+    pub const ALL: [Lane; 5] = [
+        Lane::Control,
+        Lane::Append,
+        Lane::Forward,
+        Lane::Origins,
+        Lane::Bulk,
+    ];
 }
 
 /// Why a call brought no answer.

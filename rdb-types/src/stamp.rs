@@ -63,6 +63,16 @@ impl Stamp {
         StoreId::new(u64::from(self.store_bits()))
     }
 
+    /// This stamp, or the first of that millisecond if it is earlier.
+    #[must_use]
+    pub fn at_unix_ms_or_later(self, unix_ms: u64) -> Stamp {
+        let ticks = unix_ms.saturating_sub(EPOCH_UNIX_MS) << COUNTER_BITS;
+        Stamp(
+            self.0
+                .max(ticks.min(MAX_TICK) << STORE_BITS | u64::from(self.store_bits())),
+        )
+    }
+
     /// The next stamp of the same store: one counter step on, borrowing from the next millisecond
     /// when the counter is full.
     #[must_use]

@@ -21,6 +21,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use rdb_storage::KeyRange;
 use rdb_types::{Dot, GlobalKey, NamespaceId, RegionId, Stamp, StoreId};
 
+const STATES: &str = "eventual/";
 const EXPIRING: u8 = 0;
 const DEAD: u8 = 1;
 const BY_STAMP: u8 = 0;
@@ -31,12 +32,27 @@ pub fn beside(region: RegionId) -> RegionId {
     RegionId(region.0 | 1 << 63)
 }
 
+/// What is kept of all namespaces of a region begins with this.
+pub fn states(region: RegionId) -> Bytes {
+    let mut key = BytesMut::from(&crate::layout_store::row(STATES)[..]);
+    key.put_u64(region.0);
+    key.freeze()
+}
+
 /// What is kept of a namespace.
 pub fn state(region: RegionId, namespace: NamespaceId) -> Bytes {
-    let mut key = BytesMut::from(&crate::layout_store::row("eventual/")[..]);
-    key.put_u64(region.0);
+    let mut key = BytesMut::from(&states(region)[..]);
     key.put_u32(namespace.0);
     key.freeze()
+}
+
+/// The namespace in the key of [`state`].
+pub fn namespace_of(key: &[u8]) -> Option<NamespaceId> {
+    // Region 0, the name, the region.
+    key.get(16 + STATES.len()..)?
+        .try_into()
+        .ok()
+        .map(|bytes| NamespaceId(u32::from_be_bytes(bytes)))
 }
 
 /// Where the table of request ids stands.

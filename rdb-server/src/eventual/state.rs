@@ -9,8 +9,9 @@ use bytes::Bytes;
 use prost::Message;
 use rdb_proto::convert::{vector, vector_to_wire};
 use rdb_proto::raft;
-use rdb_storage::{Family, StorageError, View, WriteBatch};
+use rdb_storage::{Family, KeyRange, StorageError, View, WriteBatch};
 use rdb_types::{Digest, Epoch, NamespaceId, Record, RegionId, VersionVector};
+use std::collections::BTreeMap;
 
 /// A namespace in a region, as this replica has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -95,6 +96,29 @@ impl EventualState {
             conflicts_dropped: row.conflicts_dropped,
             log_bytes: row.log_bytes,
         })
+    }
+
+    /// Reads what is on disk of all namespaces of a region.
+    ///
+    /// # Errors
+    /// Reading failed, or a row is damaged.
+    pub fn load_all(
+        region: RegionId,
+        view: &dyn View,
+    ) -> Result<BTreeMap<NamespaceId, EventualState>, StorageError> {
+        let range = KeyRange::prefix(&layout::states(region));
+        view.scan(Family::Region, &range, false)
+            .map(|item| {
+                let (key, _) = item?;
+                let namespace = layout::namespace_of(&key).ok_or_else(|| {
+                    StorageError::corruption(
+                        format!("a vector of region {region}"),
+                        "its key is too short",
+                    )
+                })?;
+                Ok((namespace, EventualState::load(region, namespace, view)?))
+            })
+            .collect()
     }
 
     /// Adds the row to the batch that made it true.
@@ -185,6 +209,8 @@ mod tests {
         let load = |namespace| EventualState::load(RegionId(2), NamespaceId(namespace), &engine);
         assert_eq!(load(3).unwrap(), state);
         assert_eq!(load(4).unwrap(), EventualState::default());
+        let all = EventualState::load_all(RegionId(2), &engine).unwrap();
+        assert_eq!(all, BTreeMap::from([(NamespaceId(3), state.clone())]));
         assert_eq!(state.log_entries(), 5);
     }
 }

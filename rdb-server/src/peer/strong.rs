@@ -15,6 +15,7 @@ mod attempt;
 
 pub use attempt::result_of;
 
+use super::load::{Load, Slots};
 use super::quorum::{QuorumWatch, Route};
 use crate::clock::StoreClock;
 use crate::error::{Error, Outcome};
@@ -28,7 +29,6 @@ use rdb_proto::raft::{WriteOp, WriteResult, command_outcome};
 use rdb_types::{Reason, RegionId};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -39,8 +39,6 @@ use tokio::time::Instant;
 const IN_FLIGHT: usize = 2;
 /// Bytes of operations in one log entry at most (one operation may be larger).
 const ENTRY_BYTES: usize = 1 << 20;
-/// Bytes of operations that may wait in one region.
-const QUEUE_BYTES: usize = 64 << 20;
 /// How long the answer of a leader that was followed by another is still waited for.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How soon a request looks again when nobody leads.
@@ -77,27 +75,6 @@ struct Waiting {
     /// An earlier attempt may have put it into a log.
     maybe_applied: bool,
     _slots: Slots,
-}
-
-/// What waits in a queue.
-#[derive(Default)]
-struct Load {
-    ops: AtomicUsize,
-    bytes: AtomicUsize,
-}
-
-/// The operations and bytes that a piece of work counts for, given back when it is gone.
-struct Slots {
-    ops: usize,
-    bytes: usize,
-    load: Arc<Load>,
-}
-
-impl Drop for Slots {
-    fn drop(&mut self) {
-        self.load.ops.fetch_sub(self.ops, Ordering::AcqRel);
-        self.load.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
-    }
 }
 
 impl Work {
@@ -172,8 +149,7 @@ struct Attempt {
 #[derive(Clone)]
 pub struct StrongQueue {
     sender: mpsc::Sender<Waiting>,
-    load: Arc<Load>,
-    max_inflight: usize,
+    load: Load,
 }
 
 impl StrongQueue {
@@ -183,37 +159,15 @@ impl StrongQueue {
         let (sender, receiver) = mpsc::channel(core.settings.max_inflight + 1);
         let queue = StrongQueue {
             sender,
-            load: Arc::default(),
-            max_inflight: core.settings.max_inflight,
+            load: Load::new(core.settings.max_inflight),
         };
         tasks::spawn(Arc::new(core).run(receiver));
         queue
     }
 
-    fn slots(&self, work: &Work) -> Result<Slots, Error> {
-        let (ops, bytes) = work.size();
-        let before = self.load.ops.fetch_add(ops, Ordering::AcqRel);
-        let bytes_before = self.load.bytes.fetch_add(bytes, Ordering::AcqRel);
-        let slots = Slots {
-            ops,
-            bytes,
-            load: self.load.clone(),
-        };
-        // One large request is let in when nothing else waits.
-        if before > 0 && (before + ops > self.max_inflight || bytes_before + bytes > QUEUE_BYTES) {
-            return Err(Error::new(
-                Reason::Overloaded,
-                format!("{before} writes of {bytes_before} bytes wait in this region already; slow down, or raise limits.max_inflight ({})", self.max_inflight),
-            )
-            .with("limit", self.max_inflight)
-            .outcome(Outcome::NotApplied));
-        }
-        Ok(slots)
-    }
-
     /// Operations that wait now.
     pub fn waiting(&self) -> usize {
-        self.load.ops.load(Ordering::Acquire)
+        self.load.waiting()
     }
 
     /// Writes, and answers each operation. `Err` is for all of them.
@@ -252,7 +206,8 @@ impl StrongQueue {
         deadline: Instant,
         answer: oneshot::Receiver<Result<T, Error>>,
     ) -> Result<T, Error> {
-        let slots = self.slots(&work)?;
+        let (ops, bytes) = work.size();
+        let slots = self.load.take(ops, bytes)?;
         let leaving = || Error::new(Reason::NotReady, "this store is shutting down");
         let name = work.name();
         let waiting = Waiting {

@@ -7,9 +7,8 @@
 //! reader holds a snapshot but no thread; there are at most [`SCANS`], and one whose reader takes nothing
 //! for [`SLOW_READER`] ends; at least one page is sent, so that an empty answer has a receipt, too.
 
-use super::{Router, ScanSpec, is_stale, without_outcome};
+use super::{Router, ScanSpec, is_stale, look, place_in, without_outcome};
 use crate::error::Error;
-use crate::namespace::require_strong;
 use crate::peer::Peer;
 use crate::peer::damage::ReadOf;
 use crate::session::SessionToken;
@@ -17,7 +16,7 @@ use crate::tasks;
 use bytes::{BufMut, Bytes, BytesMut};
 use rdb_proto::kv::{self, KeyValue, Receipt};
 use rdb_storage::{Family, KeyRange, View};
-use rdb_types::{GlobalKey, Reason, Record, Stamp};
+use rdb_types::{GlobalKey, Mode, NamespaceId, Reason, Record, Stamp};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,9 +43,8 @@ impl Router {
         } else {
             self.namespaces.find(namespace, deadline).await
         };
-        let namespace = row
-            .and_then(|row| require_strong(&row))
-            .map_err(without_outcome)?;
+        let row = row.map_err(without_outcome)?;
+        let namespace = NamespaceId(row.id);
         let start = GlobalKey::new(namespace, &spec.start).as_bytes().clone();
         let end = match &spec.end {
             Some(end) => Some(GlobalKey::new(namespace, end).as_bytes().clone()),
@@ -66,27 +64,22 @@ impl Router {
                 continue;
             }
             let part = if empty { range.clone() } else { part };
-            let staleness_ms = self
-                .settle(&peer, &spec.options, &mut barriers, deadline)
+            let place = place_in(peer, &row, spec.options.seen_epoch).map_err(without_outcome)?;
+            let settled = self
+                .settle(&place, &row, &spec.options, &mut barriers, deadline)
                 .await?;
-            let installs = peer.settled()?;
-            let (now, revision) = peer
-                .cell()
-                .with(|summary| (summary.last_stamp, summary.revision));
-            let epoch = peer.namespace(namespace).map_or(0, |(_, epoch)| epoch.0);
-            if spec.options.seen_epoch > epoch && epoch != 0 {
-                return Err(Error::new(
-                    Reason::StaleReplica,
-                    "this store is behind the epoch that you have seen; ask another one",
-                )
-                .with("epoch", epoch));
-            }
+            let installs = match place.mode {
+                Mode::Strong => place.peer.settled()?,
+                Mode::Eventual => 0,
+            };
+            let look = look(&place, namespace, settled.seen);
             parts.push(Part {
                 range: part,
-                installs,
-                now,
-                receipt: self.receipt(&peer, epoch, revision, staleness_ms),
-                peer,
+                installs: (place.mode == Mode::Strong).then_some(installs),
+                now: look.now,
+                receipt: self.receipt(&place, &look.token, settled.staleness_ms),
+                token: look.token,
+                peer: place.peer,
             });
         }
         if spec.reverse {
@@ -103,7 +96,9 @@ impl Router {
         };
         let view = first.peer.snapshot();
         for part in &parts {
-            part.peer.still(part.installs)?;
+            if let Some(installs) = part.installs {
+                part.peer.still(installs)?;
+            }
         }
         Ok(ScanPages::new(view, parts, &spec).send(permit))
     }
@@ -115,12 +110,14 @@ struct Part {
     peer: Arc<Peer>,
     /// Global keys that are still to be read.
     range: KeyRange,
-    /// See [`Peer::settled`].
-    installs: u64,
+    /// See [`Peer::settled`]; nothing replaces the records of an eventual namespace.
+    installs: Option<u64>,
     /// The region's time: what has expired by then is not there.
     now: Stamp,
     /// How the region serves it.
     receipt: Receipt,
+    /// What whoever reads it has seen.
+    token: SessionToken,
 }
 
 /// A scan under way.
@@ -217,6 +214,16 @@ impl ScanPages {
     }
 
     fn read(&self, part: &Part) -> Result<Page, Error> {
+        let mut token = part.token.clone();
+        let mut page = self.read_entries(part, &mut token)?;
+        if let SessionToken::Revision { revision, .. } = &token {
+            page.receipt.revision = *revision;
+        }
+        page.receipt.session = token.encode();
+        Ok(page)
+    }
+
+    fn read_entries(&self, part: &Part, token: &mut SessionToken) -> Result<Page, Error> {
         let mut page = Page {
             entries: Vec::new(),
             receipt: part.receipt.clone(),
@@ -234,15 +241,8 @@ impl ScanPages {
             let Some(global) = GlobalKey::from_bytes(key.clone()) else {
                 continue;
             };
-            if record.revision > page.receipt.revision {
-                // The summary follows the data: what was read may be newer than it.
-                page.receipt.revision = record.revision;
-                page.receipt.session = SessionToken {
-                    region: part.peer.id(),
-                    revision: record.revision,
-                }
-                .encode();
-            }
+            // What is known of the region follows its data: what was read may be newer.
+            token.saw(&record);
             let entry = KeyValue {
                 key: global.user_key(),
                 value: if self.keys_only {

@@ -1,0 +1,300 @@
+//! Sending to one other replica: entries as they are synced, and a regular question what it has.
+//!
+//! Owns the connection's rhythm: how much is under way, when to ask, when to rest after a failure. What is
+//! sent, [`crate::eventual::outbox`] decides; the order on the way is the transport's.
+//!
+//! Invariant: only synced entries are read.
+
+use super::{Shared, report_from_wire};
+use crate::eventual::layout;
+use crate::eventual::outbox::{Held, Outbox, Run};
+use crate::transport::{Lane, TransportError};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use openraft::async_runtime::WatchReceiver;
+use rdb_proto::convert::vector;
+use rdb_proto::raft::{self, OriginRun, peer_request, peer_response};
+use rdb_storage::Family;
+use rdb_types::{NamespaceId, StoreId, VersionVector};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Pushes under way at the same time: while one is being synced there, the next is on its way.
+const WINDOW: usize = 3;
+/// Bytes of entries in one push, at most one entry more.
+const PUSH_BYTES: usize = 512 << 10;
+/// Entries in one push.
+const PUSH_ENTRIES: usize = 4096;
+/// How often the other is asked what it has.
+const ASK_EVERY: Duration = Duration::from_millis(250);
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long sending rests after a failure: at first, and at most.
+const REST: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// What came back.
+enum Answer {
+    Pushed {
+        runs: Vec<Run>,
+        reply: Result<peer_response::Body, TransportError>,
+    },
+    Reports {
+        asked: Instant,
+        reply: Result<peer_response::Body, TransportError>,
+    },
+}
+
+/// Sends to `to` until the region stops, or until nobody is a member under that id any more.
+pub(super) async fn run(shared: Arc<Shared>, to: StoreId) {
+    let mut link = Link {
+        outbox: Outbox::new(),
+        shared: shared.clone(),
+        to,
+        next: NamespaceId(0),
+        rest: REST.0,
+        resting: None,
+    };
+    let mut synced = shared.synced.subscribe();
+    let mut answers: FuturesUnordered<BoxFuture<'static, Answer>> = FuturesUnordered::new();
+    let (mut pushes, mut asking, mut ask_at) = (0, false, Instant::now());
+    loop {
+        let now = Instant::now();
+        if !asking && now >= ask_at {
+            answers.push(link.ask());
+            asking = true;
+        }
+        link.resting.take_if(|until| now >= *until);
+        while link.resting.is_none()
+            && pushes < WINDOW
+            && let Some(push) = link.push()
+        {
+            answers.push(push);
+            pushes += 1;
+        }
+        let wake = link
+            .resting
+            .unwrap_or(ask_at)
+            .min(if asking { now + PATIENCE } else { ask_at });
+        tokio::select! {
+            biased;
+            () = shared.stop.cancelled() => return,
+            Some(answer) = answers.next(), if !answers.is_empty() => match answer {
+                Answer::Pushed { runs, reply } => {
+                    pushes -= 1;
+                    link.pushed(&runs, reply, pushes == 0);
+                }
+                Answer::Reports { asked, reply } => {
+                    asking = false;
+                    ask_at = asked.max(Instant::now() - ASK_EVERY) + ASK_EVERY;
+                    link.reported(asked, reply);
+                }
+            },
+            changed = synced.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep_until(wake) => {}
+        }
+        if !shared.others().contains(&to) && answers.is_empty() {
+            // Not a member any more, or not one yet: look again later, and begin anew.
+            tokio::select! {
+                biased;
+                () = shared.stop.cancelled() => return,
+                () = tokio::time::sleep(REST.1) => {}
+            }
+            if !shared.others().contains(&to) {
+                return;
+            }
+        }
+    }
+}
+
+struct Link {
+    shared: Arc<Shared>,
+    to: StoreId,
+    outbox: Outbox,
+    /// The namespace to begin with, so that none waits for ever behind a busy one.
+    next: NamespaceId,
+    rest: Duration,
+    resting: Option<Instant>,
+}
+
+impl Link {
+    fn call(
+        &self,
+        request: peer_request::Body,
+    ) -> BoxFuture<'static, Result<peer_response::Body, TransportError>> {
+        let shared = &self.shared;
+        shared
+            .core
+            .transport
+            .call(self.to, Lane::Origins, shared.region, request, PATIENCE)
+    }
+
+    fn ask(&self) -> BoxFuture<'static, Answer> {
+        let asked = Instant::now();
+        let reply = self.call(peer_request::Body::Reports(raft::ReportsRequest {}));
+        Box::pin(async move {
+            Answer::Reports {
+                asked,
+                reply: reply.await,
+            }
+        })
+    }
+
+    fn reported(&mut self, asked: Instant, reply: Result<peer_response::Body, TransportError>) {
+        let Ok(peer_response::Body::Reports(reply)) = reply else {
+            // Whatever is under way gets no answer either.
+            return;
+        };
+        let shared = self.shared.clone();
+        let mut reports = shared.reports.lock();
+        for wire in &reply.reports {
+            // One that makes no sense counts as none.
+            let Some((namespace, report)) = report_from_wire(wire) else {
+                continue;
+            };
+            if shared
+                .serves(namespace)
+                .is_none_or(|served| served.epoch != report.epoch)
+            {
+                self.outbox.forget(namespace);
+                continue;
+            }
+            let (me, own) = (shared.core.me, shared.state(namespace).vector);
+            if report.vector.get(me) > own.get(me) {
+                let _ = shared.core.fatal.send(Some(format!(
+                    "store {} holds write {} of this store in namespace {namespace}, and this disk ends at {}: it is older than what the cluster has seen. Was it restored from a copy? Bring the newest one back, or replace the store",
+                    self.to, report.vector.get(me), own.get(me)
+                )));
+                return;
+            }
+            self.outbox.acknowledged(namespace, &report.vector);
+            reports.heard(namespace, self.to, report, reply.applied_index, asked);
+            reports.applied(namespace, &own);
+        }
+    }
+
+    fn pushed(
+        &mut self,
+        runs: &[Run],
+        reply: Result<peer_response::Body, TransportError>,
+        last: bool,
+    ) {
+        let mut taken = false;
+        if let Ok(peer_response::Body::PushOrigins(reply)) = reply {
+            let mut have: BTreeMap<NamespaceId, VersionVector> = BTreeMap::new();
+            for part in &reply.vectors {
+                let namespace = NamespaceId(part.namespace_id);
+                let served = self.shared.serves(namespace);
+                match vector(&part.vector) {
+                    Some(vector) if served.is_some_and(|served| served.epoch.0 == part.epoch) => {
+                        self.outbox.acknowledged(namespace, &vector);
+                        have.insert(namespace, vector);
+                    }
+                    // It is not there yet, or already beyond: its next report says.
+                    _ => self.outbox.forget(namespace),
+                }
+            }
+            taken = runs.iter().all(|run| {
+                have.get(&run.namespace)
+                    .is_some_and(|vector| vector.get(run.origin) >= run.last)
+            });
+        }
+        if taken {
+            self.rest = REST.0;
+            return;
+        }
+        self.resting = Some(Instant::now() + self.rest);
+        self.rest = (self.rest * 2).min(REST.1);
+        if last {
+            self.outbox.lost();
+        }
+    }
+
+    /// The next push, if there is something to send.
+    fn push(&mut self) -> Option<BoxFuture<'static, Answer>> {
+        let shared = self.shared.clone();
+        let served = shared.served();
+        let after = served.range(self.next..);
+        let order: Vec<_> = after
+            .chain(served.range(..self.next))
+            .map(|(namespace, served)| (*namespace, *served))
+            .collect();
+        let (mut runs, mut wire, mut bytes, mut count) = (Vec::new(), Vec::new(), 0, 0);
+        for (namespace, served) in order {
+            if bytes >= PUSH_BYTES || count >= PUSH_ENTRIES {
+                break;
+            }
+            let durable = shared.durable_state(namespace);
+            let held = Held {
+                vector: durable.vector,
+                // Rows go when they are written off, not when that is synced.
+                truncated: shared.state(namespace).truncated,
+            };
+            let wanted = {
+                let reports = shared.reports.lock();
+                self.outbox
+                    .runs(namespace, shared.core.me, &held, |origin| {
+                        origin != self.to
+                            && reports.is_stalled(namespace, self.to, origin, &held.vector)
+                    })
+            };
+            for run in wanted {
+                let Some((entries, size, last)) =
+                    self.read(run, PUSH_BYTES - bytes.min(PUSH_BYTES))
+                else {
+                    continue;
+                };
+                bytes += size;
+                count += entries.len();
+                let sent = Run { last, ..run };
+                self.outbox.sent(sent);
+                runs.push(sent);
+                wire.push(OriginRun {
+                    namespace_id: namespace.0,
+                    epoch: served.epoch.0,
+                    origin: u32::from(run.origin.get()),
+                    entries,
+                });
+            }
+            self.next = NamespaceId(namespace.0 + 1);
+        }
+        if wire.is_empty() {
+            return None;
+        }
+        let reply = self.call(peer_request::Body::PushOrigins(raft::PushOrigins {
+            runs: wire,
+        }));
+        Some(Box::pin(async move {
+            Answer::Pushed {
+                runs,
+                reply: reply.await,
+            }
+        }))
+    }
+
+    /// The first entries of a run, some `room` bytes of them; and the number of the last.
+    fn read(&self, run: Run, room: usize) -> Option<(Vec<bytes::Bytes>, usize, u64)> {
+        let shared = &self.shared;
+        let range = layout::entries(
+            shared.region,
+            run.namespace,
+            run.origin,
+            run.first,
+            run.last,
+        );
+        let (mut entries, mut size, mut last) = (Vec::new(), 0, None);
+        for item in shared.core.engine.scan(Family::OriginLog, &range, false) {
+            // What cannot be read is not sent; the other takes a copy from somebody else in the end.
+            let Ok((key, value)) = item else { break };
+            if size >= room.max(1) || entries.len() >= PUSH_ENTRIES {
+                break;
+            }
+            size += value.len();
+            last = layout::sequence_of(&key);
+            entries.push(value);
+        }
+        last.map(|last| (entries, size, last))
+    }
+}
