@@ -100,6 +100,7 @@ const ALL_KEYS: &[&str] = &[
     "limits.max_request",
     "limits.max_inflight",
     "limits.max_connections",
+    "limits.origin_log",
     "limits.watch_history",
     "log.level",
     "log.format",
@@ -148,6 +149,7 @@ fn nothing_at_all_is_a_cluster_of_one_with_the_documented_defaults() {
     assert_eq!(config.limits.max_request.as_bytes(), 4 << 20);
     assert_eq!(config.limits.max_inflight, 4096);
     assert_eq!(config.limits.max_connections, 1024);
+    assert_eq!(config.limits.origin_log.as_bytes(), 1 << 30);
     assert_eq!(config.limits.watch_history, 10_000);
     assert_eq!(config.log.level, "info");
     assert_eq!(config.log.format, LogFormat::Text);
@@ -207,6 +209,7 @@ max_value = "64KiB"
 max_request = "1MiB"
 max_inflight = 10
 max_connections = 20
+origin_log = "2MiB"
 watch_history = 30
 
 [log]
@@ -280,6 +283,7 @@ fn every_key_can_be_set_in_a_file() {
     assert_eq!(config.limits.max_key, ByteSize::from_kib(1));
     assert_eq!(config.limits.max_value, ByteSize::from_kib(64));
     assert_eq!(config.limits.max_request, ByteSize::from_mib(1));
+    assert_eq!(config.limits.origin_log.as_bytes(), 2 << 20);
     let limits = &config.limits;
     assert_eq!(
         (

@@ -1,8 +1,9 @@
-//! What `specs/003-kvs-consistency/spec.md` promises of strong namespaces, held against real
-//! `rdb-server` processes: killed, stopped, frozen, cut off, and started again.
+//! What `specs/003-kvs-consistency/spec.md` promises, held against real `rdb-server` processes: killed,
+//! stopped, frozen, cut off, and started again.
 //!
-//! The way in: `basic.rs` (no fault at all), `crashes.rs`, `partitions.rs`, `replicas.rs` (regions,
-//! snapshots, digests), `writes.rs` (request ids, expiry, namespaces). The names of the tests are the
+//! The way in, for strong namespaces: `basic.rs` (no fault at all), `crashes.rs`, `partitions.rs`,
+//! `replicas.rs` (regions, snapshots, digests), `writes.rs` (request ids, expiry, namespaces); for
+//! eventual ones: `eventual.rs`. The names of the tests are the
 //! promises.
 
 #![allow(
@@ -18,6 +19,8 @@ mod basic;
 mod crashes;
 #[path = "test_consistency/damage.rs"]
 mod damage;
+#[path = "test_consistency/eventual.rs"]
+mod eventual;
 #[path = "test_consistency/partitions.rs"]
 mod partitions;
 #[path = "test_consistency/replicas.rs"]

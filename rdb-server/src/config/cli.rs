@@ -126,6 +126,10 @@ pub struct Cli {
     /// Open connections of clients; stores always find a place [default: 1024]
     #[arg(long, value_name = "CONNECTIONS", help_heading = "Limits")]
     pub max_connections: Option<String>,
+    /// Writes that an eventual namespace keeps, in each region, for a replica that is away; one that is away
+    /// longer takes a copy [default: 1GiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    pub origin_log: Option<String>,
     /// Past changes that a namespace keeps for watches; checked and stored, no effect before there are
     /// watches [default: 10000]
     #[arg(long, value_name = "CHANGES", help_heading = "Limits")]
@@ -171,7 +175,7 @@ Example:
 impl Cli {
     /// Each flag that stands for one key: flag, section, key, and what was given.
     #[rustfmt::skip]
-    pub(crate) fn single_flags(&self) -> [(&'static str, &'static str, &'static str, Option<&str>); 29] {
+    pub(crate) fn single_flags(&self) -> [(&'static str, &'static str, &'static str, Option<&str>); 30] {
         [
             ("--store-id", "store", "id", self.store_id.as_deref()),
             ("--addr", "store", "addr", self.addr.as_deref()),
@@ -199,6 +203,7 @@ impl Cli {
             ("--max-request", "limits", "max_request", self.max_request.as_deref()),
             ("--max-inflight", "limits", "max_inflight", self.max_inflight.as_deref()),
             ("--max-connections", "limits", "max_connections", self.max_connections.as_deref()),
+            ("--origin-log", "limits", "origin_log", self.origin_log.as_deref()),
             ("--watch-history", "limits", "watch_history", self.watch_history.as_deref()),
             ("--log-level", "log", "level", self.log_level.as_deref()),
             ("--log-format", "log", "format", self.log_format.as_deref()),

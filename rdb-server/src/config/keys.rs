@@ -232,6 +232,7 @@ pub(crate) static KEYS: &[Key<Config>] = &[
         |v: &Value| v.integer(1..=1_000_000),
         bare
     ),
+    key!(limits.origin_log, Live, |v: &Value| v.size(KIB..=TIB), text),
     key!(
         limits.watch_history,
         Restart,

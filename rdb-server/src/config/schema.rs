@@ -146,6 +146,8 @@ pub struct LimitsConfig {
     pub max_inflight: u64,
     /// Open connections of clients; those of other stores do not count.
     pub max_connections: u64,
+    /// Bytes of writes that an eventual namespace keeps in a region for replicas that are away.
+    pub origin_log: ByteSize,
     /// Past changes that a namespace keeps for watches.
     pub watch_history: u64,
 }
@@ -275,6 +277,7 @@ impl Default for LimitsConfig {
             max_request: ByteSize::from_mib(4),
             max_inflight: 4096,
             max_connections: 1024,
+            origin_log: ByteSize::from_mib(1024),
             watch_history: 10_000,
         }
     }

@@ -23,8 +23,6 @@ const TURN: Duration = Duration::from_millis(250);
 /// Expiry goes in steps of this, so that replicas that hold the same records mostly count the same ones
 /// as expired when they compare digests.
 const EXPIRY_STEP_MS: u64 = 1000;
-/// Bytes that all logs of a namespace in a region may take; who falls further behind takes a copy.
-const LOG_BYTES: u64 = 1 << 30;
 /// How often the log says again that an objective is missed.
 const SAY_AGAIN: Duration = Duration::from_secs(30);
 
@@ -100,7 +98,7 @@ impl Keeper {
                     namespace,
                     expired_through_ms,
                     settled,
-                    log_bytes: LOG_BYTES,
+                    log_bytes: shared.core.config.load().limits.origin_log.as_bytes(),
                     reply,
                 })
                 .await?;
