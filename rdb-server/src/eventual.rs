@@ -22,6 +22,8 @@ pub mod state;
 
 #[cfg(test)]
 mod fold_tests;
+#[cfg(test)]
+mod model_tests;
 
 pub use fold::{Fold, Merged};
 pub use reports::{Lag, Report, Reports};

@@ -137,6 +137,11 @@ impl<'a> Fold<'a> {
         Ok(())
     }
 
+    /// The largest stamp that was merged so far.
+    pub fn largest(&self) -> Stamp {
+        self.largest
+    }
+
     /// The state of a namespace in this batch.
     pub fn state(&self, namespace: NamespaceId) -> Option<&EventualState> {
         self.states.get(&namespace)
@@ -615,6 +620,9 @@ impl<'a> Fold<'a> {
         for (record, counts) in [(&old, false), (&new, true)] {
             let Some(record) = record else { continue };
             let live = state.is_live(record);
+            if counts {
+                state.last_stamp = state.last_stamp.max(record.stamp);
+            }
             if live && counts {
                 state.digest.add(&key, record);
                 state.keys += 1;
@@ -670,7 +678,7 @@ impl<'a> Fold<'a> {
         }
         let range = layout::expiring_through(self.region, namespace, through_ms);
         let mut due: Vec<(u64, GlobalKey)> = Vec::new();
-        let (mut all, mut reached) = (true, through_ms);
+        let mut all = true;
         for item in self.view.scan(Family::Expiry, &range, false) {
             let (key, _) = item?;
             let (at_ms, global) = layout::parse_expiring(&key)
@@ -678,11 +686,15 @@ impl<'a> Fold<'a> {
             // Whole milliseconds only: the state says up to which one all are buried.
             if due.len() >= BURIED_PER_BATCH && due.last().is_some_and(|(last, _)| *last < at_ms) {
                 all = false;
-                reached = at_ms - 1;
                 break;
             }
             due.push((at_ms, global));
         }
+        // As far as something expired, not as far as time has gone: replicas that hold the same records
+        // then say the same, whenever each of them looked.
+        let Some(reached) = due.last().map(|(at_ms, _)| *at_ms) else {
+            return Ok(true);
+        };
         for (at_ms, global) in due {
             let current = self.record(&global)?;
             match current {

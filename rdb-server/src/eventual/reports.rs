@@ -19,6 +19,9 @@ use tokio::time::Instant;
 /// Two reports this far apart that show no progress mean that nobody brings the missing writes.
 const STALLED: Duration = Duration::from_millis(400);
 
+/// A replica that was not heard of for so long is not counted on.
+const RECENT: Duration = Duration::from_secs(5);
+
 /// What a replica holds of a namespace, synced.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
@@ -252,15 +255,21 @@ impl Reports {
         namespace: NamespaceId,
         own: &Report,
         floor: &VersionVector,
+        now: Instant,
     ) -> Option<StoreId> {
         let heard = &self.0.get(&namespace)?.heard;
+        // Who has not been heard of for a while may have the log, and cannot send it.
         let reports = || {
             heard
                 .iter()
+                .filter(|(_, heard)| now.saturating_duration_since(heard.at) < RECENT)
                 .map(|(store, heard)| (*store, &heard.report))
                 .filter(|(_, report)| report.epoch == own.epoch)
         };
-        let known = self.known(namespace, &own.vector);
+        let mut known = own.vector.clone();
+        for (_, report) in reports() {
+            known.join(&report.vector);
+        }
         let lost = known.iter().any(|(origin, last)| {
             let have = own.vector.get(origin);
             have < last
@@ -438,13 +447,13 @@ mod tests {
         };
         reports.heard(NAMESPACE, store(2), truncated(1), 0, now);
         reports.heard(NAMESPACE, store(3), truncated(5), 0, now);
-        assert_eq!(reports.copy_from(NAMESPACE, &own, &floor), None);
+        assert_eq!(reports.copy_from(NAMESPACE, &own, &floor, now), None);
         reports.heard(NAMESPACE, store(2), truncated(2), 0, now);
-        let from = reports.copy_from(NAMESPACE, &own, &floor);
+        let from = reports.copy_from(NAMESPACE, &own, &floor, now);
         assert!(from.is_some());
         // Who has not seen what this replica dropped a tombstone at may bring back what it deleted.
         let beyond = vector(&[(4, 1)]);
-        assert_eq!(reports.copy_from(NAMESPACE, &own, &beyond), None);
+        assert_eq!(reports.copy_from(NAMESPACE, &own, &beyond, now), None);
     }
 
     #[test]

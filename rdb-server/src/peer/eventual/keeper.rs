@@ -20,9 +20,6 @@ use super::writer::Job;
 
 /// How often everything is looked at.
 const TURN: Duration = Duration::from_millis(250);
-/// Expiry goes in steps of this, so that replicas that hold the same records mostly count the same ones
-/// as expired when they compare digests.
-const EXPIRY_STEP_MS: u64 = 1000;
 /// How often the log says again that an objective is missed.
 const SAY_AGAIN: Duration = Duration::from_secs(30);
 
@@ -90,13 +87,12 @@ impl Keeper {
             reports.settled(namespace, &own, applied_index, others)
         };
         let now_ms = shared.core.clock.unix_ms();
-        let expired_through_ms = now_ms - now_ms % EXPIRY_STEP_MS;
         loop {
             let settled = settled.clone();
             let all = shared
                 .do_job(|reply| Job::Keep {
                     namespace,
-                    expired_through_ms,
+                    expired_through_ms: now_ms,
                     settled,
                     log_bytes: shared.core.config.load().limits.origin_log.as_bytes(),
                     reply,
@@ -166,7 +162,7 @@ impl Keeper {
         let own = shared.own_report(served.epoch, &durable);
         let (behind, differing) = {
             let reports = shared.reports.lock();
-            let behind = reports.copy_from(namespace, &own, &durable.floor);
+            let behind = reports.copy_from(namespace, &own, &durable.floor, Instant::now());
             (behind, reports.differing(namespace, &own))
         };
         let region = shared.region.0;

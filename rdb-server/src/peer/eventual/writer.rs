@@ -251,6 +251,8 @@ async fn fill(shared: &Arc<Shared>, ids: &IdTable) -> Result<(), StorageError> {
     let engine = shared.core.engine.clone();
     let mut fold = Fold::new(shared.core.me, shared.region, engine.as_ref(), *ids);
     for (namespace, state) in shared.written.read().iter() {
+        // The clock goes on beyond all that is on this disk, also where others had stamped it.
+        shared.core.clock.observe(state.last_stamp);
         fold.with(*namespace, || state.clone());
         fold.fill(*namespace, state.sequence_bound);
     }
@@ -287,21 +289,29 @@ async fn do_batch(shared: &Arc<Shared>, ids: &mut IdTable, jobs: Vec<Job>) -> Re
             _ => 0,
         })
         .sum();
-    let mut stamps = Ok(Stamp::ZERO);
-    if writes > 0 {
-        stamps = shared.core.clock.reserve(writes).await.map_err(Error::from);
-    }
+    // What others stamped is merged first, and the clock is past it before it stamps: a write that has
+    // seen another never carries a smaller stamp.
+    let (own, others): (Vec<Job>, Vec<Job>) = jobs
+        .into_iter()
+        .partition(|job| matches!(job, Job::Writes { .. }));
     let engine = shared.core.engine.clone();
     let mut fold = Fold::new(shared.core.me, shared.region, engine.as_ref(), *ids);
     let mut round = Round {
         shared,
         fold: &mut fold,
-        stamps,
+        stamps: Ok(Stamp::ZERO),
         converged: Vec::new(),
     };
-    let mut answers = Vec::with_capacity(jobs.len());
-    let mut jobs = jobs.into_iter();
-    while let Some(job) = jobs.next() {
+    let mut answers = Vec::with_capacity(own.len() + others.len());
+    let (first_own, mut number) = (others.len(), 0);
+    let mut jobs = others.into_iter().chain(own);
+    loop {
+        if number == first_own && writes > 0 {
+            shared.core.clock.observe(round.fold.largest());
+            round.stamps = shared.core.clock.reserve(writes).await.map_err(Error::from);
+        }
+        number += 1;
+        let Some(job) = jobs.next() else { break };
         match round.fold(&job) {
             Ok(Ok(came)) => answers.push(Answer { job, came }),
             Ok(Err(refusal)) => job.refuse(&refusal),
@@ -328,9 +338,7 @@ async fn do_batch(shared: &Arc<Shared>, ids: &mut IdTable, jobs: Vec<Job>) -> Re
         }
         return Ok(());
     }
-    if folded.largest > Stamp::ZERO {
-        shared.core.clock.observe(folded.largest);
-    }
+    shared.core.clock.observe(folded.largest);
     let (written, was_written) = oneshot::channel();
     let at_sync = Arc::new(AtSync::default());
     let (states, committed, waiting) = (folded.states.clone(), shared.clone(), at_sync.clone());
