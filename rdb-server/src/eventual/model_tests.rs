@@ -290,7 +290,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(1500))]
 
     #[test]
     fn replicas_converge_to_the_newest_writes(steps in prop::collection::vec(step(), 1..80)) {
