@@ -2,7 +2,8 @@
 //!
 //! Owns opening it, and the translation of batches and numbers. Reading is in `view`; the
 //! settings are in [`options`], with their reasons; the check of the write-ahead log that
-//! RocksDB's own recovery leaves out is in [`wal_check`]. Does not know what is stored.
+//! RocksDB's own recovery leaves out is in [`wal_check`], the one that it gets wrong after a full
+//! disk in [`wal_note`]. Does not know what is stored.
 //!
 //! # Invariants
 //!
@@ -13,6 +14,8 @@
 pub mod options;
 mod view;
 pub mod wal_check;
+mod wal_format;
+mod wal_note;
 
 use std::{
     fs, io,
@@ -64,24 +67,24 @@ impl RocksEngine {
         let opening =
             |error: &rocksdb::Error| StorageError::from_rocks("opening the database", path, error);
         let settings = options::Settings::new(options).map_err(|error| opening(&error))?;
-        let families = Family::ALL
-            .map(|family| ColumnFamilyDescriptor::new(family.name(), settings.family(family)));
-        let unused = ColumnFamilyDescriptor::new(
-            rocksdb::DEFAULT_COLUMN_FAMILY_NAME,
-            options::Settings::unused_family(),
-        );
-        let families = families.into_iter().chain([unused]);
-        let db = match DB::open_cf_descriptors(&settings.database, path, families) {
-            Ok(db) => db,
-            Err(error) => {
-                let error = opening(&error);
+        let open = || {
+            let families = Family::ALL
+                .map(|family| ColumnFamilyDescriptor::new(family.name(), settings.family(family)));
+            let unused = ColumnFamilyDescriptor::new(
+                rocksdb::DEFAULT_COLUMN_FAMILY_NAME,
+                options::Settings::unused_family(),
+            );
+            let families = families.into_iter().chain([unused]);
+            DB::open_cf_descriptors(&settings.database, path, families)
+                .map_err(|error| opening(&error))
+        };
+        let db = match open() {
+            Err(error) if error.is_corruption() => match wal_note::forget_wrong_length(path)? {
+                true => open()?,
                 // RocksDB says what is wrong with its log, but not where.
-                let located = match error.is_corruption() {
-                    true => wal_check::locate_damage(path)?,
-                    false => None,
-                };
-                return Err(located.unwrap_or(error));
-            }
+                false => return Err(wal_check::locate_damage(path)?.unwrap_or(error)),
+            },
+            opened => opened?,
         };
         Ok(Self {
             database: Arc::new(Database {
