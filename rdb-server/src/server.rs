@@ -122,7 +122,6 @@ impl Store {
             .map_err(|error| StartError::Disk(error.to_string()))?;
 
         let disk = open_disk(&config, on_fatal)?;
-        let committer = disk.committer.clone();
         let address = if config.store.addr.port() == 0 {
             addr.to_string()
         } else {
@@ -143,23 +142,14 @@ impl Store {
             address,
             http_address: http_addr.to_string(),
         };
-        let opened = StoreCore::open(setup, |me, cluster| {
+        let core = StoreCore::open(setup, |me, cluster| {
             let grpc = GrpcTransport::new(me, cluster.clone(), grpc_options.clone());
             dialler = Some(grpc.clone());
             match wrap_transport {
                 Some(wrap) => wrap(me, grpc),
                 None => grpc,
             }
-        });
-        let core = match opened {
-            Ok(core) => core,
-            Err(error) => {
-                // The committer's thread holds the database: a process that ended meanwhile would
-                // close it while its static parts are being torn down, and crash in place of its error.
-                let _ = tokio::task::spawn_blocking(move || committer.shutdown()).await;
-                return Err(error);
-            }
-        };
+        })?;
         let Some(grpc) = dialler else {
             return Err(StartError::Disk("the store was not given a network".into()));
         };

@@ -2,7 +2,9 @@
 //!
 //! Owns opening it, and the translation of batches and numbers. Reading is in `view`; the
 //! settings are in [`options`], with their reasons; the check of the write-ahead log that
-//! RocksDB's own recovery leaves out is in [`wal_check`]. Does not know what is stored.
+//! RocksDB's own recovery leaves out is in [`wal_check`], the one that it gets wrong after a full
+//! disk in [`wal_note`]; what keeps it from crashing a process that ends is in [`process_exit`].
+//! Does not know what is stored.
 //!
 //! # Invariants
 //!
@@ -11,8 +13,11 @@
 //! - A directory that has lost its `CURRENT` file is damaged, not new.
 
 pub mod options;
+mod process_exit;
 mod view;
 pub mod wal_check;
+mod wal_format;
+mod wal_note;
 
 use std::{
     fs, io,
@@ -27,7 +32,10 @@ use bytes::Bytes;
 use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, ReadOptions, properties};
 
 pub use self::options::RocksOptions;
-use self::view::RocksSnapshot;
+use self::{
+    process_exit::{ClosedBeforeTheEnd, before_the_end},
+    view::RocksSnapshot,
+};
 use crate::{
     Engine, EngineStats, Family, KeyRange, Op, StorageError, View, WriteBatch, engine::Scan,
 };
@@ -42,7 +50,7 @@ pub struct RocksEngine {
 
 /// What an engine and its snapshots share; the database closes when the last of them goes.
 struct Database {
-    db: DB,
+    db: ClosedBeforeTheEnd<DB>,
     path: PathBuf,
     /// Shared by all families; kept to ask for its usage.
     cache: rocksdb::Cache,
@@ -55,8 +63,12 @@ impl RocksEngine {
     /// # Errors
     /// [`StorageError::Corruption`]: its files do not fit together, or the write-ahead log is
     /// damaged before its end. [`StorageError::Locked`]: it is open elsewhere. Otherwise the
-    /// operating system refused something.
+    /// operating system refused something. [`StorageError::Closed`]: the process is ending.
     pub fn open(path: &Path, options: RocksOptions) -> Result<Self, StorageError> {
+        before_the_end(|| Self::open_now(path, options)).unwrap_or(Err(StorageError::Closed))
+    }
+
+    fn open_now(path: &Path, options: RocksOptions) -> Result<Self, StorageError> {
         if !path.join("CURRENT").exists() {
             refuse_remains(path)?;
         }
@@ -64,28 +76,28 @@ impl RocksEngine {
         let opening =
             |error: &rocksdb::Error| StorageError::from_rocks("opening the database", path, error);
         let settings = options::Settings::new(options).map_err(|error| opening(&error))?;
-        let families = Family::ALL
-            .map(|family| ColumnFamilyDescriptor::new(family.name(), settings.family(family)));
-        let unused = ColumnFamilyDescriptor::new(
-            rocksdb::DEFAULT_COLUMN_FAMILY_NAME,
-            options::Settings::unused_family(),
-        );
-        let families = families.into_iter().chain([unused]);
-        let db = match DB::open_cf_descriptors(&settings.database, path, families) {
-            Ok(db) => db,
-            Err(error) => {
-                let error = opening(&error);
+        let open = || {
+            let families = Family::ALL
+                .map(|family| ColumnFamilyDescriptor::new(family.name(), settings.family(family)));
+            let unused = ColumnFamilyDescriptor::new(
+                rocksdb::DEFAULT_COLUMN_FAMILY_NAME,
+                options::Settings::unused_family(),
+            );
+            let families = families.into_iter().chain([unused]);
+            DB::open_cf_descriptors(&settings.database, path, families)
+                .map_err(|error| opening(&error))
+        };
+        let db = match open() {
+            Err(error) if error.is_corruption() => match wal_note::forget_wrong_length(path)? {
+                true => open()?,
                 // RocksDB says what is wrong with its log, but not where.
-                let located = match error.is_corruption() {
-                    true => wal_check::locate_damage(path)?,
-                    false => None,
-                };
-                return Err(located.unwrap_or(error));
-            }
+                false => return Err(wal_check::locate_damage(path)?.unwrap_or(error)),
+            },
+            opened => opened?,
         };
         Ok(Self {
             database: Arc::new(Database {
-                db,
+                db: ClosedBeforeTheEnd::new(db),
                 path: path.to_owned(),
                 cache: settings.cache,
             }),

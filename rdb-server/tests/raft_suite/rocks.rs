@@ -24,28 +24,13 @@ fn open(dir: &Path) -> (Arc<dyn Engine>, Committer, RaftLogStore) {
     (engine, committer, log)
 }
 
-/// A database of one case of the suite. Its committer is joined when the case ends: a thread that still
-/// closes RocksDB while the process exits takes the process down.
-struct Case {
-    committer: Committer,
-    _dir: TempDir,
-}
-
-impl Drop for Case {
-    fn drop(&mut self) {
-        self.committer.shutdown();
-    }
-}
-
-impl StoreBuilder<TypeConfig, RaftLogStore, TestMachine, Case> for OnDisk {
-    async fn build(&self) -> Result<(Case, RaftLogStore, TestMachine), StorageError<TypeConfig>> {
+impl StoreBuilder<TypeConfig, RaftLogStore, TestMachine, TempDir> for OnDisk {
+    async fn build(
+        &self,
+    ) -> Result<(TempDir, RaftLogStore, TestMachine), StorageError<TypeConfig>> {
         let dir = tempfile::tempdir().unwrap();
-        let (engine, committer, log) = open(dir.path());
-        let case = Case {
-            committer,
-            _dir: dir,
-        };
-        Ok((case, log, TestMachine::new(REGION, 1, engine).lenient()))
+        let (engine, _, log) = open(dir.path());
+        Ok((dir, log, TestMachine::new(REGION, 1, engine).lenient()))
     }
 }
 

@@ -131,8 +131,9 @@ async fn majority_killed_is_no_quorum_and_nothing_is_lost() {
         let (refusal, read_answered) = read.await.unwrap();
         println!("{round} alone: a read under way NO_QUORUM {read_answered:?}");
         assert_no_quorum(&refusal, &[""]);
+        // By itself it would have waited for its own time-out, longer than this by far.
         assert!(
-            read_answered < answered + Duration::from_millis(200),
+            read_answered < answered + quorum_timeout / 2,
             "the read was told {read_answered:?} after the others were killed, the write {answered:?}"
         );
         let unborn = unborn.await.unwrap();
@@ -156,7 +157,7 @@ async fn majority_killed_is_no_quorum_and_nothing_is_lost() {
             assert_no_quorum(&refusal, &["not_applied"]);
             assert!(refusal.retry_after.is_some(), "{refusal:?}");
             assert!(
-                asked.elapsed() < Duration::from_secs(1),
+                asked.elapsed() < quorum_timeout,
                 "a lost quorum is refused at once: {:?}",
                 asked.elapsed()
             );

@@ -7,11 +7,15 @@ use crate::support::wait::eventually;
 use rdb_storage::{RocksEngine, RocksOptions};
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use tonic::Code;
 
 /// The damaged key; its value is longer than what RocksDB would compress away.
 const KEY: &str = "k40";
+
+/// A compaction of the little that is here takes milliseconds.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// A value that does not compress, different for each key.
 fn value(key: &str) -> String {
@@ -31,20 +35,40 @@ fn flush(data_dir: &Path) {
     engine.flush().unwrap();
 }
 
-/// Flips one bit of the value of [`KEY`] in the sorted files of a store, in place: it may be running. A
-/// compaction that meets the bit ends the process, so this comes after those of the start.
-fn flip(data_dir: &Path) {
+fn sorted_files(db: &Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(db).unwrap().map(|entry| entry.unwrap().path());
+    let is_sorted = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "sst");
+    let mut files: Vec<PathBuf> = paths.filter(is_sorted).collect();
+    files.sort();
+    files
+}
+
+/// The sorted files of a store, once they have been the same for a while. The compactions of its start
+/// take some of them away, and one that meets a flipped bit ends the process.
+async fn settled_files(data_dir: &Path) -> Vec<PathBuf> {
     let db = data_dir.join("db");
+    let (mut files, mut since) = (Vec::new(), Instant::now());
+    eventually(PATIENT, "the sorted files stay as they are", async || {
+        let found = sorted_files(&db);
+        if found != files {
+            (files, since) = (found, Instant::now());
+        }
+        if since.elapsed() < QUIET {
+            return Err(format!("they were others {:?} ago", since.elapsed()));
+        }
+        Ok(files.clone())
+    })
+    .await
+}
+
+/// Flips one bit of the value of [`KEY`] in the sorted files of a store, in place: it may be running.
+fn flip(files: &[PathBuf]) {
     // Part of the value: compression may begin or end in the middle of it.
     let value = value(KEY);
     let needle = &value.as_bytes()[300..316];
     let mut flipped = 0;
-    for entry in fs::read_dir(&db).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_none_or(|extension| extension != "sst") {
-            continue;
-        }
-        let bytes = fs::read(&path).unwrap();
+    for path in files {
+        let bytes = fs::read(path).unwrap();
         // The value stands in the log, too. Its files name their family among their properties.
         if bytes.windows(8).any(|window| window == b"raft_log") {
             continue;
@@ -54,7 +78,7 @@ fn flip(data_dir: &Path) {
             .enumerate()
             .filter_map(|(at, window)| (window == needle).then_some(at))
             .collect();
-        let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        let file = fs::OpenOptions::new().write(true).open(path).unwrap();
         for at in found {
             file.write_all_at(&[bytes[at] ^ 1], at as u64).unwrap();
             flipped += 1;
@@ -75,7 +99,7 @@ async fn a_store_that_reads_damaged_data_says_so_and_leads_no_more() {
     flush(cluster.node(0).data_dir());
     cluster.restart(0).await;
     cluster.move_leader(DATA, 0).await;
-    flip(cluster.node(0).data_dir());
+    flip(&settled_files(cluster.node(0).data_dir()).await);
 
     let store = Plain::on(&cluster, 0).await;
     for _ in 0..5 {

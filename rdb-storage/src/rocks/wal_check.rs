@@ -2,14 +2,12 @@
 //!
 //! Owns a look at RocksDB's log files before RocksDB opens them, and the search for the place
 //! when RocksDB reports damage without one. Changes nothing. Does not know what the records
-//! contain.
+//! contain. How a log file is laid out is in [`wal_format`](super::wal_format).
 //!
 //! RocksDB checks the checksum of each record and refuses to open on a mismatch. It trusts the
 //! header before it has checked it, though, and takes these for a torn tail, or for nothing:
 //!
 //! ```text
-//! block of 32 KiB   [crc 4][length 2][type 1][payload]  [crc][length][type][payload] ...
-//!
 //! length, in the last block, points past the end of the file -> "torn", all that follows is lost
 //! type and length are zero                                   -> rest of the block is skipped
 //! type says "recycled log file", which FlareDB never has     -> the file ends here (or RocksDB
@@ -25,17 +23,13 @@
 //! - Costs one pass over the headers. Checksums are computed only behind a strange header.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Read},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
+use super::wal_format::{BLOCK_BYTES, HEADER_BYTES, Header, log_files, read_full};
 use crate::StorageError;
-
-/// Records do not cross the border of a block; longer ones are split into fragments.
-const BLOCK_BYTES: usize = 32 << 10;
-/// Checksum, length, type.
-const HEADER_BYTES: usize = 7;
 
 /// Checks every log file in a database's directory. A directory that does not exist is fine.
 ///
@@ -64,29 +58,9 @@ pub fn locate_damage(path: &Path) -> Result<Option<StorageError>, StorageError> 
     Ok(None)
 }
 
-/// The log files, oldest first.
-fn log_files(path: &Path) -> Result<Vec<PathBuf>, StorageError> {
-    let failed = |error: io::Error| StorageError::from_io("listing the log files", path, &error);
-    let entries = match fs::read_dir(path) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(failed(error)),
-    };
-    let mut files = Vec::new();
-    for entry in entries {
-        let file = entry.map_err(failed)?.path();
-        if file.extension().is_some_and(|extension| extension == "log") {
-            files.push(file);
-        }
-    }
-    // Their names are numbers with leading zeros.
-    files.sort();
-    Ok(files)
-}
-
 /// A bad record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Damage {
+pub(super) struct Damage {
     /// Where its header begins in the file.
     offset: u64,
     what: String,
@@ -101,7 +75,8 @@ impl Damage {
     }
 }
 
-fn find_damage(path: &Path, checksums: bool) -> Result<Option<Damage>, StorageError> {
+/// The first damage in the log file at `path`; see [`scan`].
+pub(super) fn find_damage(path: &Path, checksums: bool) -> Result<Option<Damage>, StorageError> {
     File::open(path)
         .and_then(|mut file| scan(&mut file, checksums))
         .map_err(|error| StorageError::from_io("checking the write-ahead log", path, &error))
@@ -148,20 +123,6 @@ fn scan(file: &mut impl Read, checksums: bool) -> io::Result<Option<Damage>> {
         }
         block_offset += BLOCK_BYTES as u64;
     }
-}
-
-/// Reads until the buffer is full or the file ends.
-fn read_full(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }
 
 /// What following the headers of one block came to.
@@ -225,74 +186,9 @@ fn find_record(block: &[u8], from: usize) -> Option<usize> {
     })
 }
 
-struct Header {
-    checksum: u32,
-    length: usize,
-    kind: u8,
-}
-
-impl Header {
-    fn parse(bytes: &[u8]) -> Option<Self> {
-        let &[c0, c1, c2, c3, l0, l1, kind] = bytes.first_chunk::<HEADER_BYTES>()?;
-        Some(Self {
-            checksum: u32::from_le_bytes([c0, c1, c2, c3]),
-            length: usize::from(u16::from_le_bytes([l0, l1])),
-            kind,
-        })
-    }
-
-    /// Full, first, middle, last; compression, timestamp size and predecessor.
-    fn is_plain(&self) -> bool {
-        matches!(self.kind, 1..=4 | 9 | 10 | 130)
-    }
-
-    fn is_recycled(&self) -> bool {
-        matches!(self.kind, 5..=8 | 11 | 131)
-    }
-
-    /// Whether the checksum fits `checked`, which is type and payload. RocksDB rotates and
-    /// shifts the value, so that data that contains checksums does not confuse them.
-    fn matches(&self, checked: &[u8]) -> bool {
-        crc32c(checked).rotate_right(15).wrapping_add(0xa282_ead8) == self.checksum
-    }
-}
-
-/// CRC-32C (Castagnoli) a byte at a time. It runs over a block behind a strange header at most,
-/// so a dependency for a fast one is not worth having.
-fn crc32c(bytes: &[u8]) -> u32 {
-    const TABLE: [u32; 256] = {
-        let mut table = [0; 256];
-        let mut index = 0;
-        while index < 256 {
-            let mut value = index as u32;
-            let mut bit = 0;
-            while bit < 8 {
-                value = (value >> 1) ^ (0x82f6_3b78 * (value & 1));
-                bit += 1;
-            }
-            table[index] = value;
-            index += 1;
-        }
-        table
-    };
-    !bytes.iter().fold(!0, |crc, byte| {
-        TABLE[usize::from(crc as u8 ^ byte)] ^ (crc >> 8)
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    fn record(kind: u8, payload: &[u8]) -> Vec<u8> {
-        let mut checked = vec![kind];
-        checked.extend(payload);
-        let checksum = crc32c(&checked).rotate_right(15).wrapping_add(0xa282_ead8);
-        let mut bytes = checksum.to_le_bytes().to_vec();
-        bytes.extend((payload.len() as u16).to_le_bytes());
-        bytes.extend(checked);
-        bytes
-    }
+    use super::{super::wal_format::record, *};
 
     /// Two records in one block.
     fn log() -> Vec<u8> {
@@ -303,11 +199,6 @@ mod tests {
         scan(&mut &bytes[..], false)
             .expect("a slice can be read")
             .map(|damage| damage.offset)
-    }
-
-    #[test]
-    fn crc32c_has_its_check_value() {
-        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
     }
 
     #[test]
