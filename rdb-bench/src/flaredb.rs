@@ -7,8 +7,10 @@ use crate::process::{Cluster, NODES, Port};
 use crate::target::{Caller, Kind, Target};
 use bytes::Bytes;
 use rdb_client::{Client, ClientOptions, PutOptions, ReadOptions};
+use rdb_types::{Durability, Mode, Policies};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
 
 /// The namespace of everything; it is strong, and exists from the start.
@@ -21,14 +23,78 @@ const START: Duration = Duration::from_secs(30);
 pub struct FlareDb {
     cluster: Cluster,
     client: Client,
+    http: Vec<String>,
     version: String,
+}
+
+/// A namespace of it.
+pub struct FlareNamespace<'a> {
+    whole: &'a FlareDb,
+    kind: Kind,
 }
 
 /// A caller.
 #[derive(Clone)]
-pub struct FlareCaller(Client);
+pub struct FlareCaller {
+    client: Client,
+    namespace: &'static str,
+    read: fn() -> ReadOptions,
+}
+
+/// What a kind of target is called in the cluster.
+fn namespace_of(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Eventual => "eventual",
+        Kind::Relaxed => "relaxed",
+        Kind::FlareDb | Kind::Etcd | Kind::Redis => NAMESPACE,
+    }
+}
 
 impl FlareDb {
+    /// Creates the namespace of a kind, and waits until it takes writes.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn namespace(&self, kind: Kind) -> Result<FlareNamespace<'_>, BenchError> {
+        let namespace = namespace_of(kind);
+        if namespace != NAMESPACE {
+            let policies = Policies {
+                durability: if kind == Kind::Relaxed {
+                    Durability::Relaxed
+                } else {
+                    Durability::Sync
+                },
+                ..Policies::default()
+            };
+            self.client
+                .create_namespace(namespace, Some(Mode::Eventual), Some(policies))
+                .await
+                .map_err(|error| BenchError::because("no eventual namespace", error))?;
+        }
+        let put = self
+            .client
+            .put(namespace, "ready", "yes", PutOptions::default());
+        put.await
+            .map_err(|error| BenchError::because(format!("{kind} takes no writes"), error))?;
+        Ok(FlareNamespace { whole: self, kind })
+    }
+
+    /// What a store's HTTP port says at `/metrics`, of each store.
+    ///
+    /// # Errors
+    /// One does not answer.
+    pub async fn metrics(&self) -> Result<Vec<String>, BenchError> {
+        let mut texts = Vec::new();
+        for addr in &self.http {
+            texts.push(
+                metrics_of(addr).await.map_err(|error| {
+                    BenchError::because(format!("no metrics from {addr}"), error)
+                })?,
+            );
+        }
+        Ok(texts)
+    }
+
     /// The client that its callers share.
     pub(crate) fn client(&self) -> &Client {
         &self.client
@@ -74,6 +140,7 @@ impl FlareDb {
         let mut started = FlareDb {
             cluster,
             client,
+            http: http.to_vec(),
             version: String::new(),
         };
         started.wait().await?;
@@ -137,6 +204,16 @@ pub fn find_server(given: Option<&Path>) -> Result<PathBuf, BenchError> {
     ))
 }
 
+/// One GET; the store closes the connection after its answer.
+async fn metrics_of(addr: &str) -> std::io::Result<String> {
+    let mut stream = tokio::net::TcpStream::connect(addr).await?;
+    let request = format!("GET /metrics HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await?;
+    Ok(text)
+}
+
 impl Target for FlareDb {
     type Caller = FlareCaller;
 
@@ -149,7 +226,7 @@ impl Target for FlareDb {
     }
 
     async fn callers(&self, count: usize) -> Result<Vec<FlareCaller>, BenchError> {
-        Ok(vec![FlareCaller(self.client.clone()); count])
+        Ok(self.callers_of(Kind::FlareDb, count))
     }
 
     fn resident_bytes(&self) -> Vec<u64> {
@@ -157,19 +234,53 @@ impl Target for FlareDb {
     }
 }
 
+impl FlareDb {
+    fn callers_of(&self, kind: Kind, count: usize) -> Vec<FlareCaller> {
+        let caller = FlareCaller {
+            client: self.client.clone(),
+            namespace: namespace_of(kind),
+            read: if kind == Kind::FlareDb {
+                ReadOptions::linearizable
+            } else {
+                ReadOptions::default
+            },
+        };
+        vec![caller; count]
+    }
+}
+
+impl Target for FlareNamespace<'_> {
+    type Caller = FlareCaller;
+
+    fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    fn version(&self) -> String {
+        self.whole.version.clone()
+    }
+
+    async fn callers(&self, count: usize) -> Result<Vec<FlareCaller>, BenchError> {
+        Ok(self.whole.callers_of(self.kind, count))
+    }
+
+    fn resident_bytes(&self) -> Vec<u64> {
+        self.whole.cluster.resident_bytes()
+    }
+}
+
 impl Caller for FlareCaller {
     async fn put(&self, key: Bytes, value: Bytes) -> Result<(), String> {
-        let answer = self
-            .0
-            .put(NAMESPACE, key, value, PutOptions::default())
-            .await;
-        answer.map(drop).map_err(|error| error.to_string())
+        let put = self
+            .client
+            .put(self.namespace, key, value, PutOptions::default());
+        put.await.map(drop).map_err(|error| error.to_string())
     }
 
     async fn get(&self, key: Bytes) -> Result<usize, String> {
         let answer = self
-            .0
-            .get(NAMESPACE, key, ReadOptions::linearizable())
+            .client
+            .get(self.namespace, key, (self.read)())
             .await
             .map_err(|error| error.to_string())?;
         if answer.found {

@@ -3,7 +3,8 @@
 //! | read | for |
 //! |---|---|
 //! | [`plan`] | what is measured: operations, callers, keys, rounds |
-//! | [`target`] | what can be measured: the trait, and its implementations [`flaredb`] and [`etcd`] |
+//! | [`target`] | what can be measured: the trait, and its implementations [`flaredb`], [`etcd`] and [`redis`] |
+//! | [`convergence`] | how soon the other replicas have a write |
 //! | [`process`] | processes that are started, watched and always ended; their memory |
 //! | [`run`] | the closed loop, and the alternation of targets |
 //! | [`failover`] | how long writes stand still when the leader is killed, as a client sees it |
@@ -18,11 +19,13 @@
 //! most that a number of callers can get through. Its latencies are those at that load, and leave out
 //! what an open loop would wait while the store stands still.
 
+pub mod convergence;
 pub mod etcd;
 pub mod failover;
 pub mod flaredb;
 pub mod plan;
 pub mod process;
+pub mod redis;
 pub mod report;
 pub mod run;
 pub mod summary;

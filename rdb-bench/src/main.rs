@@ -9,14 +9,16 @@
 )]
 
 use clap::Parser;
+use rdb_bench::convergence::Buckets;
 use rdb_bench::etcd::Etcd;
 use rdb_bench::flaredb::FlareDb;
 use rdb_bench::plan::{Op, Plan, Workload};
+use rdb_bench::redis::{self, Redis};
 use rdb_bench::report::{self, Measured, Results};
 use rdb_bench::run::{self, Sample};
 use rdb_bench::target::{Kind, Target};
 use rdb_bench::{BenchError, etcd, failover, flaredb, summary};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -79,6 +81,27 @@ enum Other {
         /// The rdb-server to measure [default: the one beside this program]
         #[arg(long, value_name = "FILE")]
         rdb_server: Option<PathBuf>,
+    },
+    /// Puts in a strong, an eventual and a relaxed namespace of one cluster, and in Redis, by turns
+    ///
+    /// Redis syncs its file every second and has two replicas (Debian: redis-server); without it FlareDB is
+    /// measured alone. Also tells how soon the other stores had what one accepted.
+    Eventual {
+        /// Seconds of each measurement
+        #[arg(long, value_name = "N", default_value_t = 3.0, value_parser = seconds)]
+        seconds: f64,
+        /// How often everything is measured
+        #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        rounds: u32,
+        /// Callers at the same time, one measurement for each number
+        #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1,64,256", value_parser = clap::value_parser!(u32).range(1..=4096))]
+        callers: Vec<u32>,
+        /// The rdb-server to measure [default: the one beside this program]
+        #[arg(long, value_name = "FILE")]
+        rdb_server: Option<PathBuf>,
+        /// Where the JSON goes
+        #[arg(long, value_name = "DIR", default_value = "bench/results")]
+        results: PathBuf,
     },
 }
 
@@ -145,6 +168,30 @@ async fn bench(args: &Args) -> Result<(), BenchError> {
         let failovers = failover::measure(&program, *times, |line| println!("{line}")).await?;
         println!("\n{failovers}");
         return Ok(());
+    }
+    if let Some(Other::Eventual {
+        seconds,
+        rounds,
+        callers,
+        rdb_server,
+        results,
+    }) = &args.other
+    {
+        let plan = Plan {
+            workloads: callers
+                .iter()
+                .map(|&callers| Workload {
+                    op: Op::Put,
+                    callers: callers as usize,
+                })
+                .collect(),
+            rounds: *rounds as usize,
+            seconds: *seconds,
+            keys: 100_000,
+            value_bytes: 256,
+        };
+        let program = flaredb::find_server(rdb_server.as_deref())?;
+        return eventual(plan, &program, results).await;
     }
     let plan = Plan {
         workloads: args
@@ -213,20 +260,103 @@ async fn bench(args: &Args) -> Result<(), BenchError> {
         target.resident_end_bytes = match target.kind {
             Kind::FlareDb => flaredb.as_ref().map(Target::resident_bytes),
             Kind::Etcd => etcd.as_ref().map(Target::resident_bytes),
+            Kind::Eventual | Kind::Relaxed | Kind::Redis => None,
         }
         .unwrap_or_default();
     }
     let results = Results {
         lines: summary::lines(&samples),
-        ratios: summary::ratios(&samples),
+        ratios: summary::ratios(&samples, Kind::FlareDb, Kind::Etcd),
         plan,
         targets: measured,
         samples,
         processors: std::thread::available_parallelism().map_or(0, usize::from),
     };
     println!("\n{}", report::table(&results));
-    let path = report::write(&results, &args.results)?;
+    let path = report::write(&results, &args.results, "put-get")?;
     println!("\nwritten to {}", path.display());
+    Ok(())
+}
+
+/// Strong, eventual, relaxed and Redis by turns.
+async fn eventual(plan: Plan, program: &Path, results: &Path) -> Result<(), BenchError> {
+    let whole = FlareDb::start(program, true).await?;
+    let namespace = whole.namespace(Kind::Eventual).await?;
+    let relaxed = whole.namespace(Kind::Relaxed).await?;
+    let redis = match redis::find() {
+        Some(program) => Some(Redis::start(&program).await?),
+        None => {
+            println!(
+                "redis-server is not installed (Debian: redis-server): FlareDB is measured alone"
+            );
+            None
+        }
+    };
+    let before = Buckets::of(&whole.metrics().await?, "eventual");
+    let mut samples = Vec::new();
+    for round in 1..=plan.rounds {
+        for &workload in &plan.workloads {
+            samples.push(tell(run::measure(&whole, &plan, workload, round).await?));
+            samples.push(tell(
+                run::measure(&namespace, &plan, workload, round).await?,
+            ));
+            samples.push(tell(run::measure(&relaxed, &plan, workload, round).await?));
+            if let Some(redis) = &redis {
+                samples.push(tell(run::measure(redis, &plan, workload, round).await?));
+            }
+        }
+    }
+    let converged = Buckets::of(&whole.metrics().await?, "eventual").since(&before);
+    let told = |target: &dyn Fn() -> (Kind, String, Vec<u64>)| {
+        let (kind, version, resident_end_bytes) = target();
+        Measured {
+            kind,
+            version,
+            load_seconds: 0.0,
+            resident_loaded_bytes: Vec::new(),
+            resident_end_bytes,
+        }
+    };
+    let mut targets = vec![told(&|| {
+        (whole.kind(), whole.version(), whole.resident_bytes())
+    })];
+    if let Some(redis) = &redis {
+        targets.push(told(&|| {
+            (redis.kind(), redis.version(), redis.resident_bytes())
+        }));
+    }
+    let pairs = [
+        (Kind::Eventual, Kind::FlareDb),
+        (Kind::Relaxed, Kind::FlareDb),
+        (Kind::Relaxed, Kind::Redis),
+        (Kind::Eventual, Kind::Redis),
+    ];
+    let all = Results {
+        lines: summary::lines(&samples),
+        ratios: pairs
+            .into_iter()
+            .flat_map(|(ours, theirs)| summary::ratios(&samples, ours, theirs))
+            .collect(),
+        plan,
+        targets,
+        samples,
+        processors: std::thread::available_parallelism().map_or(0, usize::from),
+    };
+    println!("\n{}", report::table(&all));
+    let bound = |part| {
+        converged.quantile(part).map_or_else(
+            || "unknown".to_owned(),
+            |seconds| format!("{:.1} ms", seconds * 1e3),
+        )
+    };
+    println!(
+        "\neventual writes applied elsewhere: {}, half within {}, 99 of 100 within {} (upper bounds of buckets)",
+        converged.count(),
+        bound(0.5),
+        bound(0.99)
+    );
+    let path = report::write(&all, results, "eventual")?;
+    println!("written to {}", path.display());
     Ok(())
 }
 

@@ -21,7 +21,7 @@ pub struct Results {
     pub targets: Vec<Measured>,
     /// Over all rounds.
     pub lines: Vec<Line>,
-    /// FlareDB over etcd.
+    /// One over another.
     pub ratios: Vec<Ratio>,
     /// Every single measurement.
     pub samples: Vec<Sample>,
@@ -69,11 +69,14 @@ pub fn table(results: &Results) -> String {
         ]);
     }
     let mut text = trimmed(&mut table, 2..);
-    if !results.ratios.is_empty() {
+    for ratios in results.ratios.chunk_by(|a, b| (a.of, a.to) == (b.of, b.to)) {
         let mut table = Table::new();
         table.load_preset(presets::NOTHING);
-        table.set_header(["FLAREDB / ETCD", "OPS/S", "P50", "P99"]);
-        for ratio in &results.ratios {
+        let what = ratios
+            .first()
+            .map(|ratio| format!("{} / {}", ratio.of, ratio.to).to_uppercase());
+        table.set_header([what.unwrap_or_default().as_str(), "OPS/S", "P50", "P99"]);
+        for ratio in ratios {
             table.add_row([
                 ratio.workload.to_string(),
                 times(ratio.per_second),
@@ -98,8 +101,8 @@ pub fn table(results: &Results) -> String {
     text
 }
 
-/// Writes the results beside those of earlier runs; where to.
-pub fn write(results: &Results, dir: &Path) -> Result<PathBuf, BenchError> {
+/// Writes the results beside those of earlier runs under this name; where to.
+pub fn write(results: &Results, dir: &Path, name: &str) -> Result<PathBuf, BenchError> {
     let failed = |error: &dyn std::fmt::Display| {
         BenchError::because(format!("cannot write results to {}", dir.display()), error)
     };
@@ -108,7 +111,7 @@ pub fn write(results: &Results, dir: &Path) -> Result<PathBuf, BenchError> {
     json.push('\n');
     // Numbered, so that a run never overwrites another.
     for number in 1.. {
-        let path = dir.join(format!("put-get-{number:03}.json"));
+        let path = dir.join(format!("{name}-{number:03}.json"));
         match fs::OpenOptions::new()
             .write(true)
             .create_new(true)

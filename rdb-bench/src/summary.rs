@@ -39,9 +39,13 @@ pub struct Line {
     pub errors: u64,
 }
 
-/// FlareDB over etcd, round by round.
+/// One target over another, round by round.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Ratio {
+    /// What is compared.
+    pub of: Kind,
+    /// With what.
+    pub to: Kind,
     /// Which workload.
     #[serde(flatten)]
     pub workload: Workload,
@@ -101,24 +105,24 @@ pub fn lines(samples: &[Sample]) -> Vec<Line> {
     order.into_iter().filter_map(line).collect()
 }
 
-/// A ratio for each workload that was measured on both.
-pub fn ratios(samples: &[Sample]) -> Vec<Ratio> {
+/// A ratio for each workload that was measured on both targets.
+pub fn ratios(samples: &[Sample], ours: Kind, theirs: Kind) -> Vec<Ratio> {
     let of = |kind| {
         samples
             .iter()
             .filter(move |sample: &&Sample| sample.kind == kind)
     };
     let mut ratios: Vec<Ratio> = Vec::new();
-    for workload in of(Kind::FlareDb).map(|sample| sample.workload) {
+    for workload in of(ours).map(|sample| sample.workload) {
         if ratios.iter().any(|ratio| ratio.workload == workload) {
             continue;
         }
-        let pairs: Vec<(&Sample, &Sample)> = of(Kind::FlareDb)
+        let pairs: Vec<(&Sample, &Sample)> = of(ours)
             .filter(|ours| ours.workload == workload)
             .filter_map(|ours| {
                 Some((
                     ours,
-                    of(Kind::Etcd)
+                    of(theirs)
                         .find(|theirs| (theirs.workload, theirs.round) == (workload, ours.round))?,
                 ))
             })
@@ -137,6 +141,8 @@ pub fn ratios(samples: &[Sample]) -> Vec<Ratio> {
         );
         if let (Some(per_second), Some(p50), Some(p99)) = (per_second, p50, p99) {
             ratios.push(Ratio {
+                of: ours,
+                to: theirs,
                 workload,
                 per_second,
                 p50,
@@ -204,7 +210,7 @@ mod tests {
             sample(2, Kind::Etcd, 64, 1_000.0, 2_000),
             sample(1, Kind::FlareDb, 1, 1.0, 1),
         ];
-        let ratios = ratios(&samples);
+        let ratios = ratios(&samples, Kind::FlareDb, Kind::Etcd);
         assert_eq!(ratios.len(), 1, "etcd was not measured with one caller");
         assert_eq!(
             ratios[0].per_second,

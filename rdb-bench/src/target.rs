@@ -13,24 +13,33 @@ use std::fmt;
 pub enum Kind {
     /// Three `rdb-server` processes, through `rdb-client`.
     FlareDb,
+    /// The same, in an eventual namespace.
+    Eventual,
+    /// The same, acknowledged before the sync.
+    Relaxed,
     /// Three `etcd` processes, through its gRPC interface.
     Etcd,
+    /// A `redis-server` with two replicas, whose file is synced every second.
+    Redis,
 }
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Kind::FlareDb => "FlareDB",
+            Kind::Eventual => "FlareDB eventual",
+            Kind::Relaxed => "FlareDB relaxed",
             Kind::Etcd => "etcd",
+            Kind::Redis => "Redis",
         })
     }
 }
 
 /// One caller's way to a store. Clones may share connections.
 pub trait Caller: Clone + Send + Sync + 'static {
-    /// Writes; returns once a quorum has it on disk.
+    /// Writes; returns once it is acknowledged: what that means is the target's.
     fn put(&self, key: Bytes, value: Bytes) -> impl Future<Output = Result<(), String>> + Send;
-    /// Reads linearizably; the length of the value. An absent key is an error: all were loaded.
+    /// Reads, linearizably where the target can; the length of the value. An absent key is an error: all were loaded.
     fn get(&self, key: Bytes) -> impl Future<Output = Result<usize, String>> + Send;
 }
 
