@@ -202,6 +202,8 @@ mod tests {
             }],
             lines: vec![line],
             ratios: vec![Ratio {
+                of: Kind::FlareDb,
+                to: Kind::Etcd,
                 workload,
                 per_second: spread,
                 p50: spread,
@@ -233,8 +235,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("results");
         let paths = [
-            write(&results(), &dir).unwrap(),
-            write(&results(), &dir).unwrap(),
+            write(&results(), &dir, "put-get").unwrap(),
+            write(&results(), &dir, "put-get").unwrap(),
         ];
         assert_ne!(paths[0], paths[1]);
         let json: serde_json::Value =

@@ -75,11 +75,6 @@ pub trait Fault {
     fn promise(&self) -> Promise {
         QUORUM_LEFT
     }
-    /// Whether it leaves something behind that no healing takes back, so that what follows runs on a
-    /// cluster of its own.
-    fn leaves_marks(&self) -> bool {
-        false
-    }
     /// How long it lasts.
     fn lasts(&self) -> Duration;
     /// Does it.

@@ -72,6 +72,8 @@ pub struct Ack {
     pub invoked: Instant,
     /// When the answer was there.
     pub answered: Instant,
+    /// Whether the write brought a request id, as a client's does unless it is told not to.
+    pub named: bool,
 }
 
 /// What the clients saw, beside the history.
@@ -160,8 +162,8 @@ impl Load {
         self.shared.era.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// From `since` to the answer of the first write that was begun after it; `None`: none was
-    /// acknowledged yet.
+    /// From `since` to the answer of the first write with a request id that was begun after it; `None`:
+    /// none was acknowledged yet. Writes without one go on where the table of ids refuses everything.
     pub fn outage(&self, since: Instant) -> Option<Duration> {
         outage(&self.shared.seen.lock().acks, since)
     }
@@ -187,7 +189,7 @@ impl Load {
                 }
                 None if since.elapsed() > limit => {
                     return Err(ChaosError::Broken(format!(
-                        "no write was acknowledged within {limit:?} after {after}; failed calls so far {:?}",
+                        "no write with a request id was acknowledged within {limit:?} after {after}; failed calls so far {:?}",
                         self.shared.seen.lock().errors
                     )));
                 }
@@ -229,7 +231,7 @@ impl Load {
 }
 
 pub(crate) fn outage(acks: &[Ack], since: Instant) -> Option<Duration> {
-    let later = acks.iter().filter(|ack| ack.invoked >= since);
+    let later = acks.iter().filter(|ack| ack.named && ack.invoked >= since);
     later.map(|ack| ack.answered.duration_since(since)).min()
 }
 
@@ -360,7 +362,11 @@ impl<R: Registers> Worker<R> {
     fn acknowledge(&self, invoked: Instant, key: Option<String>) {
         let answered = Instant::now();
         let mut seen = self.shared.seen.lock();
-        seen.acks.push(Ack { invoked, answered });
+        seen.acks.push(Ack {
+            invoked,
+            answered,
+            named: self.client.names_writes(),
+        });
         seen.acknowledged.extend(key);
         self.shared.acknowledged.fetch_add(1, Ordering::Relaxed);
     }
@@ -371,5 +377,25 @@ impl<R: Registers> Worker<R> {
         if failed.reason == crate::registers::NOT_A_NUMBER {
             seen.nonsense.get_or_insert_with(|| failed.text.clone());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_without_a_request_id_do_not_end_an_outage() {
+        let began = Instant::now();
+        let ack = |ms, named| Ack {
+            invoked: began + Duration::from_millis(ms),
+            answered: began + Duration::from_millis(ms + 5),
+            named,
+        };
+        let since = began + Duration::from_millis(10);
+        let acks = [ack(0, true), ack(20, false)];
+        assert_eq!(outage(&acks, since), None);
+        let acks = [ack(0, true), ack(20, false), ack(300, true)];
+        assert_eq!(outage(&acks, since), Some(Duration::from_millis(295)));
     }
 }

@@ -37,6 +37,10 @@ impl fmt::Display for Failed {
 
 /// One client of a store.
 pub trait Registers: Send + Sync + 'static {
+    /// Whether its writes bring a request id.
+    fn names_writes(&self) -> bool {
+        true
+    }
     /// Version and value of a key.
     fn read(&self, key: String) -> impl Future<Output = Result<(u64, Option<u64>), Failed>> + Send;
     /// Makes a key hold a value.
@@ -176,6 +180,10 @@ pub fn number(text: &[u8]) -> Result<u64, Failed> {
 }
 
 impl Registers for FlareDb {
+    fn names_writes(&self) -> bool {
+        !self.anonymous
+    }
+
     async fn read(&self, key: String) -> Result<(u64, Option<u64>), Failed> {
         let read = ReadOptions {
             consistency: self.reads,

@@ -131,33 +131,16 @@ impl fmt::Display for Summary {
 
 /// Runs. `tell` gets every line for the reader.
 pub async fn run(options: &RunOptions, tell: &dyn Fn(String)) -> Ended {
-    let mut rest = Rest {
-        schedule: Schedule::new(options.seed, &options.kinds, options.longest),
-        round: 0,
-        started: Instant::now(),
-        over: false,
-    };
     let mut summary = Summary::default();
-    while !rest.over {
-        if let Err((error, kept)) = one_cluster(options, &mut rest, &mut summary, tell).await {
-            return Ended::Broken { error, kept };
-        }
+    match on_cluster(options, &mut summary, tell).await {
+        Ok(()) => Ended::Held(summary),
+        Err((error, kept)) => Ended::Broken { error, kept },
     }
-    Ended::Held(summary)
 }
 
-/// What is still to do.
-struct Rest {
-    schedule: Schedule,
-    round: u32,
-    started: Instant,
-    over: bool,
-}
-
-/// Rounds on one cluster, until one leaves marks on it or the run is over, and its last judgement.
-async fn one_cluster(
+/// All rounds, and the last judgement.
+async fn on_cluster(
     options: &RunOptions,
-    rest: &mut Rest,
     summary: &mut Summary,
     tell: &dyn Fn(String),
 ) -> Result<(), (ChaosError, Option<PathBuf>)> {
@@ -172,7 +155,7 @@ async fn one_cluster(
     let clients = FlareDb::clients(&cluster.endpoints(), &load_options);
     let clients = clients.map_err(|error| (error, None))?;
     let load = Load::start(clients, load_options.clone());
-    let held = rounds(options, rest, &mut cluster, &load, summary, tell).await;
+    let held = rounds(options, &mut cluster, &load, summary, tell).await;
     let loaded = load.stop().await;
     let judged = match held {
         Ok(()) => last_judgement(&cluster, &loaded, &load_options).await,
@@ -193,29 +176,25 @@ async fn one_cluster(
 
 async fn rounds(
     options: &RunOptions,
-    rest: &mut Rest,
     cluster: &mut Cluster,
     load: &Load,
     summary: &mut Summary,
     tell: &dyn Fn(String),
 ) -> Result<(), ChaosError> {
+    let mut schedule = Schedule::new(options.seed, &options.kinds, options.longest);
+    let (started, mut round) = (Instant::now(), 0);
     let readers = cluster.readers(&load_options(options.seed))?;
     // Also when the first faults are skipped: there is something to judge.
     load.more(2 * CALM_WRITES).await?;
     loop {
-        let late = options
-            .time
-            .is_some_and(|time| rest.started.elapsed() >= time);
-        if late || options.rounds.is_some_and(|rounds| rest.round >= rounds) {
-            rest.over = true;
+        let late = options.time.is_some_and(|time| started.elapsed() >= time);
+        if late || options.rounds.is_some_and(|rounds| round >= rounds) {
             return Ok(());
         }
-        let Some((kind, mut fault)) = rest.schedule.next() else {
-            rest.over = true;
+        let Some((kind, mut fault)) = schedule.next() else {
             return Ok(());
         };
-        rest.round += 1;
-        let round = rest.round;
+        round += 1;
         let times = summary.kinds.entry(kind.name()).or_default();
         let head = format!("round {round:>3} {:<13}", kind.name());
         if let Err(why) = fault.possible(cluster) {
@@ -229,13 +208,6 @@ async fn rounds(
         let told =
             told.map_err(|error| error.within(&format!("round {round} ({})", kind.name())))?;
         tell(told);
-        if fault.leaves_marks() {
-            let late = options
-                .time
-                .is_some_and(|time| rest.started.elapsed() >= time);
-            rest.over = late || options.rounds == Some(rest.round);
-            return Ok(());
-        }
         load.next_era();
     }
 }

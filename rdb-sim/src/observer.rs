@@ -3,7 +3,7 @@
 //! Owns the invariants that need no client. Looks at disks and reports, and at every message of Raft as it
 //! passes; changes nothing.
 
-use crate::invariants::{Findings, applied, committed, digests, one_leader};
+use crate::invariants::{Findings, applied, committed, digests, one_leader, sane_time};
 use crate::network::{Answer, Letter, Tap};
 use crate::store::Process;
 use bytes::Bytes;
@@ -29,6 +29,7 @@ struct Seen {
     committed: committed::Committed,
     applied: applied::Applied,
     digests: digests::Digests,
+    present: sane_time::Present,
     /// For each replica, up to where its log was compared.
     compared: BTreeMap<(StoreId, RegionId), u64>,
     /// For each replica, how many snapshots were begun or put in place, and when that changed.
@@ -80,6 +81,13 @@ impl Observer {
         seen.installs.retain(|(of, _), _| *of != store);
     }
 
+    /// Looks at a store's clock, at `now_ms` of the simulation. The clocks before the stores.
+    pub fn clock(&self, store: StoreId, process: &Process, now_ms: u64) {
+        let clock = &process.core.manager().context().clock;
+        let mut seen = self.seen.lock();
+        seen.present.shows(store, clock.unix_ms(), now_ms);
+    }
+
     /// Looks at a running store. `disk` is what it has written.
     pub fn look(&self, store: StoreId, process: &Process, disk: &dyn View) {
         for peer in process.core.manager().peers() {
@@ -100,6 +108,9 @@ impl Observer {
             .applied
             .seen(store, region, report.applied_index, report.commit_index);
         self.findings.check(applied::NAME, verdict);
+        let last_stamp = peer.cell().with(|summary| summary.last_stamp);
+        let verdict = seen.present.applied(store, region, last_stamp);
+        self.findings.check(sane_time::NAME, verdict);
         let (index, namespaces) = peer.cell().with(|summary| {
             let digests = summary.namespaces.iter();
             let digests: Vec<_> = digests.map(|(id, state)| (*id, state.digest)).collect();

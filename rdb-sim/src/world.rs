@@ -285,6 +285,11 @@ impl World {
 
     fn look(&self) {
         for (id, store) in &self.stores {
+            if let Some(process) = store.process() {
+                self.observer.clock(*id, process, self.trace.now_ms());
+            }
+        }
+        for (id, store) in &self.stores {
             // What cannot be read cannot be compared; it is, once it is mended.
             if let Some(process) = store.process()
                 && !self.damaged.contains(id)

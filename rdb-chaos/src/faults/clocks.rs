@@ -1,5 +1,7 @@
 //! A store's clock is off, jumps while it runs, and goes back: libfaketime between the process and the
 //! system. The monotonic clock is left alone, as it is by whoever sets the time of a machine.
+//!
+//! What must hold beside the rest: the time in versions, which never goes back, does not run ahead of time.
 
 use super::{Fault, Inflicted, Site, Step, millis};
 use crate::ChaosError;
@@ -13,6 +15,10 @@ use tokio::time::Instant;
 
 /// Offsets, as libfaketime writes them.
 const OFFSETS: [&str; 8] = ["+0.5", "-0.5", "+30", "-30", "+1h", "-1h", "+10y", "-10y"];
+
+/// Versions may be that far ahead of where they were, and of the time that has passed since: twice
+/// `max_clock_skew`, what a leader before may have been behind and one now may be ahead.
+const BEYOND_MS: i64 = 1_000;
 
 /// See the module.
 pub(super) struct Clocks {
@@ -75,12 +81,6 @@ impl Fault for Clocks {
         }
     }
 
-    fn leaves_marks(&self) -> bool {
-        // A region's time follows its leaders' clocks and never goes back: after a jump ahead of more than
-        // the retention, request ids of today are refused as too old.
-        true
-    }
-
     fn lasts(&self) -> Duration {
         self.lasts
     }
@@ -128,13 +128,19 @@ impl Fault for Clocks {
                 Ok(_) => "it was made the leader, too".to_owned(),
                 Err(error) => format!("it was not made the leader: {error}"),
             };
-            Ok(match (before, now) {
-                (Some(before), Some(now)) => {
-                    let beyond = (now - before) as f64 / 1e3 - began.elapsed().as_secs_f64();
-                    format!("{led}; the versions of writes are {beyond:+.1} s ahead of before")
-                }
-                _ => led,
-            })
+            let (Some(before), Some(now)) = (before, now) else {
+                return Ok(led);
+            };
+            let passed_ms = began.elapsed().as_millis() as i64;
+            let beyond_ms = now - before - passed_ms;
+            if beyond_ms > BEYOND_MS {
+                return Err(ChaosError::Broken(format!(
+                    "{led}; the versions of writes ran {beyond_ms} ms ahead of time"
+                )));
+            }
+            Ok(format!(
+                "{led}; the versions of writes kept to the time ({beyond_ms:+} ms)"
+            ))
         })
     }
 

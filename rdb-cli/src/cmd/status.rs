@@ -158,6 +158,8 @@ fn document(answer: &ClusterStatusResponse, verdict: &Verdict) -> Value {
                 "version": status.map(|status| &status.version),
                 "uptime_ms": status.map(|status| status.uptime_ms.to_string()),
                 "http_address": status.map(|status| &status.http_address),
+                "clock_off": status.and_then(|status| status.clock).map(|clock| clock.off),
+                "clock_skew_ms": status.and_then(|status| status.clock).and_then(|clock| clock.skew_ms),
             })
         })
         .collect();

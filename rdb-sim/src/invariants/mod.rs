@@ -9,6 +9,7 @@
 //! | [`committed`] | entries below the commit index, on every disk, at any time |
 //! | [`applied`] | applied <= committed |
 //! | [`digests`] | equal index, equal digest; and digest and data agree |
+//! | [`sane_time`] | the times in stamps, beside what the stores' clocks show |
 //! | [`linearizable`] | what clients read and wrote |
 //! | [`nothing_lost`] | keys that were acknowledged, and keys that were refused |
 //! | [`freshness`] | no answer is older than it says |
@@ -28,6 +29,7 @@ pub mod liveness;
 pub mod no_panic;
 pub mod nothing_lost;
 pub mod one_leader;
+pub mod sane_time;
 
 use parking_lot::Mutex;
 use std::fmt;

@@ -5,8 +5,8 @@ use super::view::Region;
 use super::{document, screen};
 use rdb_proto::admin::{ClusterStatusResponse, StoreSummary};
 use rdb_proto::raft::{
-    DeclaredNamespace, Member, NamespaceReport, NamespaceRow, RegionDescriptor, RegionReport,
-    StoreStatus,
+    ClockStatus, DeclaredNamespace, Member, NamespaceReport, NamespaceRow, RegionDescriptor,
+    RegionReport, StoreStatus,
 };
 use std::process::ExitCode;
 
@@ -150,6 +150,25 @@ fn a_store_that_is_configured_otherwise_is_named() {
         verdict.degraded[0].contains("namespace default is strong, but store 2"),
         "{verdict:?}"
     );
+}
+
+#[test]
+fn a_clock_that_is_off_is_told() {
+    let mut odd = store(2, &[(1, 7, 40, true)]);
+    if let Some(status) = &mut odd.status {
+        status.clock = Some(ClockStatus {
+            off: true,
+            skew_ms: Some(-3_600_000),
+            ..Default::default()
+        });
+    }
+    let answer = cluster(vec![store(1, &[(1, 7, 40, true)]), odd]);
+    let verdict = Verdict::of(&answer);
+    assert_eq!(verdict.word(), "degraded");
+    let part = "the clock of store 2 at s2:1 is 3600.0 s behind the others";
+    assert!(verdict.degraded[0].contains(part), "{verdict:?}");
+    let stores = &document(&answer, &verdict)["stores"];
+    assert_eq!(stores[1]["clock_skew_ms"], -3_600_000);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The last lines of the status: "healthy", or what is wrong and what to do about it.
 //!
-//! Pure. Invariant: the verdict is "healthy" only when every store answers, every region has a quorum
-//! and no namespace is declared in two modes.
+//! Pure. Invariant: the verdict is "healthy" only when every store answers, every region has a quorum,
+//! no store's clock is off and no namespace is declared in two modes.
 
 use super::view::{Region, name};
 use crate::cmd::ns::mode;
@@ -48,6 +48,19 @@ impl Verdict {
                 &store.error
             };
             verdict.degraded.push(format!("store {id} at {address} is unreachable ({why}): start it again, or check the network to it"));
+        }
+        for store in &answer.stores {
+            let clock = store.status.as_ref().and_then(|status| status.clock);
+            if let Some(clock) = clock.filter(|clock| clock.off) {
+                let (id, address) = name(store);
+                let skew_ms = clock.skew_ms.unwrap_or_default();
+                let side = if skew_ms < 0 { "behind" } else { "ahead of" };
+                let seconds = skew_ms.unsigned_abs() as f64 / 1e3;
+                verdict.degraded.push(format!(
+                    "the clock of store {id} at {address} is {seconds:.1} s {side} the others: it refuses eventual \
+                     writes; set that machine's clock right (NTP)"
+                ));
+            }
         }
         for row in answer.namespaces.iter().filter(|row| !row.deleted) {
             let odd: Vec<String> = answer
