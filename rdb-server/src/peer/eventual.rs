@@ -230,7 +230,7 @@ impl Eventual {
 
     /// The time by which a record counts as expired for readers here.
     pub fn read_stamp(&self) -> Stamp {
-        Stamp::pack(self.0.core.clock.unix_ms(), 0, self.0.core.me)
+        Stamp::pack(self.0.core.clock.stamping_ms(), 0, self.0.core.me)
     }
 
     /// Waits, boundedly, until this replica has seen what a session has.

@@ -92,7 +92,8 @@ impl Keeper {
             let all = shared
                 .do_job(|reply| Job::Keep {
                     namespace,
-                    expired_through_ms: now_ms,
+                    // A clock that is off buries nothing early.
+                    expired_through_ms: shared.core.clock.stamping_ms(),
                     settled,
                     log_bytes: shared.core.config.load().limits.origin_log.as_bytes(),
                     reply,

@@ -308,7 +308,7 @@ async fn do_batch(shared: &Arc<Shared>, ids: &mut IdTable, jobs: Vec<Job>) -> Re
     loop {
         if number == first_own && writes > 0 {
             shared.core.clock.observe(round.fold.largest());
-            round.stamps = shared.core.clock.reserve(writes).await.map_err(Error::from);
+            round.stamps = shared.core.clock.stamp_writes(writes).await;
         }
         number += 1;
         let Some(job) = jobs.next() else { break };
