@@ -98,6 +98,8 @@ fn help_names_every_command_and_the_exit_codes() {
         "scan",
         "ns",
         "status",
+        "conflicts",
+        "verify",
         "demo",
         "completion",
         "Exit codes: 0 done",
@@ -112,6 +114,8 @@ fn help_names_every_command_and_the_exit_codes() {
         "scan",
         "ns",
         "status",
+        "conflicts",
+        "verify",
         "demo",
         "completion",
     ] {

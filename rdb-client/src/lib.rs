@@ -26,6 +26,7 @@
 mod batch;
 mod call;
 mod client;
+mod conflicts;
 mod dial;
 mod discovery;
 mod endpoints;
@@ -38,6 +39,7 @@ mod retry;
 mod scan;
 
 pub use client::Client;
+pub use conflicts::Conflicts;
 pub use dial::{Dial, Io, Tcp};
 pub use error::{ClientError, ErrorKind, Outcome};
 pub use options::{

@@ -1,21 +1,23 @@
 //! The numbers of a store, as `/metrics` shows them.
 //!
 //! Owns the registry: what is counted as it happens is here, what can be read off the regions is read
-//! when somebody scrapes. No key ever stands in a label; a namespace's name does only if it exists.
+//! when somebody scrapes ([`regions`]). No key ever stands in a label; a namespace's name does only if it
+//! exists.
+
+mod regions;
 
 use crate::error::{Error, code};
 use crate::namespace::Namespaces;
 use crate::peer::eventual::Counters;
 use crate::peer_manager::PeerManager;
-use crate::transport::grpc::{Kind, Places};
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use crate::transport::grpc::Places;
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
-use rdb_types::{NamespaceId, NamespaceName, Reason, StoreId};
+use rdb_types::{Mode, NamespaceId, NamespaceName, Reason, StoreId};
+use regions::Regions;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -154,11 +156,7 @@ impl Metrics {
             "Times that a replica fell further behind than the namespace's max_lag",
             self.lag_breaches.clone(),
         );
-        registry.register_collector(Box::new(Regions {
-            manager,
-            namespaces: namespaces.clone(),
-            places,
-        }));
+        registry.register_collector(Box::new(Regions::new(manager, namespaces.clone(), places)));
         // A second call would change nothing.
         let _ = self.namespaces.set(namespaces);
         let _ = self.registry.set(registry);
@@ -193,6 +191,13 @@ impl Metrics {
         }
     }
 
+    /// The mode of a namespace, by its label.
+    fn mode_of(&self, label: &str) -> &'static str {
+        let tables = self.namespaces.get().map(Namespaces::tables);
+        let row = tables.as_ref().and_then(|tables| tables.namespace(label));
+        mode_label(row.map_or(0, |row| row.mode))
+    }
+
     /// A namespace's label: its name if it exists, so that labels are bounded by what exists.
     fn label(&self, namespace: &str) -> String {
         let name = if namespace.is_empty() {
@@ -210,6 +215,10 @@ impl Metrics {
             "unknown".to_owned()
         }
     }
+}
+
+fn mode_label(wire: i32) -> &'static str {
+    rdb_proto::convert::mode(wire).map_or("unknown", Mode::as_str)
 }
 
 /// A request whose time is taken.
@@ -272,7 +281,7 @@ impl<'a> Timed<'a> {
         if any {
             let labels = LatencyLabels {
                 method: self.method,
-                mode: "strong",
+                mode: self.metrics.mode_of(&namespace),
             };
             self.metrics
                 .seconds
@@ -301,220 +310,4 @@ fn label_of(code: Code) -> String {
         label.push(letter.to_ascii_uppercase());
     }
     label
-}
-
-/// What is read off the regions when somebody scrapes.
-struct Regions {
-    manager: Arc<PeerManager>,
-    namespaces: Namespaces,
-    places: Arc<Places>,
-}
-
-impl fmt::Debug for Regions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Regions")
-    }
-}
-
-impl Regions {
-    fn gauges(
-        encoder: &mut DescriptorEncoder<'_>,
-        name: &str,
-        help: &str,
-        rows: impl Iterator<Item = (Vec<(&'static str, String)>, i64)>,
-    ) -> fmt::Result {
-        let gauge = ConstGauge::new(0i64);
-        let mut descriptor = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
-        for (labels, value) in rows {
-            ConstGauge::new(value).encode(descriptor.encode_family(&labels)?)?;
-        }
-        Ok(())
-    }
-}
-
-impl Collector for Regions {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let reports: Vec<_> = self
-            .manager
-            .peers()
-            .iter()
-            .map(|peer| (peer.report(), peer.quorum().is_leader()))
-            .collect();
-        let region = |id: u64| vec![("region", id.to_string())];
-        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        type Field = fn(&(rdb_proto::raft::RegionReport, bool)) -> u64;
-        let fields: [(&str, &str, Field); 5] = [
-            (
-                "quorum_available",
-                "1 while a leader with a quorum is known",
-                |(report, _)| u64::from(report.quorum),
-            ),
-            (
-                "raft_is_leader",
-                "1 on the store that leads the region",
-                |(_, leads)| u64::from(*leads),
-            ),
-            ("raft_term", "Term of the region's leader", |(report, _)| {
-                report.term
-            }),
-            (
-                "raft_commit_index",
-                "Last log index known to be committed",
-                |(report, _)| report.commit_index,
-            ),
-            (
-                "raft_applied_index",
-                "Last log index applied here",
-                |(report, _)| report.applied_index,
-            ),
-        ];
-        for (name, help, field) in fields {
-            Self::gauges(
-                &mut encoder,
-                name,
-                help,
-                reports
-                    .iter()
-                    .map(|report| (region(report.0.region_id), number(field(report)))),
-            )?;
-        }
-        let name = "storage_damaged_reads";
-        let help = "Reads that found stored data damaged";
-        let counter = ConstCounter::new(0u64);
-        let mut descriptor = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
-        for peer in self.manager.peers() {
-            let labels = region(peer.id().0);
-            let found = ConstCounter::new(peer.damage().found());
-            found.encode(descriptor.encode_family(&labels)?)?;
-        }
-        let tables = self.namespaces.tables();
-        let mut totals = std::collections::BTreeMap::new();
-        for (report, _) in &reports {
-            for namespace in &report.namespaces {
-                if let Some(row) = tables
-                    .namespaces
-                    .get(&rdb_types::NamespaceId(namespace.namespace_id))
-                    .filter(|row| !row.deleted)
-                {
-                    let total = totals
-                        .entry(row.name.clone())
-                        .or_insert((0u64, 0u64, 0u64, row.mode));
-                    total.0 += namespace.keys;
-                    total.1 += namespace.bytes;
-                    total.2 = total.2.max(namespace.epoch);
-                    total.3 = namespace.mode;
-                }
-            }
-        }
-        let labelled = |name: &String| vec![("namespace", name.clone())];
-        Self::gauges(
-            &mut encoder,
-            "namespace_keys",
-            "Records on this store",
-            totals
-                .iter()
-                .map(|(name, total)| (labelled(name), number(total.0))),
-        )?;
-        Self::gauges(
-            &mut encoder,
-            "namespace_bytes",
-            "Bytes of keys and values on this store",
-            totals
-                .iter()
-                .map(|(name, total)| (labelled(name), number(total.1))),
-        )?;
-        Self::gauges(
-            &mut encoder,
-            "namespace_epoch",
-            "Grows with every step of a mode change",
-            totals
-                .iter()
-                .map(|(name, total)| (labelled(name), number(total.2))),
-        )?;
-        Self::gauges(
-            &mut encoder,
-            "namespace_mode",
-            "1 for the mode in force",
-            totals.iter().map(|(name, total)| {
-                let mode =
-                    rdb_proto::convert::mode(total.3).map_or("unknown", rdb_types::Mode::as_str);
-                (
-                    vec![("namespace", name.clone()), ("mode", mode.to_owned())],
-                    1,
-                )
-            }),
-        )?;
-        let kinds = [
-            ("client", Kind::Client),
-            ("probation", Kind::Probation),
-            ("store", Kind::Store),
-        ];
-        Self::gauges(
-            &mut encoder,
-            "connections",
-            "Open connections to the client port; on probation is who found no client's place and may be a store",
-            kinds.into_iter().map(|(name, kind)| {
-                let open = self.places.open(kind) as u64;
-                (vec![("kind", name.to_owned())], number(open))
-            }),
-        )?;
-        let engine = self.manager.context().engine.stats();
-        let committer = self.manager.context().committer.stats();
-        for (name, help, value) in [
-            (
-                "storage_disk_bytes",
-                "Bytes of the database on disk",
-                engine.disk_bytes,
-            ),
-            (
-                "storage_memtable_bytes",
-                "Bytes of writes held in memory",
-                engine.memtable_bytes,
-            ),
-            (
-                "storage_cache_bytes",
-                "Bytes of the block cache in use",
-                engine.cache_bytes,
-            ),
-            (
-                "storage_queued_bytes",
-                "Bytes of batches that wait for the committer",
-                committer.queued_bytes,
-            ),
-        ] {
-            Self::gauges(
-                &mut encoder,
-                name,
-                help,
-                std::iter::once((Vec::new(), number(value))),
-            )?;
-        }
-        for (name, help, value) in [
-            (
-                "connections_refused",
-                "Connections closed because clients held all that limits.max_connections allows",
-                self.places.refused(),
-            ),
-            (
-                "storage_syncs",
-                "Syncs of the write-ahead log",
-                engine.syncs,
-            ),
-            (
-                "storage_commit_submissions",
-                "Batches submitted to the committer",
-                committer.submissions,
-            ),
-            (
-                "storage_commit_groups",
-                "Groups that the committer wrote; batches per group is how well a sync is shared",
-                committer.groups,
-            ),
-        ] {
-            let counter = ConstCounter::new(value);
-            let descriptor = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
-            counter.encode(descriptor)?;
-        }
-        Ok(())
-    }
 }

@@ -307,10 +307,11 @@ impl Edges {
         .max_encoding_message_size(usize::MAX);
         let modes = RaftServiceServer::new(ModeService::new(
             core.manager().clone(),
-            core.namespaces().clone(),
+            core.router(),
             stores.clone(),
         ))
-        .max_decoding_message_size(max_request);
+        .max_decoding_message_size(max_request)
+        .max_encoding_message_size(usize::MAX);
         let admin = AdminServer::new(AdminService::new(
             core.me(),
             core.manager().clone(),

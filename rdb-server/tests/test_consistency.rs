@@ -1,7 +1,7 @@
 //! What `specs/003-kvs-consistency/spec.md` promises of strong namespaces, held against real
 //! `rdb-server` processes: killed, stopped, frozen, cut off, and started again.
 //!
-//! The way in: `basic.rs` (no fault at all), `crashes.rs`, `partitions.rs`, `replicas.rs` (regions,
+//! The way in: `basic.rs` (no fault at all), `conflicts.rs` (what eventual namespaces show), `crashes.rs`, `partitions.rs`, `replicas.rs` (regions,
 //! snapshots, digests), `writes.rs` (request ids, expiry, namespaces). The names of the tests are the
 //! promises.
 
@@ -14,6 +14,8 @@
 
 #[path = "test_consistency/basic.rs"]
 mod basic;
+#[path = "test_consistency/conflicts.rs"]
+mod conflicts;
 #[path = "test_consistency/crashes.rs"]
 mod crashes;
 #[path = "test_consistency/damage.rs"]
