@@ -151,6 +151,11 @@ fn what_is_not_well_formed_is_exit_code_2_and_nothing_on_stdout() {
         &["ns", "create", "n", "--mode", "loose"],
         &["ns", "delete", "n"],
         &["completion", "tcsh"],
+        &["verify"],
+        &["conflicts"],
+        &["conflicts", "n", "restore"],
+        &["conflicts", "n", "restore", "1-2-3", "--all"],
+        &["conflicts", "n", "--prefix", "??", "--base64-key"],
     ];
     for args in wrong {
         let ran = run("127.0.0.1:1", args);

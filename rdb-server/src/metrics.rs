@@ -10,6 +10,7 @@ use crate::error::{Error, code};
 use crate::namespace::Namespaces;
 use crate::peer::eventual::Counters;
 use crate::peer_manager::PeerManager;
+use crate::region::meta::MetaState;
 use crate::transport::grpc::Places;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -19,7 +20,7 @@ use prometheus_client::registry::{Registry, Unit};
 use rdb_types::{Mode, NamespaceId, NamespaceName, Reason, StoreId};
 use regions::Regions;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Code;
@@ -59,7 +60,8 @@ pub struct Metrics {
     wild_stamps: Family<NamespaceLabel, Counter>,
     repairs: Family<NamespaceLabel, Counter>,
     lag_breaches: Family<StoreLabels, Counter>,
-    namespaces: OnceLock<Namespaces>,
+    /// Not held: the regions count into this, and a store that is gone has to let go of its disk.
+    manager: OnceLock<Weak<PeerManager>>,
 }
 
 impl Counters for Metrics {
@@ -111,12 +113,13 @@ impl Metrics {
             wild_stamps: Family::default(),
             repairs: Family::default(),
             lag_breaches: Family::default(),
-            namespaces: OnceLock::new(),
+            manager: OnceLock::new(),
         })
     }
 
     /// Adds the regions' and the engine's own numbers. Once.
-    pub fn attach(&self, manager: Arc<PeerManager>, namespaces: Namespaces, places: Arc<Places>) {
+    pub fn attach(&self, manager: &Arc<PeerManager>, places: Arc<Places>) {
+        let manager = Arc::downgrade(manager);
         let mut registry = Registry::with_prefix("flaredb");
         registry.register("requests", "Requests answered", self.requests.clone());
         registry.register_with_unit(
@@ -156,9 +159,9 @@ impl Metrics {
             "Times that a replica fell further behind than the namespace's max_lag",
             self.lag_breaches.clone(),
         );
-        registry.register_collector(Box::new(Regions::new(manager, namespaces.clone(), places)));
+        registry.register_collector(Box::new(Regions::new(manager.clone(), places)));
         // A second call would change nothing.
-        let _ = self.namespaces.set(namespaces);
+        let _ = self.manager.set(manager);
         let _ = self.registry.set(registry);
     }
 
@@ -166,7 +169,7 @@ impl Metrics {
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut out = String::new();
         // A series that begins with its first refusal hides that refusal from whoever looks at rates.
-        let tables = self.namespaces.get().map(Namespaces::tables);
+        let tables = self.tables();
         let rows = tables.iter().flat_map(|tables| tables.namespaces.values());
         let known = rows.filter(|row| !row.deleted).map(|row| row.name.as_str());
         for namespace in known.chain([NamespaceName::DEFAULT]) {
@@ -181,8 +184,13 @@ impl Metrics {
         Ok(out)
     }
 
+    fn tables(&self) -> Option<Arc<MetaState>> {
+        let manager = self.manager.get()?.upgrade()?;
+        Some(Namespaces::new(manager).tables())
+    }
+
     fn label_of_id(&self, namespace: NamespaceId) -> NamespaceLabel {
-        let tables = self.namespaces.get().map(Namespaces::tables);
+        let tables = self.tables();
         let row = tables
             .as_ref()
             .and_then(|tables| tables.namespaces.get(&namespace));
@@ -193,7 +201,7 @@ impl Metrics {
 
     /// The mode of a namespace, by its label.
     fn mode_of(&self, label: &str) -> &'static str {
-        let tables = self.namespaces.get().map(Namespaces::tables);
+        let tables = self.tables();
         let row = tables.as_ref().and_then(|tables| tables.namespace(label));
         mode_label(row.map_or(0, |row| row.mode))
     }
@@ -205,10 +213,8 @@ impl Metrics {
         } else {
             namespace
         };
-        let known = self
-            .namespaces
-            .get()
-            .is_some_and(|namespaces| namespaces.tables().namespace(name).is_some());
+        let tables = self.tables();
+        let known = tables.is_some_and(|tables| tables.namespace(name).is_some());
         if known {
             name.to_owned()
         } else {

@@ -246,7 +246,7 @@ impl Router {
         let token = if options.session.is_empty() {
             None
         } else {
-            Some(SessionToken::decode(&options.session)?)
+            Some(crate::session::decode(&options.session)?)
         };
         match token {
             Some(SessionToken::Revision { region, revision })

@@ -3,7 +3,7 @@
 //! Owns the asking, the printing and the exit code; what can be compared, and what it says, is
 //! `verify/cut.rs`.
 
-mod cut;
+pub(crate) mod cut;
 
 use super::ns::mode;
 use crate::args::Shared;
@@ -69,7 +69,7 @@ impl Verify {
 }
 
 /// Asks until all replicas can be compared, or the time is up.
-pub(crate) async fn look(client: &Client, name: &str, patience: Duration) -> Result<Cut, Error> {
+async fn look(client: &Client, name: &str, patience: Duration) -> Result<Cut, Error> {
     let give_up = Instant::now() + patience;
     let mut before = None;
     loop {

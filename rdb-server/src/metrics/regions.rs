@@ -15,13 +15,12 @@ use rdb_proto::raft::NamespaceReport;
 use rdb_types::{Mode, NamespaceId};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// What is read off the regions when somebody scrapes.
 pub(super) struct Regions {
-    manager: Arc<PeerManager>,
-    namespaces: Namespaces,
+    manager: Weak<PeerManager>,
     places: Arc<Places>,
 }
 
@@ -32,16 +31,8 @@ impl fmt::Debug for Regions {
 }
 
 impl Regions {
-    pub(super) fn new(
-        manager: Arc<PeerManager>,
-        namespaces: Namespaces,
-        places: Arc<Places>,
-    ) -> Regions {
-        Regions {
-            manager,
-            namespaces,
-            places,
-        }
+    pub(super) fn new(manager: Weak<PeerManager>, places: Arc<Places>) -> Regions {
+        Regions { manager, places }
     }
 
     fn gauges(
@@ -184,8 +175,10 @@ fn encode_namespaces(
 
 impl Collector for Regions {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let reports: Vec<_> = self
-            .manager
+        let Some(manager) = self.manager.upgrade() else {
+            return Ok(());
+        };
+        let reports: Vec<_> = manager
             .peers()
             .iter()
             .map(|peer| (peer.report(), peer.quorum().is_leader()))
@@ -231,12 +224,12 @@ impl Collector for Regions {
         let help = "Reads that found stored data damaged";
         let counter = ConstCounter::new(0u64);
         let mut descriptor = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
-        for peer in self.manager.peers() {
+        for peer in manager.peers() {
             let labels = region(peer.id().0);
             let found = ConstCounter::new(peer.damage().found());
             found.encode(descriptor.encode_family(&labels)?)?;
         }
-        let tables = self.namespaces.tables();
+        let tables = Namespaces::new(manager.clone()).tables();
         let mut totals: BTreeMap<&str, Totals> = BTreeMap::new();
         for namespace in reports.iter().flat_map(|(report, _)| &report.namespaces) {
             let row = tables.namespaces.get(&NamespaceId(namespace.namespace_id));
@@ -259,8 +252,8 @@ impl Collector for Regions {
                 (vec![("kind", name.to_owned())], number(open))
             }),
         )?;
-        let engine = self.manager.context().engine.stats();
-        let committer = self.manager.context().committer.stats();
+        let engine = manager.context().engine.stats();
+        let committer = manager.context().committer.stats();
         for (name, help, value) in [
             (
                 "storage_disk_bytes",

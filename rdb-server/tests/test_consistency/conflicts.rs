@@ -13,6 +13,9 @@ use rdb_proto::raft::{
 use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 const CONVERGED: Duration = Duration::from_secs(20);
 
@@ -120,6 +123,22 @@ async fn both_sides_of_a_cut_write_and_what_lost_is_listed_and_restored() {
             .collect::<Vec<_>>(),
         [false, false, true]
     );
+    let mut health = HealthClient::new(channel(cluster.addr(2)).await);
+    for (service, expected) in [
+        ("default", ServingStatus::NotServing),
+        ("cart", ServingStatus::Serving),
+    ] {
+        eventually(PATIENT, service, async || {
+            let request = HealthCheckRequest {
+                service: service.to_owned(),
+            };
+            match health.check(request).await {
+                Ok(answer) if answer.get_ref().status() == expected => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    }
     let (_, missing) = conflicts(&cluster, 2).await.unwrap();
     assert_eq!(missing, "1,2");
 
