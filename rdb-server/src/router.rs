@@ -111,6 +111,11 @@ impl Router {
         &self.namespaces
     }
 
+    /// What time it is, by this store's clock.
+    pub fn unix_ms(&self) -> u64 {
+        self.manager.context().clock.unix_ms()
+    }
+
     /// This store's replica of a region.
     ///
     /// # Errors

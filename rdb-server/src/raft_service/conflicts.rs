@@ -23,7 +23,7 @@ use rdb_proto::raft::{
 };
 use rdb_types::{GlobalKey, NamespaceId, Reason, RegionId, Stamp, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// How long a replica may take for a page, or to remove rows.
@@ -230,9 +230,7 @@ impl Restore<'_> {
                 return Ok(Err("the key was written since".to_owned()));
             }
         }
-        let now_ms = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |now| now.as_millis() as u64);
+        let now_ms = self.router.unix_ms();
         let ttl_ms = match row.expires_at_ms {
             0 => 0,
             at if at > now_ms => i64::try_from(at - now_ms).unwrap_or(i64::MAX),

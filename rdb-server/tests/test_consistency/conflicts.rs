@@ -183,8 +183,8 @@ async fn both_sides_of_a_cut_write_and_what_lost_is_listed_and_restored() {
     assert_eq!((done.restored, done.skipped), (1, 0), "{done:?}");
     assert!(done.warnings.is_empty(), "{done:?}");
     converged(&cluster, 0).await;
-    for store in 0..3 {
-        let read = carts[store].get("both").await.unwrap();
+    for (store, cart) in carts.iter().enumerate() {
+        let read = cart.get("both").await.unwrap();
         assert_eq!(text(&read).as_deref(), Some("majority"));
         assert!(conflicts(&cluster, store).await.unwrap().0.is_empty());
     }
