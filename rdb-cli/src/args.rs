@@ -113,6 +113,13 @@ pub(crate) enum Command {
     ///
     /// As one store sees it. Exit code 0 while every region has a quorum, 4 otherwise.
     Status,
+    /// Writes to an eventual namespace that lost to concurrent ones, and the way back for them
+    Conflicts(cmd::conflicts::Conflicts),
+    /// Compare what all replicas of a namespace hold
+    ///
+    /// Waits until all have applied the same writes, and compares digests. Exit code 0: equal. 1: not
+    /// equal. 4: a store does not answer, or they have not applied the same within --timeout.
+    Verify(cmd::verify::Verify),
     /// See it work: three stores here, broken on purpose, and judged
     Demo(crate::demo::Demo),
     /// A completion script for your shell

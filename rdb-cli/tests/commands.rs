@@ -10,7 +10,7 @@ mod store;
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use store::Store;
+use store::{CONFLICT, Store};
 
 struct Ran {
     code: i32,
@@ -98,6 +98,8 @@ fn help_names_every_command_and_the_exit_codes() {
         "scan",
         "ns",
         "status",
+        "conflicts",
+        "verify",
         "demo",
         "completion",
         "Exit codes: 0 done",
@@ -112,6 +114,8 @@ fn help_names_every_command_and_the_exit_codes() {
         "scan",
         "ns",
         "status",
+        "conflicts",
+        "verify",
         "demo",
         "completion",
     ] {
@@ -147,6 +151,11 @@ fn what_is_not_well_formed_is_exit_code_2_and_nothing_on_stdout() {
         &["ns", "create", "n", "--mode", "loose"],
         &["ns", "delete", "n"],
         &["completion", "tcsh"],
+        &["verify"],
+        &["conflicts"],
+        &["conflicts", "n", "restore"],
+        &["conflicts", "n", "restore", "1-2-3", "--all"],
+        &["conflicts", "n", "--prefix", "??", "--base64-key"],
     ];
     for args in wrong {
         let ran = run("127.0.0.1:1", args);
@@ -604,5 +613,77 @@ fn shells_complete_words_where_there_are_some_and_files_only_for_files() {
     ] {
         let offers_files = !line(option).contains(" -f") || line(option).contains(" -F");
         assert_eq!(offers_files, files, "{}", line(option));
+    }
+}
+
+#[test]
+fn conflicts_are_listed_and_restored_in_every_format() {
+    let running = Store::start();
+    let run = |args: &[&str]| run(&running.address, args);
+    let raw = run(&["conflicts", "cart", "-o", "raw"]);
+    assert_eq!((raw.code, raw.json()), (0, CONFLICT.to_owned()));
+    assert!(raw.err.contains("store 3 does not answer"), "{}", raw.err);
+    assert_eq!(
+        run(&["conflicts", "cart", "-o", "jsonl"]).json(),
+        format!(
+            r#"{{"deletion":false,"id":"{CONFLICT}","key":"k","reason":"a newer write had not seen it","set_aside":false,"stores":[1,2],"value_base64":"/w==","version":"7","winner_version":"9"}}"#
+        )
+    );
+    let table = run(&["conflicts", "cart", "-o", "table"]);
+    for part in ["TO VERSION", "base64:/w==", "1,2", "had not seen it"] {
+        assert!(table.out().contains(part), "no {part} in {}", table.out());
+    }
+    let none = run(&["conflicts", "cart", "--prefix", "x", "-o", "json"]);
+    assert_eq!((none.code, none.json()), (0, "[]".to_owned()));
+
+    for which in [CONFLICT, "--all"] {
+        let done = run(&["conflicts", "cart", "restore", which, "-o", "raw"]);
+        assert_eq!((done.code, done.out()), (0, "1\n"), "{}", done.err);
+        assert!(
+            done.err.contains("store 3 may still list it"),
+            "{}",
+            done.err
+        );
+    }
+    let untouched = [
+        "conflicts",
+        "cart",
+        "restore",
+        "--all",
+        "--if-untouched",
+        "-o",
+        "jsonl",
+    ];
+    assert_eq!(
+        run(&untouched).json(),
+        r#"{"restored":"1","skipped":"1","warnings":["store 3 may still list it"]}"#
+    );
+    let unknown = run(&["conflicts", "cart", "restore", "2-0-6b"]);
+    assert_eq!((unknown.code, unknown.out()), (2, ""), "{}", unknown.err);
+}
+
+#[test]
+fn verify_tells_by_its_exit_code_whether_replicas_agree() {
+    let running = Store::start();
+    let verify = |name: &str| {
+        let args = ["verify", name, "--timeout", "300ms", "-o", "raw"];
+        run(&running.address, &args)
+    };
+    let equal = verify("cart");
+    assert_eq!(equal.code, 0, "{}", equal.err);
+    let digest = "07".repeat(16);
+    let lines: Vec<String> = (1..=3)
+        .map(|store| format!("2\t{store}\t{digest}\tequal"))
+        .collect();
+    assert_eq!(equal.json(), lines.join("\n"));
+    for (name, code, word) in [
+        ("different", 1, "DIFFERENT"),
+        ("behind", 4, "not at the same cut"),
+        ("away", 4, "unreachable"),
+    ] {
+        let ran = verify(name);
+        assert_eq!(ran.code, code, "{name}: {}", ran.err);
+        assert!(ran.out().contains(word), "{name}: {}", ran.out());
+        assert!(!ran.err.is_empty());
     }
 }

@@ -42,6 +42,9 @@ fn every_promise_holds_and_nothing_is_left_behind() {
         "NO_QUORUM",
         "healed",
         "checked in",
+        "is written on both sides of the cut",
+        "lost to newer ones and are listed: shared/",
+        "eventual: the newest write wins",
         "Every promise held.",
     ] {
         assert!(out.contains(part), "{part} is missing in\n{out}");

@@ -5,13 +5,13 @@
 
 use crate::client::Client;
 use crate::endpoints::Endpoints;
-use crate::error::{ClientError, ErrorKind, Outcome};
+use crate::error::{ClientError, ErrorKind, MODE, Outcome};
 use crate::failure::Failure;
 use crate::node::Node;
 use crate::retry::{self, Next, Safety, Situation};
 use bytes::Bytes;
-use rdb_types::Reason;
 use rdb_types::reason::NOT_APPLIED;
+use rdb_types::{Mode, Reason};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -92,7 +92,10 @@ impl Client {
         let mut so_far = SoFar::default();
         loop {
             let began = Instant::now();
-            let (position, node) = self.route(call.namespace, &so_far.tried, began);
+            let (position, node) = match so_far.bound_to.take() {
+                Some(there) => there,
+                None => self.route(call.namespace, &so_far.tried, began),
+            };
             so_far.attempts += 1;
             let failure = match attempt(node.clone(), deadline).await {
                 Ok(answer) => {
@@ -116,12 +119,15 @@ impl Client {
             );
             so_far.maybe_applied |= failure.may_be_applied;
             so_far.tried.push(position);
+            let eventual = self.learned().is_eventual(call.namespace);
+            so_far.eventual = eventual;
+            let bound = eventual && call.safety.is_write() && so_far.maybe_applied;
             // A store that hangs is not waited for by every caller in turn.
             let hangs =
                 failure.kind == ErrorKind::Deadline && now.duration_since(began) >= PATIENCE;
             if failure.is_network() || hangs {
                 node.failed(now);
-            } else {
+            } else if !eventual {
                 follow_leader(
                     self.endpoints(),
                     call.namespace,
@@ -134,6 +140,8 @@ impl Client {
                 attempts: so_far.attempts,
                 other_endpoint: self.has_other_than(&so_far.tried, now),
                 wait_for_ready: options.wait_for_ready,
+                eventual,
+                bound,
                 heard: so_far.last_answer.as_ref(),
                 policy: &options.retry,
                 draw: draw(),
@@ -146,6 +154,7 @@ impl Client {
                 return Err(so_far.error(&call, failure));
             }
             if !elsewhere {
+                so_far.bound_to = bound.then_some((position, node));
                 so_far.tried.pop();
             } else if !situation.other_endpoint {
                 // A new round: everyone is asked again, the last one last.
@@ -168,6 +177,10 @@ impl Client {
 struct SoFar {
     attempts: u32,
     maybe_applied: bool,
+    /// The namespace is known to be eventual.
+    eventual: bool,
+    /// The endpoint of the next attempt, where no other will do.
+    bound_to: Option<(usize, Arc<Node>)>,
     /// Positions that failed in this round.
     tried: Vec<usize>,
     /// The last attempt that a store answered, and the last that none did.
@@ -199,6 +212,9 @@ impl SoFar {
             Outcome::Unknown => {
                 message = without_verdict(&message);
                 metadata.insert("outcome".into(), "unknown".into());
+                if self.eventual {
+                    metadata.insert(MODE.into(), Mode::Eventual.as_str().into());
+                }
             }
         }
         ClientError {

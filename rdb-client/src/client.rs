@@ -10,6 +10,7 @@ use crate::discovery::Discovery;
 use crate::endpoints::{Endpoints, parse};
 use crate::error::ClientError;
 use crate::failure::Failure;
+use crate::learned::{Learned, Seen};
 use crate::node::{Connection, Node};
 use crate::options::{Change, ClientOptions, PutOptions, ReadOptions, WriteOptions};
 use crate::retry::Safety;
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use rdb_proto::kv::{
     self, batch_request::Op, batch_response::Result as Answer, kv_client::KvClient,
 };
+use rdb_types::SessionToken;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +33,7 @@ use uuid::Uuid;
 pub struct Client {
     inner: Arc<Inner>,
     pinned: Option<usize>,
+    session: Option<Arc<Seen>>,
 }
 
 struct Inner {
@@ -38,6 +41,7 @@ struct Inner {
     endpoints: Endpoints,
     dial: Arc<dyn Dial>,
     discovery: Discovery,
+    learned: Learned,
 }
 
 impl fmt::Debug for Client {
@@ -82,10 +86,12 @@ impl Client {
             endpoints: Endpoints::new(nodes),
             dial,
             discovery,
+            learned: Learned::default(),
         };
         Ok(Client {
             inner: Arc::new(inner),
             pinned: None,
+            session: None,
         })
     }
 
@@ -101,8 +107,21 @@ impl Client {
             "there is no endpoint {position}: the client has {count}"
         );
         Client {
-            inner: self.inner.clone(),
             pinned: Some(position),
+            ..self.clone()
+        }
+    }
+
+    /// The same client as a session of its own: its reads see its own writes, and never less than it
+    /// has seen before, whichever store answers. A store that has not seen as much waits for it, or
+    /// leaves the read to another. Clones belong to the session; other clients are not affected.
+    ///
+    /// A scan over several regions holds to it in the region that answered the session last. A read
+    /// that brings a token of its own goes by that one.
+    pub fn session(&self) -> Client {
+        Client {
+            session: Some(Arc::default()),
+            ..self.clone()
         }
     }
 
@@ -113,17 +132,72 @@ impl Client {
         key: impl Into<Bytes>,
         read: ReadOptions,
     ) -> Result<kv::GetResponse, ClientError> {
-        let request = kv::GetRequest {
-            namespace: namespace.to_owned(),
-            key: key.into(),
-            read: Some(read.to_wire()),
-        };
-        let call = Call::read("get", namespace, read.timeout);
-        self.operation(call, Op::Get(request), |answer| match answer {
-            Answer::Get(response) => Some(response),
-            _ => None,
-        })
-        .await
+        let key = key.into();
+        let mut options = self.in_session(namespace, &read, None);
+        loop {
+            let request = kv::GetRequest {
+                namespace: namespace.to_owned(),
+                key: key.clone(),
+                read: Some(options.clone()),
+            };
+            let call = Call::read("get", namespace, read.timeout);
+            let answer = self.operation(call, Op::Get(request), |answer| match answer {
+                Answer::Get(response) => Some(response),
+                _ => None,
+            });
+            let answer = answer.await?;
+            // Which region holds the key, the answer tells; what the session has seen of that one may be
+            // more than the answer has.
+            let region = answer.receipt.as_ref().map(|receipt| receipt.region_id);
+            let wanted = self.in_session(namespace, &read, region);
+            if self.is_of_session(answer.receipt.as_ref(), &options, &wanted) {
+                self.note(namespace, answer.receipt.as_ref());
+                return Ok(answer);
+            }
+            options = wanted;
+        }
+    }
+
+    /// The options of a read as they travel: with what this session has seen, of a region or of the one
+    /// that answered last.
+    pub(crate) fn in_session(
+        &self,
+        namespace: &str,
+        read: &ReadOptions,
+        region: Option<u64>,
+    ) -> kv::ReadOptions {
+        let mut wire = read.to_wire();
+        let seen_epoch = self.inner.learned.seen_epoch(namespace);
+        wire.seen_epoch = wire.seen_epoch.max(seen_epoch);
+        if wire.session.is_empty()
+            && let Some(session) = &self.session
+        {
+            wire.session = session.token(namespace, region);
+        }
+        wire
+    }
+
+    /// Whether an answer was read with what the session has seen of its region.
+    fn is_of_session(
+        &self,
+        receipt: Option<&kv::Receipt>,
+        asked: &kv::ReadOptions,
+        wanted: &kv::ReadOptions,
+    ) -> bool {
+        let region = |token: &[u8]| SessionToken::decode(token).map(|token| token.region().0);
+        // Once it was asked with a token of the region that answers, it is.
+        wanted.session.is_empty()
+            || wanted.session == asked.session
+            || receipt.is_none_or(|receipt| region(&asked.session) == Some(receipt.region_id))
+    }
+
+    /// Takes note of how an answer was served.
+    pub(crate) fn note(&self, namespace: &str, receipt: Option<&kv::Receipt>) {
+        let Some(receipt) = receipt else { return };
+        self.inner.learned.note(namespace, receipt);
+        if let Some(session) = &self.session {
+            session.note(namespace, receipt);
+        }
     }
 
     /// Writes a key.
@@ -147,13 +221,15 @@ impl Client {
             value: value.into(),
             ttl_ms: ttl_ms("put", options.ttl)?,
             request_id: call.request_id.clone().unwrap_or_default(),
-            seen_epoch: 0,
+            seen_epoch: self.inner.learned.seen_epoch(namespace),
         };
-        self.operation(call, Op::Put(request), |answer| match answer {
+        let answer = self.operation(call, Op::Put(request), |answer| match answer {
             Answer::Put(response) => Some(response),
             _ => None,
-        })
-        .await
+        });
+        let answer = answer.await?;
+        self.note(namespace, answer.receipt.as_ref());
+        Ok(answer)
     }
 
     /// Removes a key; removing an absent one is no error (`existed` is false).
@@ -174,13 +250,15 @@ impl Client {
             namespace: namespace.to_owned(),
             key: key.into(),
             request_id: call.request_id.clone().unwrap_or_default(),
-            seen_epoch: 0,
+            seen_epoch: self.inner.learned.seen_epoch(namespace),
         };
-        self.operation(call, Op::Delete(request), |answer| match answer {
+        let answer = self.operation(call, Op::Delete(request), |answer| match answer {
             Answer::Delete(response) => Some(response),
             _ => None,
-        })
-        .await
+        });
+        let answer = answer.await?;
+        self.note(namespace, answer.receipt.as_ref());
+        Ok(answer)
     }
 
     /// Changes a key only while it is at `expected_version` (0: only while it does not exist). Losing
@@ -210,13 +288,15 @@ impl Client {
             }),
             ttl_ms: ttl_ms("compare-and-swap", options.ttl)?,
             request_id: call.request_id.clone().unwrap_or_default(),
-            seen_epoch: 0,
+            seen_epoch: self.inner.learned.seen_epoch(namespace),
         };
-        self.operation(call, Op::CompareAndSwap(request), |answer| match answer {
+        let answer = self.operation(call, Op::CompareAndSwap(request), |answer| match answer {
             Answer::CompareAndSwap(response) => Some(response),
             _ => None,
-        })
-        .await
+        });
+        let answer = answer.await?;
+        self.note(namespace, answer.receipt.as_ref());
+        Ok(answer)
     }
 
     async fn operation<T>(
@@ -267,6 +347,10 @@ impl Client {
         &self.inner.discovery
     }
 
+    pub(crate) fn learned(&self) -> &Learned {
+        &self.inner.learned
+    }
+
     pub(crate) fn is_pinned(&self) -> bool {
         self.pinned.is_some()
     }
@@ -281,7 +365,8 @@ impl Client {
         let pinned = self
             .pinned
             .and_then(|at| self.inner.endpoints.node(at).map(|node| (at, node)));
-        pinned.unwrap_or_else(|| self.inner.endpoints.pick(namespace, tried, now))
+        let nearest = self.inner.learned.is_eventual(namespace);
+        pinned.unwrap_or_else(|| self.inner.endpoints.pick(namespace, nearest, tried, now))
     }
 
     pub(crate) fn has_other_than(&self, tried: &[usize], now: Instant) -> bool {

@@ -1,12 +1,16 @@
-//! Learning who leads, and which other stores there are.
+//! Learning who leads, which other stores there are, and which of them is nearest.
 //!
 //! Owns when the cluster is asked and what is read out of the answer. Only a hint comes of it: any
 //! store serves any call, but the leader's own endpoint saves a hop. A store that cannot be connected
 //! to from here (another network, a mapped port) is never preferred and never added.
 
 use crate::client::{Client, with_deadline};
+use crate::error::ErrorKind;
 use crate::node::Node;
+use crate::options::ReadOptions;
+use bytes::Bytes;
 use rdb_proto::admin::{ClusterStatusRequest, ClusterStatusResponse, admin_client::AdminClient};
+use rdb_proto::kv::{self, kv_client::KvClient};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -87,9 +91,26 @@ impl Client {
             }
         }
         for (namespace, address) in map.leaders {
-            if let Some(position) = positions.get(&address) {
+            if let Some(position) = positions.get(&address)
+                && !self.learned().is_eventual(&namespace)
+            {
                 self.endpoints().prefer(&namespace, *position);
             }
+        }
+        self.measure(deadline).await;
+    }
+
+    /// Finds out which store answers quickest, if there is a namespace where each of them could.
+    async fn measure(&self, deadline: Instant) {
+        let eventual = self.learned().eventual();
+        let Some(namespace) = eventual.first() else {
+            return;
+        };
+        let nodes = self.endpoints().all();
+        let measured = nodes.iter().map(|node| probe(node, namespace, deadline));
+        futures::future::join_all(measured).await;
+        for namespace in &eventual {
+            self.endpoints().prefer_nearest(namespace, Instant::now());
         }
     }
 
@@ -108,6 +129,34 @@ impl Client {
         };
         node.connection(deadline).await.ok()?;
         self.endpoints().learn(node)
+    }
+}
+
+/// Measures an answer: a read of what the store itself has, of a key that nobody writes.
+async fn probe(node: &Arc<Node>, namespace: &str, deadline: Instant) {
+    // Before the clock starts, so that making a connection is not part of it.
+    if node.connection(deadline).await.is_err() {
+        return;
+    }
+    let request = kv::GetRequest {
+        namespace: namespace.to_owned(),
+        key: Bytes::from_static(b"\0"),
+        read: Some(ReadOptions::stale().to_wire()),
+    };
+    let began = Instant::now();
+    let answer = node
+        .unary(deadline, async |channel| {
+            let mut client = KvClient::new(channel);
+            client.get(with_deadline(request, deadline)).await
+        })
+        .await;
+    // A refusal is an answer, too.
+    let answered = match answer {
+        Ok(_) => true,
+        Err(failure) => failure.kind == ErrorKind::Refused,
+    };
+    if answered {
+        node.measured(began.elapsed());
     }
 }
 

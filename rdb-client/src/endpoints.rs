@@ -1,8 +1,8 @@
 //! Which endpoint a call goes to.
 //!
-//! Owns the list of endpoints and, for each namespace, the one that is preferred: where its leader
-//! is, or where the last call was answered after another endpoint failed. Any store serves any call
-//! (followers forward), so a wrong preference costs a hop and nothing else.
+//! Owns the list of endpoints and, for each namespace, the one that is preferred: where its leader is,
+//! the nearest where it is eventual, or where the last call was answered after another endpoint failed.
+//! Any store serves any call (followers forward), so a wrong preference costs a hop and nothing else.
 //!
 //! Invariants: the list only grows, and the configured endpoints come first, in their order; a
 //! position stays valid.
@@ -12,6 +12,7 @@ use crate::node::Node;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// Endpoints beyond the configured ones that are learned at most.
@@ -46,18 +47,24 @@ impl Endpoints {
         self.state.read().nodes.get(position).cloned()
     }
 
-    /// The endpoint for the next attempt, given those that this call tried already.
+    /// The endpoint for the next attempt, given those that this call tried already. `nearest`: behind the
+    /// preferred one the quickest to answer comes first.
     pub(crate) fn pick(
         &self,
         namespace: &str,
+        nearest: bool,
         tried: &[usize],
         now: Instant,
     ) -> (usize, Arc<Node>) {
         let state = self.state.read();
         let preferred = state.preferred.get(namespace).copied();
-        let position = pick(state.nodes.len(), preferred, tried, |at| {
-            state.nodes[at].avoided_until(now)
-        });
+        let distance = |at: usize| match nearest {
+            true => state.nodes[at].answer_time().unwrap_or(Duration::MAX),
+            false => Duration::ZERO,
+        };
+        let avoided_until = |at: usize| state.nodes[at].avoided_until(now);
+        let count = state.nodes.len();
+        let position = pick(count, preferred, tried, avoided_until, distance);
         (position, state.nodes[position].clone())
     }
 
@@ -78,6 +85,27 @@ impl Endpoints {
             state.preferred.clear();
         }
         state.preferred.insert(namespace.to_owned(), position);
+    }
+
+    /// Calls for an eventual namespace go to the endpoint that answers quickest, if that is quicker by
+    /// enough to leave the one where they go now.
+    pub(crate) fn prefer_nearest(&self, namespace: &str, now: Instant) {
+        let nearest = {
+            let state = self.state.read();
+            let healthy = (0..state.nodes.len())
+                .filter(|&at| state.nodes[at].avoided_until(now).is_none())
+                .filter_map(|at| Some((state.nodes[at].answer_time()?, at)));
+            let current = state.preferred.get(namespace).copied();
+            nearest(healthy.collect(), current)
+        };
+        if let Some(nearest) = nearest {
+            self.prefer(namespace, nearest);
+        }
+    }
+
+    /// Every endpoint.
+    pub(crate) fn all(&self) -> Vec<Arc<Node>> {
+        self.state.read().nodes.clone()
     }
 
     /// The position of `host:port`, if it is known.
@@ -107,13 +135,25 @@ impl Endpoints {
     }
 }
 
-/// Untried before tried, healthy before avoided, preferred before the order of the list. Among
-/// avoided ones the soonest to be trusted again; when all were tried, not the last one again.
+/// The quickest of these, unless the current one takes less than half as long again: a store is not left
+/// for the noise of a measurement.
+fn nearest(measured: Vec<(Duration, usize)>, current: Option<usize>) -> Option<usize> {
+    let (quickest, at) = measured.iter().min().copied()?;
+    let current = measured.iter().find(|(_, at)| Some(*at) == current);
+    match current {
+        Some((time, current)) if *time <= quickest + quickest / 2 => Some(*current),
+        _ => Some(at),
+    }
+}
+
+/// Untried before tried, healthy before avoided, preferred before near before the order of the list.
+/// Among avoided ones the soonest to be trusted again; when all were tried, not the last one again.
 fn pick(
     count: usize,
     preferred: Option<usize>,
     tried: &[usize],
     avoided_until: impl Fn(usize) -> Option<Instant>,
+    distance: impl Fn(usize) -> Duration,
 ) -> usize {
     (0..count)
         .min_by_key(|&at| {
@@ -123,6 +163,7 @@ fn pick(
                 tried.contains(&at),
                 avoided_until(at),
                 preferred != Some(at),
+                distance(at),
                 at,
             )
         })
@@ -176,13 +217,16 @@ pub(crate) fn parse(endpoint: &str) -> Result<String, ClientError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn the_next_endpoint() {
         let now = Instant::now();
         let later = |ms| Some(now + Duration::from_millis(ms));
         let healthy = |_: usize| None;
+        let pick =
+            |count, preferred, tried: &[usize], avoided: &dyn Fn(usize) -> Option<Instant>| {
+                pick(count, preferred, tried, avoided, |_| Duration::ZERO)
+            };
         let down = |which: &'static [usize]| move |at: usize| which.contains(&at).then_some(now);
         // (preferred, tried) -> chosen, of three healthy ones.
         for (preferred, tried, chosen) in [
@@ -195,24 +239,49 @@ mod tests {
             (Some(1), &[1, 0, 2][..], 1),
         ] {
             assert_eq!(
-                pick(3, preferred, tried, healthy),
+                pick(3, preferred, tried, &healthy),
                 chosen,
                 "{preferred:?} {tried:?}"
             );
         }
-        assert_eq!(pick(3, Some(2), &[], down(&[2])), 0);
-        assert_eq!(pick(3, None, &[], down(&[0, 1])), 2);
+        assert_eq!(pick(3, Some(2), &[], &down(&[2])), 0);
+        assert_eq!(pick(3, None, &[], &down(&[0, 1])), 2);
         let all_down = |at: usize| later([30, 10, 20][at]);
         assert_eq!(
-            pick(3, Some(0), &[], all_down),
+            pick(3, Some(0), &[], &all_down),
             1,
             "the soonest to be trusted again"
         );
         assert_eq!(
-            pick(1, None, &[0], healthy),
+            pick(1, None, &[0], &healthy),
             0,
             "a single endpoint is never left"
         );
+    }
+
+    #[test]
+    fn the_nearest_is_asked_and_not_left_for_noise() {
+        let ms = Duration::from_millis;
+        let healthy = |_: usize| None;
+        let distance = |at: usize| [ms(9), ms(1), ms(4)][at];
+        // Preferred, then by distance.
+        for (preferred, tried, chosen) in [
+            (None, &[][..], 1),
+            (None, &[1][..], 2),
+            (Some(0), &[][..], 0),
+            (Some(0), &[0][..], 1),
+        ] {
+            assert_eq!(
+                pick(3, preferred, tried, healthy, distance),
+                chosen,
+                "{preferred:?} {tried:?}"
+            );
+        }
+        let measured = |times: [u64; 3]| times.into_iter().map(ms).zip(0..).collect();
+        assert_eq!(nearest(measured([10, 12, 30]), None), Some(0));
+        assert_eq!(nearest(measured([10, 12, 30]), Some(1)), Some(1));
+        assert_eq!(nearest(measured([10, 12, 30]), Some(2)), Some(0));
+        assert_eq!(nearest(Vec::new(), Some(2)), None);
     }
 
     #[test]

@@ -57,6 +57,9 @@ pub struct ClientError {
     pub request_id: Option<Bytes>,
 }
 
+/// In the metadata of a write of unknown outcome: the namespace is eventual.
+pub(crate) const MODE: &str = "mode";
+
 impl ClientError {
     pub(crate) fn usage(operation: &'static str, message: impl Into<String>) -> ClientError {
         ClientError {
@@ -83,6 +86,10 @@ impl ClientError {
     /// Whether this is a write of unknown outcome that may be repeated under its request id, and where
     /// that may help. What is wrong with the request, or broken in the store, does not pass by itself.
     pub fn is_repeatable(&self) -> bool {
+        // Another store of an eventual namespace does not know the id.
+        if self.metadata.contains_key(MODE) {
+            return false;
+        }
         let passes = self.is_unavailable() || matches!(self.kind, ErrorKind::Broken);
         self.outcome == Outcome::Unknown && self.request_id.is_some() && passes
     }
@@ -96,6 +103,9 @@ impl ClientError {
             return Some(match self.request_id {
                 Some(_) if self.is_repeatable() => {
                     "the write may have been applied; repeat it with the same request id, or read before deciding"
+                }
+                _ if self.metadata.contains_key(MODE) => {
+                    "the write may have been applied at that store, and no other knows its request id yet; read before deciding"
                 }
                 _ => "the write may have been applied; read before deciding",
             });

@@ -18,7 +18,8 @@
 //! 1. A call ends by its deadline; every attempt of it fits inside, and tells the store what is left.
 //! 2. A write whose outcome is unknown is repeated only under the request id of its first attempt.
 //! 3. [`Outcome::NotApplied`] is said only when every attempt certainly did nothing.
-//! 4. Every queue is bounded; a caller that went away leaves nothing behind.
+//! 4. A write to an eventual namespace that may have been applied is repeated at the same store only.
+//! 5. Every queue is bounded; a caller that went away leaves nothing behind.
 //!
 //! The way in: [`Client`], then `call.rs` (the loop around the attempts of a call), `retry.rs` (what
 //! is repeated, and when: pure), `endpoints.rs` (who is asked), `batch/` (the shared stream).
@@ -26,11 +27,13 @@
 mod batch;
 mod call;
 mod client;
+mod conflicts;
 mod dial;
 mod discovery;
 mod endpoints;
 mod error;
 mod failure;
+mod learned;
 mod namespaces;
 mod node;
 mod options;
@@ -38,6 +41,7 @@ mod retry;
 mod scan;
 
 pub use client::Client;
+pub use conflicts::Conflicts;
 pub use dial::{Dial, Io, Tcp};
 pub use error::{ClientError, ErrorKind, Outcome};
 pub use options::{

@@ -172,7 +172,12 @@ impl Client {
         Ok(response.regions)
     }
 
-    async fn raft<Q, R, F>(&self, call: Call<'_>, request: Q, send: F) -> Result<R, ClientError>
+    pub(crate) async fn raft<Q, R, F>(
+        &self,
+        call: Call<'_>,
+        request: Q,
+        send: F,
+    ) -> Result<R, ClientError>
     where
         Q: Clone,
         F: AsyncFn(RaftServiceClient<Channel>, Request<Q>) -> Result<Response<R>, Status>,

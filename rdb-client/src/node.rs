@@ -14,7 +14,7 @@ use futures::FutureExt;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -43,6 +43,8 @@ pub(crate) struct Node {
     /// The largest message it takes, as far as it has said so: `usize::MAX` until then. A store may be
     /// told another limit while it runs, so this decides how operations travel, never whether.
     max_message_bytes: AtomicUsize,
+    /// Smoothed, in microseconds; 0: not measured.
+    answer_us: AtomicU64,
 }
 
 /// A connection and its number: only who saw it break takes it away.
@@ -85,6 +87,7 @@ impl Node {
                 .collect(),
             next_session: AtomicUsize::new(0),
             max_message_bytes: AtomicUsize::new(usize::MAX),
+            answer_us: AtomicU64::new(0),
         })
     }
 
@@ -105,6 +108,25 @@ impl Node {
     /// This endpoint answered.
     pub(crate) fn answered(&self) {
         *self.avoided_until.lock() = None;
+    }
+
+    /// How long it takes to answer, smoothed; `None`: not measured.
+    pub(crate) fn answer_time(&self) -> Option<Duration> {
+        match self.answer_us.load(Ordering::Relaxed) {
+            0 => None,
+            us => Some(Duration::from_micros(us)),
+        }
+    }
+
+    /// It took so long to answer something that costs a store next to nothing.
+    pub(crate) fn measured(&self, took: Duration) {
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
+        let smoothed = match self.answer_us.load(Ordering::Relaxed) {
+            0 => took,
+            // A quarter of what is new: a single slow answer is no reason to leave.
+            known => (known / 4 * 3).saturating_add(took / 4).max(1),
+        };
+        self.answer_us.store(smoothed, Ordering::Relaxed);
     }
 
     /// Takes note of a limit that a refusal names.

@@ -35,8 +35,8 @@ pub struct ClientOptions {
     /// While no endpoint can be connected to, or the stores have no quorum: `true` keeps trying until
     /// the deadline, `false` gives up once each was tried (what a command for people wants).
     pub wait_for_ready: bool,
-    /// With several endpoints: ask the cluster now and then who leads and which other stores there
-    /// are, so that calls go where they need no forwarding.
+    /// With several endpoints: ask the cluster now and then who leads, which other stores there are and,
+    /// for eventual namespaces, which of them is nearest, so that calls go where they need no forwarding.
     pub discover: bool,
 }
 

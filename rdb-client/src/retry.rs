@@ -3,7 +3,8 @@
 //! Owns that decision, as a pure function: no clock, no randomness, no network (the draw of the
 //! jitter comes in as a number). Knows nothing of messages.
 //!
-//! Invariant: a request that may have been applied is repeated only where a repeat is safe.
+//! Invariant: a request that may have been applied is repeated only where a repeat is safe: under a
+//! request id, and in an eventual namespace only at the store that may have applied it.
 
 use crate::error::ErrorKind;
 use crate::failure::Failure;
@@ -50,6 +51,10 @@ pub(crate) struct Situation<'a> {
     pub(crate) other_endpoint: bool,
     /// See [`crate::ClientOptions::wait_for_ready`].
     pub(crate) wait_for_ready: bool,
+    /// Every store takes the call itself: another one is not worse.
+    pub(crate) eventual: bool,
+    /// A write that an eventual namespace may have taken at this endpoint: no other one knows.
+    pub(crate) bound: bool,
     /// What the last store that answered an earlier attempt of this call said, if one did.
     pub(crate) heard: Option<&'a Failure>,
     pub(crate) policy: &'a RetryPolicy,
@@ -67,11 +72,17 @@ pub(crate) fn next(failure: &Failure, situation: &Situation<'_>) -> Next {
     } = *situation;
     let unsafe_repeat = safety == Safety::Anonymous && failure.may_be_applied;
     let exhausted = policy.max_attempts.is_some_and(|most| attempts >= most);
-    if unsafe_repeat || exhausted || !is_passing(failure) {
+    let passing = is_passing(failure)
+        // That store's clock is off; what another accepts is stamped by its own.
+        || failure.reason == Some(Reason::ClockSkew) && situation.other_endpoint;
+    // Whoever waits for a store that is gone learns no more than that it is not known.
+    let gone = situation.bound && failure.kind == ErrorKind::Connect;
+    if unsafe_repeat || exhausted || gone || !passing {
         return Next::GiveUp;
     }
-    let elsewhere = concerns_the_endpoint(failure);
-    if failure.is_network() && situation.other_endpoint {
+    let elsewhere = concerns_the_endpoint(failure) && !situation.bound;
+    let at_once = failure.is_network() || situation.eventual;
+    if at_once && elsewhere && situation.other_endpoint {
         return Next::Again {
             wait: Duration::ZERO,
             elsewhere,
@@ -141,6 +152,7 @@ fn concerns_the_endpoint(failure: &Failure) -> bool {
                 | Reason::OutcomeUnknown
                 | Reason::StaleReplica
                 | Reason::StaleEpoch
+                | Reason::ClockSkew
         ),
     }
 }
@@ -177,6 +189,8 @@ mod tests {
                 attempts,
                 other_endpoint,
                 wait_for_ready: true,
+                eventual: false,
+                bound: false,
                 heard: None,
                 policy: &policy,
                 draw,
@@ -281,6 +295,8 @@ mod tests {
             attempts: 3,
             other_endpoint: false,
             wait_for_ready: false,
+            eventual: false,
+            bound: false,
             heard: None,
             policy: &policy,
             draw: 0.0,
@@ -313,6 +329,42 @@ mod tests {
     }
 
     #[test]
+    fn what_an_eventual_namespace_may_have_taken_is_repeated_there_or_not_at_all() {
+        let policy = RetryPolicy::default();
+        let situation = |eventual, bound| Situation {
+            safety: Safety::Identified,
+            attempts: 1,
+            other_endpoint: true,
+            wait_for_ready: true,
+            eventual,
+            bound,
+            heard: None,
+            policy: &policy,
+            draw: 1.0,
+        };
+        let broken = Failure::stream_ended("a:1");
+        let wait = Duration::from_millis(10);
+        let there = Next::Again {
+            wait,
+            elsewhere: false,
+        };
+        assert_eq!(next(&broken, &situation(true, true)), there);
+        let gone = Failure::connect("a:1", &"refused");
+        assert_eq!(next(&gone, &situation(true, true)), Next::GiveUp);
+        // What certainly was not applied goes to another one, at once.
+        let at_once = Next::Again {
+            wait: Duration::ZERO,
+            elsewhere: true,
+        };
+        let stale = refused(Code::Unavailable, "STALE_REPLICA", "not_applied", 50);
+        let skewed = refused(Code::FailedPrecondition, "CLOCK_SKEW", "not_applied", 0);
+        for failure in [&gone, &stale, &skewed] {
+            assert_eq!(next(failure, &situation(true, false)), at_once);
+        }
+        assert_ne!(next(&stale, &situation(false, false)), at_once);
+    }
+
+    #[test]
     fn attempts_can_be_bounded() {
         let failure = Failure::connect("a:1", &"refused");
         let policy = RetryPolicy {
@@ -325,6 +377,8 @@ mod tests {
                 attempts,
                 other_endpoint: true,
                 wait_for_ready: true,
+                eventual: false,
+                bound: false,
                 heard: None,
                 policy: &policy,
                 draw: 0.0,

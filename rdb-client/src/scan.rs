@@ -104,7 +104,10 @@ impl Scan {
                 }
             }
         }
-        let request = self.rest.request(&self.options);
+        let read = self
+            .client
+            .in_session(&self.rest.namespace, &self.options.read, None);
+        let request = self.rest.request(&self.options, read);
         let call = Call::read("scan", &self.rest.namespace, Some(timeout));
         let (stream, first) = self
             .client
@@ -132,6 +135,8 @@ impl Scan {
     /// Notes what `page` gives.
     fn take(&mut self, page: Option<kv::ScanResponse>) -> Option<kv::ScanResponse> {
         if let Some(page) = &page {
+            self.client
+                .note(&self.rest.namespace, page.receipt.as_ref());
             self.rest.given(&page.entries, self.options.reverse);
             self.done = self.rest.is_empty();
         }
@@ -182,7 +187,7 @@ impl Rest {
         }
     }
 
-    fn request(&self, options: &ScanOptions) -> kv::ScanRequest {
+    fn request(&self, options: &ScanOptions, read: kv::ReadOptions) -> kv::ScanRequest {
         kv::ScanRequest {
             namespace: self.namespace.clone(),
             start: self.start.clone(),
@@ -191,7 +196,7 @@ impl Rest {
             limit: self.limit.unwrap_or(0),
             reverse: options.reverse,
             keys_only: options.keys_only,
-            read: Some(options.read.to_wire()),
+            read: Some(read),
         }
     }
 
@@ -244,7 +249,7 @@ mod tests {
         };
         let mut rest = Rest::new("n", &options);
         rest.given(&entries(&["k1", "k2"]), false);
-        let request = rest.request(&options);
+        let request = rest.request(&options, kv::ReadOptions::default());
         assert_eq!(
             (&request.start[..], &request.end[..], request.limit),
             (&b"k2\0"[..], &b"l"[..], 3)
@@ -258,7 +263,10 @@ mod tests {
         };
         let mut rest = Rest::new("n", &backward);
         rest.given(&entries(&["z", "y"]), true);
-        assert_eq!(rest.request(&backward).end, &b"y"[..]);
+        assert_eq!(
+            rest.request(&backward, kv::ReadOptions::default()).end,
+            &b"y"[..]
+        );
         assert!(!rest.is_empty());
         rest.given(&entries(&["a", ""]), true);
         assert!(rest.is_empty(), "an empty end would begin the scan anew");

@@ -48,6 +48,18 @@ pub fn routes(probes: Probes) -> Router {
 struct Check {
     name: String,
     problem: Option<String>,
+    /// What eventual namespaces need, too; they do without a quorum.
+    eventual: bool,
+}
+
+impl Check {
+    fn new(name: impl Into<String>, problem: Option<String>) -> Check {
+        Check {
+            name: name.into(),
+            problem,
+            eventual: true,
+        }
+    }
 }
 
 /// What is wrong with the store's clock. Not a problem of being ready: strong namespaces are served all
@@ -64,32 +76,33 @@ fn clock_warning(clock: &StoreClock) -> Option<String> {
 
 impl Probes {
     fn checks(&self) -> Vec<Check> {
-        let mut checks = vec![Check {
-            name: "cluster".into(),
-            problem: self.cluster.plan().is_none().then(|| {
+        let alone = self.cluster.plan().is_none();
+        let mut checks = vec![Check::new(
+            "cluster",
+            alone.then(|| {
                 "this store belongs to no cluster yet; see its log for whom it waits".into()
             }),
-        }];
+        )];
         if self.leaving.load(Ordering::Acquire) {
-            checks.push(Check {
-                name: "leaving".into(),
-                problem: Some("this store is shutting down".into()),
-            });
+            let problem = "this store is shutting down".to_owned();
+            checks.push(Check::new("leaving", Some(problem)));
         }
         let initialised = self.namespaces.tables().cluster.is_some();
-        checks.push(Check {
-            name: "tables".into(),
-            problem: (!initialised).then(|| "the cluster's tables are not here yet".into()),
-        });
+        checks.push(Check::new(
+            "tables",
+            (!initialised).then(|| "the cluster's tables are not here yet".into()),
+        ));
         // Regions are opened one after the other when the store joins: all of them, or it is not ready.
         let planned = self.cluster.plan().map_or(0, |plan| plan.regions.len());
         let open = self.manager.peers().len();
-        checks.push(Check {
-            name: "regions".into(),
-            problem: (open < planned).then(|| format!("{open} of {planned} regions are open")),
-        });
+        checks.push(Check::new(
+            "regions",
+            (open < planned).then(|| format!("{open} of {planned} regions are open")),
+        ));
         for peer in self.manager.peers() {
-            let problem = if let Some(damage) = peer.damage().first() {
+            let damage = peer.damage().first();
+            let eventual = damage.is_some();
+            let problem = if let Some(damage) = damage {
                 Some(format!("its data on this disk is damaged: {damage}"))
             } else if !peer.quorum().available() {
                 Some(peer.quorum().lost(None).message)
@@ -101,9 +114,17 @@ impl Probes {
             checks.push(Check {
                 name: format!("region {}", peer.id()),
                 problem,
+                eventual,
             });
         }
         checks
+    }
+
+    /// Whether requests to eventual namespaces can be served, with a quorum or without.
+    pub fn serves_eventual(&self) -> bool {
+        let checks = self.checks();
+        let mut needed = checks.iter().filter(|check| check.eventual);
+        needed.all(|check| check.problem.is_none())
     }
 
     /// Whether requests can be served.

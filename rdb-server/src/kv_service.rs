@@ -11,7 +11,7 @@ use crate::error::{Error, Outcome};
 use crate::grpc_edge::{LONGEST_CALL, deadline_of};
 use crate::metrics::{Metrics, Timed};
 use crate::router::{Read, Router, ScanSpec};
-use crate::session::SessionToken;
+use crate::session;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -90,7 +90,7 @@ impl KvService {
             ));
         }
         if !options.session.is_empty() {
-            SessionToken::decode(&options.session)?;
+            session::decode(&options.session)?;
         }
         Ok(())
     }

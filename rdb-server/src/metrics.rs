@@ -1,23 +1,26 @@
 //! The numbers of a store, as `/metrics` shows them.
 //!
 //! Owns the registry: what is counted as it happens is here, what can be read off the regions is read
-//! when somebody scrapes. No key ever stands in a label; a namespace's name does only if it exists.
+//! when somebody scrapes ([`regions`]). No key ever stands in a label; a namespace's name does only if it
+//! exists.
+
+mod regions;
 
 use crate::error::{Error, code};
 use crate::namespace::Namespaces;
 use crate::peer::eventual::Counters;
 use crate::peer_manager::PeerManager;
-use crate::transport::grpc::{Kind, Places};
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use crate::region::meta::MetaState;
+use crate::transport::grpc::Places;
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
-use rdb_types::{NamespaceId, NamespaceName, Reason, StoreId};
+use rdb_types::{Mode, NamespaceId, NamespaceName, Reason, StoreId};
+use regions::Regions;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Code;
@@ -57,7 +60,8 @@ pub struct Metrics {
     wild_stamps: Family<NamespaceLabel, Counter>,
     repairs: Family<NamespaceLabel, Counter>,
     lag_breaches: Family<StoreLabels, Counter>,
-    namespaces: OnceLock<Namespaces>,
+    /// Not held: the regions count into this, and a store that is gone has to let go of its disk.
+    manager: OnceLock<Weak<PeerManager>>,
 }
 
 impl Counters for Metrics {
@@ -109,12 +113,13 @@ impl Metrics {
             wild_stamps: Family::default(),
             repairs: Family::default(),
             lag_breaches: Family::default(),
-            namespaces: OnceLock::new(),
+            manager: OnceLock::new(),
         })
     }
 
     /// Adds the regions' and the engine's own numbers. Once.
-    pub fn attach(&self, manager: Arc<PeerManager>, namespaces: Namespaces, places: Arc<Places>) {
+    pub fn attach(&self, manager: &Arc<PeerManager>, places: Arc<Places>) {
+        let manager = Arc::downgrade(manager);
         let mut registry = Registry::with_prefix("flaredb");
         registry.register("requests", "Requests answered", self.requests.clone());
         registry.register_with_unit(
@@ -154,13 +159,9 @@ impl Metrics {
             "Times that a replica fell further behind than the namespace's max_lag",
             self.lag_breaches.clone(),
         );
-        registry.register_collector(Box::new(Regions {
-            manager,
-            namespaces: namespaces.clone(),
-            places,
-        }));
+        registry.register_collector(Box::new(Regions::new(manager.clone(), places)));
         // A second call would change nothing.
-        let _ = self.namespaces.set(namespaces);
+        let _ = self.manager.set(manager);
         let _ = self.registry.set(registry);
     }
 
@@ -168,7 +169,7 @@ impl Metrics {
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut out = String::new();
         // A series that begins with its first refusal hides that refusal from whoever looks at rates.
-        let tables = self.namespaces.get().map(Namespaces::tables);
+        let tables = self.tables();
         let rows = tables.iter().flat_map(|tables| tables.namespaces.values());
         let known = rows.filter(|row| !row.deleted).map(|row| row.name.as_str());
         for namespace in known.chain([NamespaceName::DEFAULT]) {
@@ -183,14 +184,26 @@ impl Metrics {
         Ok(out)
     }
 
+    fn tables(&self) -> Option<Arc<MetaState>> {
+        let manager = self.manager.get()?.upgrade()?;
+        Some(Namespaces::new(manager).tables())
+    }
+
     fn label_of_id(&self, namespace: NamespaceId) -> NamespaceLabel {
-        let tables = self.namespaces.get().map(Namespaces::tables);
+        let tables = self.tables();
         let row = tables
             .as_ref()
             .and_then(|tables| tables.namespaces.get(&namespace));
         NamespaceLabel {
             namespace: row.map_or_else(|| "unknown".to_owned(), |row| row.name.clone()),
         }
+    }
+
+    /// The mode of a namespace, by its label.
+    fn mode_of(&self, label: &str) -> &'static str {
+        let tables = self.tables();
+        let row = tables.as_ref().and_then(|tables| tables.namespace(label));
+        mode_label(row.map_or(0, |row| row.mode))
     }
 
     /// A namespace's label: its name if it exists, so that labels are bounded by what exists.
@@ -200,16 +213,18 @@ impl Metrics {
         } else {
             namespace
         };
-        let known = self
-            .namespaces
-            .get()
-            .is_some_and(|namespaces| namespaces.tables().namespace(name).is_some());
+        let tables = self.tables();
+        let known = tables.is_some_and(|tables| tables.namespace(name).is_some());
         if known {
             name.to_owned()
         } else {
             "unknown".to_owned()
         }
     }
+}
+
+fn mode_label(wire: i32) -> &'static str {
+    rdb_proto::convert::mode(wire).map_or("unknown", Mode::as_str)
 }
 
 /// A request whose time is taken.
@@ -272,7 +287,7 @@ impl<'a> Timed<'a> {
         if any {
             let labels = LatencyLabels {
                 method: self.method,
-                mode: "strong",
+                mode: self.metrics.mode_of(&namespace),
             };
             self.metrics
                 .seconds
@@ -301,233 +316,4 @@ fn label_of(code: Code) -> String {
         label.push(letter.to_ascii_uppercase());
     }
     label
-}
-
-/// What is read off the regions when somebody scrapes.
-struct Regions {
-    manager: Arc<PeerManager>,
-    namespaces: Namespaces,
-    places: Arc<Places>,
-}
-
-impl fmt::Debug for Regions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Regions")
-    }
-}
-
-impl Regions {
-    fn gauges(
-        encoder: &mut DescriptorEncoder<'_>,
-        name: &str,
-        help: &str,
-        rows: impl Iterator<Item = (Vec<(&'static str, String)>, i64)>,
-    ) -> fmt::Result {
-        let gauge = ConstGauge::new(0i64);
-        let mut descriptor = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
-        for (labels, value) in rows {
-            ConstGauge::new(value).encode(descriptor.encode_family(&labels)?)?;
-        }
-        Ok(())
-    }
-}
-
-impl Collector for Regions {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let reports: Vec<_> = self
-            .manager
-            .peers()
-            .iter()
-            .map(|peer| (peer.report(), peer.quorum().is_leader()))
-            .collect();
-        let region = |id: u64| vec![("region", id.to_string())];
-        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        type Field = fn(&(rdb_proto::raft::RegionReport, bool)) -> u64;
-        let fields: [(&str, &str, Field); 5] = [
-            (
-                "quorum_available",
-                "1 while a leader with a quorum is known",
-                |(report, _)| u64::from(report.quorum),
-            ),
-            (
-                "raft_is_leader",
-                "1 on the store that leads the region",
-                |(_, leads)| u64::from(*leads),
-            ),
-            ("raft_term", "Term of the region's leader", |(report, _)| {
-                report.term
-            }),
-            (
-                "raft_commit_index",
-                "Last log index known to be committed",
-                |(report, _)| report.commit_index,
-            ),
-            (
-                "raft_applied_index",
-                "Last log index applied here",
-                |(report, _)| report.applied_index,
-            ),
-        ];
-        for (name, help, field) in fields {
-            Self::gauges(
-                &mut encoder,
-                name,
-                help,
-                reports
-                    .iter()
-                    .map(|report| (region(report.0.region_id), number(field(report)))),
-            )?;
-        }
-        let name = "storage_damaged_reads";
-        let help = "Reads that found stored data damaged";
-        let counter = ConstCounter::new(0u64);
-        let mut descriptor = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
-        for peer in self.manager.peers() {
-            let labels = region(peer.id().0);
-            let found = ConstCounter::new(peer.damage().found());
-            found.encode(descriptor.encode_family(&labels)?)?;
-        }
-        let tables = self.namespaces.tables();
-        let mut totals = std::collections::BTreeMap::new();
-        for (report, _) in &reports {
-            for namespace in &report.namespaces {
-                if let Some(row) = tables
-                    .namespaces
-                    .get(&rdb_types::NamespaceId(namespace.namespace_id))
-                    .filter(|row| !row.deleted)
-                {
-                    let total = totals
-                        .entry(row.name.clone())
-                        .or_insert((0u64, 0u64, 0u64, row.mode));
-                    total.0 += namespace.keys;
-                    total.1 += namespace.bytes;
-                    total.2 = total.2.max(namespace.epoch);
-                    total.3 = namespace.mode;
-                }
-            }
-        }
-        let labelled = |name: &String| vec![("namespace", name.clone())];
-        Self::gauges(
-            &mut encoder,
-            "namespace_keys",
-            "Records on this store",
-            totals
-                .iter()
-                .map(|(name, total)| (labelled(name), number(total.0))),
-        )?;
-        Self::gauges(
-            &mut encoder,
-            "namespace_bytes",
-            "Bytes of keys and values on this store",
-            totals
-                .iter()
-                .map(|(name, total)| (labelled(name), number(total.1))),
-        )?;
-        Self::gauges(
-            &mut encoder,
-            "namespace_epoch",
-            "Grows with every step of a mode change",
-            totals
-                .iter()
-                .map(|(name, total)| (labelled(name), number(total.2))),
-        )?;
-        Self::gauges(
-            &mut encoder,
-            "namespace_mode",
-            "1 for the mode in force",
-            totals.iter().map(|(name, total)| {
-                let mode =
-                    rdb_proto::convert::mode(total.3).map_or("unknown", rdb_types::Mode::as_str);
-                (
-                    vec![("namespace", name.clone()), ("mode", mode.to_owned())],
-                    1,
-                )
-            }),
-        )?;
-        let kinds = [
-            ("client", Kind::Client),
-            ("probation", Kind::Probation),
-            ("store", Kind::Store),
-        ];
-        Self::gauges(
-            &mut encoder,
-            "connections",
-            "Open connections to the client port; on probation is who found no client's place and may be a store",
-            kinds.into_iter().map(|(name, kind)| {
-                let open = self.places.open(kind) as u64;
-                (vec![("kind", name.to_owned())], number(open))
-            }),
-        )?;
-        let engine = self.manager.context().engine.stats();
-        let committer = self.manager.context().committer.stats();
-        let clock = &self.manager.context().clock;
-        Self::gauges(
-            &mut encoder,
-            "clock_off",
-            "1 while a majority of the stores is against this store's clock",
-            std::iter::once((Vec::new(), i64::from(clock.off().is_some()))),
-        )?;
-        Self::gauges(
-            &mut encoder,
-            "clock_skew_ms",
-            "How far this store's clock is ahead of the middle of those read lately; absent: none was",
-            clock.skew().map(|skew| (Vec::new(), skew.0)).into_iter(),
-        )?;
-        for (name, help, value) in [
-            (
-                "storage_disk_bytes",
-                "Bytes of the database on disk",
-                engine.disk_bytes,
-            ),
-            (
-                "storage_memtable_bytes",
-                "Bytes of writes held in memory",
-                engine.memtable_bytes,
-            ),
-            (
-                "storage_cache_bytes",
-                "Bytes of the block cache in use",
-                engine.cache_bytes,
-            ),
-            (
-                "storage_queued_bytes",
-                "Bytes of batches that wait for the committer",
-                committer.queued_bytes,
-            ),
-        ] {
-            Self::gauges(
-                &mut encoder,
-                name,
-                help,
-                std::iter::once((Vec::new(), number(value))),
-            )?;
-        }
-        for (name, help, value) in [
-            (
-                "connections_refused",
-                "Connections closed because clients held all that limits.max_connections allows",
-                self.places.refused(),
-            ),
-            (
-                "storage_syncs",
-                "Syncs of the write-ahead log",
-                engine.syncs,
-            ),
-            (
-                "storage_commit_submissions",
-                "Batches submitted to the committer",
-                committer.submissions,
-            ),
-            (
-                "storage_commit_groups",
-                "Groups that the committer wrote; batches per group is how well a sync is shared",
-                committer.groups,
-            ),
-        ] {
-            let counter = ConstCounter::new(value);
-            let descriptor = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
-            counter.encode(descriptor)?;
-        }
-        Ok(())
-    }
 }

@@ -117,26 +117,50 @@ impl Namespaces {
         .map_err(|error| not_created(parsed.as_str(), error))
     }
 
+    /// Changes the table of namespaces.
+    async fn change(&self, kind: command::Kind, deadline: Instant) -> Result<NamespaceRow, Error> {
+        let command = raft::Command { kind: Some(kind) };
+        match self.meta_peer()?.command(command, deadline).await? {
+            command_outcome::Outcome::Namespace(row) => Ok(row),
+            command_outcome::Outcome::Error(error) => Err(Error::from_wire(error)),
+            _ => Err(
+                Error::new(Reason::NotReady, "the meta region answered something else")
+                    .outcome(Outcome::Unknown),
+            ),
+        }
+    }
+
+    /// Replaces the policies of a namespace. Every store goes by them soon after it has heard of them.
+    ///
+    /// # Errors
+    /// There is no such namespace, or the meta region has no quorum.
+    pub async fn update(
+        &self,
+        name: &str,
+        policies: &Policies,
+        deadline: Instant,
+    ) -> Result<NamespaceRow, Error> {
+        let name = Self::parse(name)?.as_str().to_owned();
+        let update = raft::UpdateNamespaceCommand {
+            name,
+            policies: Some(convert::policies_to_wire(policies)),
+        };
+        let row = self
+            .change(command::Kind::UpdateNamespace(update), deadline)
+            .await?;
+        tracing::info!(namespace = %row.name, id = row.id, ?policies, "policies are changed");
+        Ok(row)
+    }
+
     /// Creates a namespace and installs it in its regions.
     pub async fn create(
         &self,
         create: CreateNamespaceCommand,
         deadline: Instant,
     ) -> Result<NamespaceRow, Error> {
-        let command = raft::Command {
-            kind: Some(command::Kind::CreateNamespace(create)),
-        };
-        let row = match self.meta_peer()?.command(command, deadline).await? {
-            command_outcome::Outcome::Namespace(row) => row,
-            command_outcome::Outcome::Error(error) => return Err(Error::from_wire(error)),
-            _ => {
-                return Err(Error::new(
-                    Reason::NotReady,
-                    "the meta region answered something else",
-                )
-                .outcome(Outcome::Unknown));
-            }
-        };
+        let row = self
+            .change(command::Kind::CreateNamespace(create), deadline)
+            .await?;
         tracing::info!(namespace = %row.name, id = row.id, mode = convert::mode(row.mode).map_or("none", Mode::as_str), from_default = row.from_default, "namespace is there");
         for peer in self.manager.data_peers() {
             // The namespace exists from here on; a region that cannot be told now is told by the first

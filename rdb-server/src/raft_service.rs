@@ -1,6 +1,10 @@
 //! The mode endpoints: what people and tools ask about namespaces.
 //!
-//! Decodes, asks the tables and the regions, encodes. What is not built yet says so.
+//! Decodes, asks the tables and the regions, encodes. What is not built yet says so. Who holds what is
+//! put together in [`replication`], the conflict logs in [`conflicts`].
+
+mod conflicts;
+mod replication;
 
 use crate::error::Error;
 use crate::grpc_edge::deadline_of;
@@ -8,29 +12,38 @@ use crate::kv_service::not_built;
 use crate::namespace::Namespaces;
 use crate::peer_manager::PeerManager;
 use crate::region::meta::{self, MetaState};
+use crate::router::Router;
 use crate::stores::Stores;
+use conflicts::Conflicts;
+use futures::StreamExt;
 use futures::stream::BoxStream;
 use rdb_proto::convert;
 use rdb_proto::raft::{self, NamespaceRow, raft_service_server::RaftService};
-use rdb_types::{NamespaceName, StoreId};
+use rdb_types::{Mode, NamespaceId, NamespaceName, Policies, RegionId, StoreId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::time::Instant;
+use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
+
+/// Header of a listing of conflicts: the stores whose logs are not in it, as `1,3`.
+pub const MISSING_STORES: &str = "flaredb-missing-stores";
 
 /// The service.
 pub struct ModeService {
     manager: Arc<PeerManager>,
+    router: Router,
     namespaces: Namespaces,
     stores: Stores,
 }
 
 impl ModeService {
     /// Over the tables and the peers of this store.
-    pub fn new(manager: Arc<PeerManager>, namespaces: Namespaces, stores: Stores) -> ModeService {
+    pub fn new(manager: Arc<PeerManager>, router: Router, stores: Stores) -> ModeService {
         ModeService {
             manager,
-            namespaces,
+            namespaces: router.namespaces().clone(),
+            router,
             stores,
         }
     }
@@ -52,17 +65,24 @@ impl ModeService {
     fn describe(&self, row: &NamespaceRow) -> raft::Namespace {
         let (mut keys, mut bytes, mut regions) = (0, 0, 0);
         for peer in self.manager.data_peers() {
+            let namespace = NamespaceId(row.id);
             let counted = peer.cell().with(|summary| {
-                summary
-                    .namespaces
-                    .get(&rdb_types::NamespaceId(row.id))
-                    .map(|state| (state.keys, state.bytes))
+                let state = summary.namespaces.get(&namespace)?;
+                Some((state.mode, state.keys, state.bytes))
             });
-            if let Some((its_keys, its_bytes)) = counted {
-                keys += its_keys;
-                bytes += its_bytes;
-                regions += 1;
-            }
+            let Some((mode, strong_keys, strong_bytes)) = counted else {
+                continue;
+            };
+            let (its_keys, its_bytes) = match mode {
+                Mode::Strong => (strong_keys, strong_bytes),
+                Mode::Eventual => {
+                    let state = peer.eventual().state(namespace);
+                    (state.keys, state.bytes)
+                }
+            };
+            keys += its_keys;
+            bytes += its_bytes;
+            regions += 1;
         }
         raft::Namespace {
             id: row.id,
@@ -89,6 +109,28 @@ impl ModeService {
             error.metadata.remove("outcome");
             error
         })
+    }
+
+    /// The namespace of a name, from this store's own tables where it is in them.
+    async fn known(&self, name: &str, deadline: Instant) -> Result<NamespaceRow, Error> {
+        let found = self.namespaces.find(name, deadline).await;
+        found.map_err(|mut error| {
+            error.metadata.remove("outcome");
+            error
+        })
+    }
+
+    async fn conflicts(&self, name: &str, deadline: Instant) -> Result<Conflicts, Error> {
+        let row = self.known(name, deadline).await?;
+        let tables = self.namespaces.tables();
+        let regions = tables.cluster.iter().flat_map(|cluster| &cluster.regions);
+        let regions = regions.map(|region| RegionId(region.id));
+        Ok(Conflicts::new(
+            row,
+            regions.filter(|region| *region != RegionId::META).collect(),
+            tables.stores.keys().copied().collect(),
+            self.stores.clone(),
+        ))
     }
 
     /// What each store declares and applies of a namespace.
@@ -149,6 +191,17 @@ impl ModeService {
             stores,
         }
     }
+}
+
+/// Policies that a request brings; the defaults where it brings none.
+fn policies_of(wire: Option<&raft::Policies>) -> Result<Policies, Error> {
+    let policies = convert::policies(wire).map_err(|(field, why)| Error::invalid(field, why))?;
+    policies.check().map_err(|error| {
+        let field = format!("policies.{}", error.field);
+        let text = format!("policies.{error}");
+        Error::invalid(&field, text).with("limit", error.limit)
+    })?;
+    Ok(policies)
 }
 
 fn text_of(mode: i32) -> &'static str {
@@ -221,13 +274,7 @@ impl RaftService for ModeService {
         // mean `default`, which exists.
         let name = NamespaceName::parse(&create.name)
             .map_err(|error| status(Error::invalid("name", error.to_string())))?;
-        let policies = convert::policies(create.policies.as_ref())
-            .map_err(|(field, why)| status(Error::invalid(field, why)))?;
-        policies.check().map_err(|error| {
-            let field = format!("policies.{}", error.field);
-            let text = format!("policies.{error}");
-            status(Error::invalid(&field, text).with("limit", error.limit))
-        })?;
+        let policies = policies_of(create.policies.as_ref()).map_err(status)?;
         if create.mode != 0 && convert::mode(create.mode).is_none() {
             return Err(status(Error::invalid(
                 "mode",
@@ -251,9 +298,14 @@ impl RaftService for ModeService {
 
     async fn update_namespace(
         &self,
-        _: Request<raft::UpdateNamespaceRequest>,
+        request: Request<raft::UpdateNamespaceRequest>,
     ) -> Result<Response<raft::Namespace>, Status> {
-        Err(not_built("UpdateNamespace"))
+        let deadline = self.deadline(&request);
+        let update = request.into_inner();
+        let policies = policies_of(update.policies.as_ref()).map_err(status)?;
+        let updated = self.namespaces.update(&update.name, &policies, deadline);
+        let row = updated.await.map_err(status)?;
+        Ok(Response::new(self.describe(&row)))
     }
 
     async fn delete_namespace(
@@ -294,26 +346,74 @@ impl RaftService for ModeService {
         Ok(Response::new(raft::ListNamespacesResponse { namespaces }))
     }
 
+    /// Works without a quorum: it is asked when something is wrong.
     async fn replication_status(
         &self,
-        _: Request<raft::ReplicationStatusRequest>,
+        request: Request<raft::ReplicationStatusRequest>,
     ) -> Result<Response<raft::ReplicationStatusResponse>, Status> {
-        Err(not_built("ReplicationStatus"))
+        let deadline = self.deadline(&request);
+        let name = &request.get_ref().namespace;
+        let row = self.known(name, deadline).await.map_err(status)?;
+        let tables = self.namespaces.tables();
+        let statuses = self.stores.statuses(&tables).await;
+        let cluster = tables.cluster.clone().unwrap_or_default();
+        let age = |store| self.stores.contact_age(store);
+        let regions = replication::of(&row, &cluster.regions, &statuses, age);
+        Ok(Response::new(raft::ReplicationStatusResponse { regions }))
     }
 
     type ListConflictsStream = BoxStream<'static, Result<raft::Conflict, Status>>;
 
     async fn list_conflicts(
         &self,
-        _: Request<raft::ListConflictsRequest>,
+        request: Request<raft::ListConflictsRequest>,
     ) -> Result<Response<Self::ListConflictsStream>, Status> {
-        Err(not_built("ListConflicts"))
+        let deadline = self.deadline(&request);
+        let request = request.into_inner();
+        let conflicts = self
+            .conflicts(&request.namespace, deadline)
+            .await
+            .map_err(status)?;
+        let (listing, missing) = conflicts.list(request.prefix).await.map_err(status)?;
+        let limit = match request.limit {
+            0 => usize::MAX,
+            limit => limit as usize,
+        };
+        let rows = futures::stream::try_unfold(listing, async |mut listing| {
+            let row = listing.next().await.map_err(status)?;
+            Ok(row.map(|row| (conflicts::to_wire(row), listing)))
+        });
+        let mut response = Response::new(rows.take(limit).boxed());
+        let missing: Vec<String> = missing.iter().map(StoreId::to_string).collect();
+        if !missing.is_empty()
+            && let Ok(value) = MetadataValue::try_from(missing.join(","))
+        {
+            response.metadata_mut().insert(MISSING_STORES, value);
+        }
+        Ok(response)
     }
 
     async fn restore_conflict(
         &self,
-        _: Request<raft::RestoreConflictRequest>,
+        request: Request<raft::RestoreConflictRequest>,
     ) -> Result<Response<raft::RestoreConflictResponse>, Status> {
-        Err(not_built("RestoreConflict"))
+        let deadline = self.deadline(&request);
+        let request = request.into_inner();
+        let only = match (request.id.as_str(), request.all) {
+            ("", true) => None,
+            (id, false) if !id.is_empty() => Some(id),
+            _ => {
+                let text = "give the id of one conflict, or `all`, and not both";
+                return Err(status(Error::invalid("id", text)));
+            }
+        };
+        let conflicts = self
+            .conflicts(&request.namespace, deadline)
+            .await
+            .map_err(status)?;
+        let restored = conflicts.restore(&self.router, only, request.if_untouched, deadline);
+        // Unlike the others this one writes: repeated at another store, it may write again.
+        let restored = restored.await.map_err(|error| error.to_status(false))?;
+        Ok(Response::new(restored))
     }
 }

@@ -17,7 +17,7 @@ use rdb_proto::convert;
 use rdb_proto::kv::{self, Consistency, Receipt};
 use rdb_proto::raft::{NamespaceRow, WriteOp, write_op, write_result::Applied};
 use rdb_types::{
-    Epoch, GlobalKey, Mode, NamespaceId, Reason, Record, Stamp, StoreId, VersionVector,
+    Epoch, GlobalKey, Mode, NamespaceId, Reason, Record, RegionId, Stamp, StoreId, VersionVector,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -109,6 +109,24 @@ impl Router {
     /// The namespaces that requests name.
     pub fn namespaces(&self) -> &Namespaces {
         &self.namespaces
+    }
+
+    /// What time it is, by this store's clock.
+    pub fn unix_ms(&self) -> u64 {
+        self.manager.context().clock.unix_ms()
+    }
+
+    /// This store's replica of a region.
+    ///
+    /// # Errors
+    /// It is not open here yet.
+    pub fn peer(&self, region: RegionId) -> Result<Arc<Peer>, Error> {
+        self.manager.peer(region).ok_or_else(|| {
+            Error::new(
+                Reason::NotReady,
+                format!("region {region} is not open here yet; try again"),
+            )
+        })
     }
 
     fn place(&self, row: &NamespaceRow, key: &[u8], seen_epoch: u64) -> Result<Place, Error> {
@@ -233,7 +251,7 @@ impl Router {
         let token = if options.session.is_empty() {
             None
         } else {
-            Some(SessionToken::decode(&options.session)?)
+            Some(crate::session::decode(&options.session)?)
         };
         match token {
             Some(SessionToken::Revision { region, revision })

@@ -163,11 +163,7 @@ impl Store {
             leaving: Arc::default(),
         };
         let places = Places::new(core.config().load().limits.max_connections as usize);
-        core.metrics().attach(
-            core.manager().clone(),
-            core.namespaces().clone(),
-            places.clone(),
-        );
+        core.metrics().attach(core.manager(), places.clone());
         let edges = Arc::new(Edges {
             core: core.clone(),
             grpc,
@@ -297,10 +293,11 @@ impl Edges {
         .max_encoding_message_size(usize::MAX);
         let modes = RaftServiceServer::new(ModeService::new(
             core.manager().clone(),
-            core.namespaces().clone(),
+            core.router(),
             stores.clone(),
         ))
-        .max_decoding_message_size(max_request);
+        .max_decoding_message_size(max_request)
+        .max_encoding_message_size(usize::MAX);
         let admin = AdminServer::new(AdminService::new(
             core.me(),
             core.manager().clone(),
@@ -369,9 +366,12 @@ async fn report_health(
             .filter(|row| !row.deleted)
         {
             // An eventual one is served by this store alone, too.
-            let served = data_quorum || convert::mode(row.mode) == Some(Mode::Eventual);
+            let served = match convert::mode(row.mode) {
+                Some(Mode::Eventual) => probes.serves_eventual(),
+                _ => ready && data_quorum,
+            };
             reporter
-                .set_service_status(row.name.clone(), status(ready && served))
+                .set_service_status(row.name.clone(), status(served))
                 .await;
         }
         tokio::select! {

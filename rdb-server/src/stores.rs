@@ -2,7 +2,7 @@
 
 use crate::peer_manager::PeerManager;
 use crate::region::meta::MetaState;
-use crate::transport::{Lane, SharedTransport};
+use crate::transport::{Lane, PeerHandler, SharedTransport};
 use futures::future::join_all;
 use rdb_proto::raft::{StoreStatus, StoreStatusRequest, peer_request, peer_response};
 use rdb_types::{RegionId, StoreId};
@@ -44,18 +44,41 @@ impl Stores {
     }
 
     async fn status(&self, store: StoreId) -> Result<StoreStatus, String> {
-        if store == self.me {
-            return Ok(self.manager.status());
-        }
         let request = peer_request::Body::Status(StoreStatusRequest {});
         match self
-            .transport
-            .call(store, Lane::Control, RegionId(0), request, PATIENCE)
-            .await
+            .ask(store, Lane::Control, RegionId(0), request, PATIENCE)
+            .await?
         {
-            Ok(peer_response::Body::Status(status)) => Ok(status),
-            Ok(_) => Err("it answered something else".to_owned()),
-            Err(error) => Err(error.to_string()),
+            peer_response::Body::Status(status) => Ok(status),
+            _ => Err("it answered something else".to_owned()),
         }
+    }
+
+    /// Asks one store, which may be this one; in words, why there is no answer.
+    ///
+    /// # Errors
+    /// It cannot be reached, does not answer in time, or refuses.
+    pub async fn ask(
+        &self,
+        store: StoreId,
+        lane: Lane,
+        region: RegionId,
+        request: peer_request::Body,
+        patience: Duration,
+    ) -> Result<peer_response::Body, String> {
+        if store == self.me {
+            let answer = self.manager.handle(store, region, request, patience);
+            return answer.await.map_err(|error| error.to_string());
+        }
+        let answer = self.transport.call(store, lane, region, request, patience);
+        answer.await.map_err(|error| error.to_string())
+    }
+
+    /// When a store was last heard of; this one is heard of all the time.
+    pub fn contact_age(&self, store: StoreId) -> Option<Duration> {
+        if store == self.me {
+            return Some(Duration::ZERO);
+        }
+        self.manager.context().contacts.age(store)
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! The way in, for strong namespaces: `basic.rs` (no fault at all), `crashes.rs`, `partitions.rs`,
 //! `replicas.rs` (regions, snapshots, digests), `writes.rs` (request ids, expiry, namespaces); for
-//! eventual ones: `eventual.rs`. The names of the tests are the
+//! eventual ones: `eventual.rs`, `conflicts.rs`. The names of the tests are the
 //! promises.
 
 #![allow(
@@ -15,6 +15,8 @@
 
 #[path = "test_consistency/basic.rs"]
 mod basic;
+#[path = "test_consistency/conflicts.rs"]
+mod conflicts;
 #[path = "test_consistency/crashes.rs"]
 mod crashes;
 #[path = "test_consistency/damage.rs"]

@@ -12,6 +12,7 @@ pub mod namespace;
 pub mod reason;
 pub mod record;
 pub mod request_id;
+pub mod session;
 pub mod stamp;
 pub mod vector;
 
@@ -22,5 +23,6 @@ pub use namespace::{Durability, Mode, NameError, NamespaceName, Policies};
 pub use reason::Reason;
 pub use record::Record;
 pub use request_id::RequestId;
+pub use session::SessionToken;
 pub use stamp::{HybridClock, Stamp};
 pub use vector::{Dot, VersionVector};

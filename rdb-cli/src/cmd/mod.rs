@@ -4,6 +4,7 @@
 
 pub(crate) mod cas;
 pub(crate) mod completion;
+pub(crate) mod conflicts;
 pub(crate) mod del;
 pub(crate) mod get;
 pub(crate) mod ns;
@@ -12,6 +13,7 @@ mod receipt;
 pub(crate) mod scan;
 pub(crate) mod status;
 mod value;
+pub(crate) mod verify;
 
 use crate::args::{Args, Command};
 use crate::exit::Error;
@@ -26,6 +28,8 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Error> {
         Command::Cas(cas) => cas.run(&shared).await,
         Command::Scan(scan) => scan.run(&shared).await,
         Command::Ns(ns) => ns.run(&shared).await,
+        Command::Conflicts(conflicts) => conflicts.run(&shared).await,
+        Command::Verify(verify) => verify.run(&shared).await,
         Command::Status => status::run(&shared).await,
         Command::Demo(demo) => demo.run().await,
         Command::Completion(completion) => completion.run(),

@@ -69,14 +69,13 @@ pub(crate) struct PolicyArgs {
     /// Time to live of writes that bring none: 30s, 7d
     #[arg(long, value_name = "DURATION", value_parser = duration, allow_hyphen_values = true)]
     ttl: Option<Duration>,
-    /// When an eventual write is acknowledged: once on disk, or before. Stored, and without effect
-    /// until there is an eventual mode
+    /// When an eventual write is acknowledged: once on this store's disk, or before
     #[arg(long, value_parser = durability_parser())]
     durability: Option<Durability>,
-    /// Objective for replication lag. Stored, and without effect until there is an eventual mode
+    /// Objective for the lag of an eventual namespace: a replica further behind is logged and counted
     #[arg(long, value_name = "DURATION", value_parser = duration, allow_hyphen_values = true)]
     max_lag: Option<Duration>,
-    /// Bound of the conflict log, in bytes. Stored, and without effect until there is an eventual mode
+    /// Bound of an eventual namespace's conflict log, in bytes, per region [default: 64 MiB]
     #[arg(long, value_name = "BYTES")]
     conflict_log: Option<u64>,
 }

@@ -1,9 +1,10 @@
 //! `flaredb status`: the cluster on one screen.
 //!
 //! Owns the screen and the document. It is one store's view: what that store cannot reach is
-//! unreachable here too. What the reports add up to is `status/view.rs`, what is wrong
-//! `status/verdict.rs`.
+//! unreachable here too. What the reports add up to is `status/view.rs` and, for eventual namespaces,
+//! `status/lag.rs`; what is wrong `status/verdict.rs`.
 
+mod lag;
 #[cfg(test)]
 mod tests;
 mod verdict;
@@ -116,6 +117,18 @@ fn screen(answer: &ClusterStatusResponse, verdict: &Verdict, colours: bool) -> S
         &["NAMESPACE", "MODE", "SWITCHING TO", "KEYS"],
         namespaces.collect(),
     );
+    let eventual = lag::of(answer);
+    if !eventual.is_empty() {
+        text += "\n\n";
+        let rows = eventual.iter().flat_map(|(row, replicas)| {
+            let rows = replicas.iter();
+            rows.map(|replica| lag_row(&row.name, replica))
+        });
+        text += &output::table(
+            &["EVENTUAL", "STORE", "LAG", "OLDEST", "CONFLICTS", "HELD"],
+            rows.collect(),
+        );
+    }
     text += "\n\n";
     let colour = match verdict.word() {
         "healthy" => "32",
@@ -131,6 +144,44 @@ fn screen(answer: &ClusterStatusResponse, verdict: &Verdict, colours: bool) -> S
         text += &format!("\n- {finding}");
     }
     text
+}
+
+fn lag_row(namespace: &str, replica: &lag::Replica) -> Vec<String> {
+    let held: Vec<String> = replica
+        .held
+        .iter()
+        .map(|held| format!("store {}", held.origin))
+        .collect();
+    let conflicts = match (replica.reachable, replica.conflicts_dropped) {
+        (false, _) => String::new(),
+        (true, 0) => replica.conflicts.to_string(),
+        (true, dropped) => format!("{} (+{dropped} dropped)", replica.conflicts),
+    };
+    vec![
+        namespace.to_owned(),
+        replica.store.to_string(),
+        replica
+            .lag_writes
+            .map_or_else(|| "unknown".to_owned(), |writes| format!("{writes} writes")),
+        match replica.lag_writes {
+            Some(1..) => age(replica.lag_ms),
+            _ => String::new(),
+        },
+        conflicts,
+        if replica.reachable && held.is_empty() {
+            "none".to_owned()
+        } else {
+            held.join(", ")
+        },
+    ]
+}
+
+/// Some time, for people.
+fn age(ms: u64) -> String {
+    match ms {
+        0..10_000 => format!("{ms}ms"),
+        _ => uptime(ms),
+    }
 }
 
 fn uptime(ms: u64) -> String {
@@ -189,17 +240,23 @@ fn document(answer: &ClusterStatusResponse, verdict: &Verdict) -> Value {
             })
         })
         .collect();
+    let eventual = lag::of(answer);
     let namespaces: Vec<Value> = answer
         .namespaces
         .iter()
         .filter(|row| !row.deleted)
         .map(|row| {
+            let mut replicas = eventual.iter().filter(|(of, _)| of.id == row.id);
+            let replicas = replicas
+                .next()
+                .map(|(_, replicas)| replicas.iter().map(replica).collect::<Vec<Value>>());
             json!({
                 "id": row.id,
                 "name": row.name,
                 "mode": mode(row.mode),
                 "target": mode(row.target),
                 "keys": keys(answer, row.id).to_string(),
+                "replicas": replicas,
             })
         })
         .collect();
@@ -211,5 +268,25 @@ fn document(answer: &ClusterStatusResponse, verdict: &Verdict) -> Value {
         "stores": stores,
         "regions": regions,
         "namespaces": namespaces,
+    })
+}
+
+/// A replica of an eventual namespace.
+fn replica(replica: &lag::Replica) -> Value {
+    let held = replica.held.iter().map(|held| {
+        json!({
+            "origin": held.origin,
+            "held_ms": held.held_ms.to_string(),
+            "ahead_ms": held.ahead_ms.to_string(),
+        })
+    });
+    json!({
+        "store_id": replica.store,
+        "reachable": replica.reachable,
+        "lag_writes": replica.lag_writes.map(|writes| writes.to_string()),
+        "lag_ms": replica.lag_ms.to_string(),
+        "conflicts": replica.conflicts.to_string(),
+        "conflicts_dropped": replica.conflicts_dropped.to_string(),
+        "held": held.collect::<Vec<Value>>(),
     })
 }

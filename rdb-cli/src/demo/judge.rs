@@ -6,6 +6,11 @@
 //! Invariant: what could not be found out is a broken promise, and so is evidence that proves nothing
 //! (no call recorded, no order acknowledged).
 
+mod cart;
+#[cfg(test)]
+mod tests;
+
+use super::cart::Cart;
 use super::cut::{CutOff, StaleRead};
 use super::load::orders::Orders;
 use super::load::transfers::{ACCOUNTS, Bank, OPENING};
@@ -33,6 +38,7 @@ pub(super) struct Evidence {
     /// Accounts found at the end; `None`: it holds no number.
     pub(super) balances: Vec<Option<u64>>,
     pub(super) cut: CutOff,
+    pub(super) cart: Cart,
     pub(super) quorum_timeout: Duration,
     /// How long no write was acknowledged when the leader was killed. `None`: none ever was again.
     pub(super) leader_lost: Option<Duration>,
@@ -52,7 +58,7 @@ pub(super) struct Finding {
 
 /// Judges everything.
 pub(super) fn judge(evidence: &Evidence) -> Vec<Finding> {
-    vec![
+    let strong = [
         registers(&evidence.calls),
         orders(evidence),
         total(&evidence.bank, &evidence.balances),
@@ -62,7 +68,9 @@ pub(super) fn judge(evidence: &Evidence) -> Vec<Finding> {
         stale_reads(&evidence.cut),
         others_went_on(&evidence.cut),
         replicas(&evidence.replicas),
-    ]
+    ];
+    let eventual = cart::judge(&evidence.cart);
+    strong.into_iter().chain(eventual).collect()
 }
 
 fn finding(promise: &'static str, seen: String, broken: Option<String>) -> Finding {
@@ -327,6 +335,3 @@ fn replicas(replicas: &[Replica<Digests, Bytes, Bytes>]) -> Finding {
     };
     finding("after healing, all stores hold the same", seen, broken)
 }
-
-#[cfg(test)]
-mod tests;

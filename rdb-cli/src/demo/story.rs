@@ -3,6 +3,7 @@
 //! Owns the order of events and what is said of them. What clients do is `load`, what a store that is
 //! cut off is asked is `cut`, whether the promises held is `judge`.
 
+use super::cart::{self, Cart};
 use super::cluster::Cluster;
 use super::cut::{self, CutOff};
 use super::failed;
@@ -32,7 +33,7 @@ const RECORD_PREFIX: &str = "record/";
 const LOADERS: usize = 256;
 
 /// How long anything may take that the cluster does by itself, before the story gives up.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Tells it all, with `phase` of load between the events. What it gives back is to be judged.
 pub(super) async fn tell(
@@ -45,10 +46,10 @@ pub(super) async fn tell(
     let load = Load::start(&shared);
     under_load(screen, &shared, phase).await?;
     let leader_lost = kill_the_leader(screen, cluster, &shared, phase).await?;
-    let cut = cut_the_leader_off(screen, cluster, &shared, phase).await?;
+    let (cut, cart) = cut_the_leader_off(screen, cluster, &shared, phase).await?;
     screen.doing("letting the clients finish");
     load.finish().await.map_err(failed)?;
-    gather(screen, cluster, &shared, records, leader_lost, cut).await
+    gather(screen, cluster, &shared, records, leader_lost, cut, cart).await
 }
 
 async fn begin(screen: &Screen, cluster: &mut Cluster) -> Result<Arc<Shared>, Error> {
@@ -74,7 +75,11 @@ async fn begin(screen: &Screen, cluster: &mut Cluster) -> Result<Arc<Shared>, Er
         .create_namespace(NAMESPACE, Some(Mode::Strong), None)
         .await?;
     transfers::open_accounts(&client).await?;
-    screen.say(format!("created namespace {NAMESPACE}, mode strong"))?;
+    cart::open(cluster, &client).await?;
+    screen.say(format!(
+        "created namespace {NAMESPACE}, mode strong, and namespace {}, mode eventual",
+        cart::NAMESPACE
+    ))?;
     let probes = cluster
         .ids()
         .into_iter()
@@ -195,7 +200,7 @@ async fn cut_the_leader_off(
     cluster: &Cluster,
     shared: &Shared,
     phase: Duration,
-) -> Result<CutOff, Error> {
+) -> Result<(CutOff, Cart), Error> {
     let victim = leader(&shared.client).await?;
     let others: Vec<StoreId> = cluster
         .ids()
@@ -208,7 +213,11 @@ async fn cut_the_leader_off(
     ))?;
     screen.doing(format!("store {victim} is cut off, clients go on"));
     let how_long = Config::default().consistency.quorum_timeout + phase;
-    let seen = cut::watch(cluster, shared, victim, how_long).await?;
+    let (seen, sides) = tokio::join!(
+        cut::watch(cluster, shared, victim, how_long),
+        cart::write_on_both_sides(cluster, victim, phase)
+    );
+    let (seen, sides) = (seen?, sides?);
     match &seen.others_wrote_after {
         Ok(after) => screen.say(format!(
             "the other two have a leader of their own, and write again {} after the cut",
@@ -234,6 +243,8 @@ async fn cut_the_leader_off(
         ))?;
     }
 
+    cart::tell(screen, &sides)?;
+
     let elsewhere = cluster.client_of(&others)?;
     let goal = View::ask(&elsewhere)
         .await
@@ -242,23 +253,29 @@ async fn cut_the_leader_off(
     screen.doing("the cut is healed");
     let began = Instant::now();
     cluster.heal();
-    let caught_up = View::wait(&elsewhere, PATIENCE, |view| {
-        view.has_applied(victim, &goal).then_some(())
-    })
-    .await;
+    let ((caught_up, took), converged) = tokio::join!(
+        async {
+            let caught_up = View::wait(&elsewhere, PATIENCE, |view| {
+                view.has_applied(victim, &goal).then_some(())
+            });
+            (caught_up.await, began.elapsed())
+        },
+        cart::converge(&elsewhere, began)
+    );
     caught_up.ok_or_else(|| {
         failed(format!(
             "store {victim} did not catch up within {} s of the healing",
             PATIENCE.as_secs()
         ))
     })?;
-    let took = began.elapsed();
     let (refused, unknown) = errors_since(shared, errors);
     screen.say(format!(
         "healed: store {victim} caught up after {}; meanwhile clients met {refused} refusals and {unknown} unknown outcomes",
         spent(took)
     ))?;
-    Ok(seen)
+    cart::tell_converged(screen, &converged)?;
+    let cart = cart::gather(screen, cluster, shared, sides, converged).await?;
+    Ok((seen, cart))
 }
 
 /// Reads everything once more: through the cluster what clients can know, and each store's own copy.
@@ -269,6 +286,7 @@ async fn gather(
     records: u64,
     leader_lost: Option<Duration>,
     cut: CutOff,
+    cart: Cart,
 ) -> Result<Evidence, Error> {
     screen.doing("comparing the stores");
     let digests = View::wait(&shared.client, PATIENCE, |view| {
@@ -344,6 +362,7 @@ async fn gather(
         bank: std::mem::take(&mut *shared.bank.lock()),
         balances,
         cut,
+        cart,
         quorum_timeout: Config::default().consistency.quorum_timeout,
         leader_lost,
         replicas,

@@ -8,17 +8,21 @@
     reason = "a test may stop at what it did not expect"
 )]
 
+mod modes;
+
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
 use rdb_proto::admin::{self, admin_server::Admin};
 use rdb_proto::kv::{self, kv_server::Kv};
-use rdb_proto::raft;
+use rdb_proto::raft::{self, raft_service_server::RaftServiceServer};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt};
+
+pub(crate) use modes::CONFLICT;
 
 #[derive(Clone, Default)]
 pub(crate) struct Store {
@@ -56,6 +60,7 @@ impl Store {
         let address = listener.local_addr().unwrap().to_string();
         let server = tonic::transport::Server::builder()
             .add_service(kv::kv_server::KvServer::new(store.clone()))
+            .add_service(RaftServiceServer::new(store.clone()))
             .add_service(admin::admin_server::AdminServer::new(store.clone()))
             .serve_with_incoming(TcpListenerStream::new(listener));
         runtime.spawn(server);

@@ -104,6 +104,8 @@ struct World {
     scan_breaks: VecDeque<usize>,
     scans: Vec<kv::ScanRequest>,
     status: Option<admin::ClusterStatusResponse>,
+    /// How every answer says that it was served.
+    receipt: Option<kv::Receipt>,
 }
 
 /// The network, and all stores on it.
@@ -230,6 +232,11 @@ impl Net {
         self.world.lock().unwrap().scans.clone()
     }
 
+    /// From now on every answer says that it was served like this.
+    pub(crate) fn serve_as(&self, receipt: kv::Receipt) {
+        self.world.lock().unwrap().receipt = Some(receipt);
+    }
+
     pub(crate) fn tell_status(&self, status: admin::ClusterStatusResponse) {
         self.world.lock().unwrap().status = Some(status);
     }
@@ -323,23 +330,26 @@ struct Store {
     cut: CancellationToken,
 }
 
-fn success(op: &Op) -> Answer {
+fn success(op: &Op, receipt: Option<kv::Receipt>) -> Answer {
     match op {
         Op::Get(get) => Answer::Get(kv::GetResponse {
             found: true,
             value: get.key.clone(),
+            receipt,
             ..Default::default()
         }),
         Op::Put(_) => Answer::Put(kv::PutResponse {
             version: 7,
-            receipt: None,
+            receipt,
         }),
         Op::Delete(_) => Answer::Delete(kv::DeleteResponse {
             existed: true,
+            receipt,
             ..Default::default()
         }),
         Op::CompareAndSwap(_) => Answer::CompareAndSwap(kv::CompareAndSwapResponse {
             success: true,
+            receipt,
             ..Default::default()
         }),
     }
@@ -348,7 +358,7 @@ fn success(op: &Op) -> Answer {
 impl Store {
     /// Notes the operation down and follows the script.
     async fn act(&self, op: Op, timeout_ms: u64, batched: bool) -> Result<Answer, Status> {
-        let act = {
+        let (act, receipt) = {
             let mut world = self.world.lock().unwrap();
             let seen = Seen {
                 store: self.name.clone(),
@@ -357,14 +367,12 @@ impl Store {
                 batched,
             };
             world.seen.push(seen);
-            world
-                .scripts
-                .get_mut(&self.name)
-                .and_then(VecDeque::pop_front)
-                .unwrap_or(Act::Ok)
+            let script = world.scripts.get_mut(&self.name);
+            let act = script.and_then(VecDeque::pop_front).unwrap_or(Act::Ok);
+            (act, world.receipt.clone())
         };
         match act {
-            Act::Ok => Ok(success(&op)),
+            Act::Ok => Ok(success(&op, receipt)),
             Act::Hang => futures::future::pending().await,
             Act::Cut => {
                 self.cut.cancel();

@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::domain::Mode;
 use super::error::{ConfigError, Origin, Problem};
 use super::layer::{Assembly, is_peer_path, peer_path};
 use super::units::{ByteSize, show_duration};
@@ -25,7 +24,6 @@ pub(crate) fn check(assembly: &mut Assembly) {
     timing(assembly);
     sizes(assembly);
     listening(assembly);
-    unserved(assembly);
     if !assembly.errors.iter().any(|error| is_peer_path(&error.key)) {
         membership(assembly);
     }
@@ -134,25 +132,6 @@ fn listening(assembly: &mut Assembly) {
             place,
             format!("{mine} is taken by {other} ({theirs}): give each its own port"),
         );
-    }
-}
-
-/// Modes that may be declared before there is anything that serves them.
-fn unserved(assembly: &mut Assembly) {
-    let config = &assembly.config;
-    let declared = config
-        .namespaces
-        .iter()
-        .filter(|(_, namespace)| namespace.mode == Some(Mode::Eventual))
-        .map(|(name, _)| format!("namespace {name:?}"));
-    let by_default = (config.consistency.default_mode == Mode::Eventual)
-        .then(|| "each namespace that nobody declares (consistency.default_mode)".to_owned());
-    let all: Vec<String> = by_default.into_iter().chain(declared).collect();
-    if !all.is_empty() {
-        assembly.warnings.push(format!(
-            "{} is to be eventual, which this build cannot serve yet: reads and writes there are answered UNIMPLEMENTED",
-            all.join(", ")
-        ));
     }
 }
 

@@ -152,10 +152,11 @@ File:
 
   Keys of a namespace that have no flag:
     namespaces.NAME.ttl           lifetime of records whose writer gave none
-  These too; they are checked and stored, and have no effect before there is an eventual mode:
+  These too, for eventual namespaces:
     namespaces.NAME.durability    sync: acknowledge after the disk has it; relaxed: before
-    namespaces.NAME.max_lag       a replica further behind is reported
+    namespaces.NAME.max_lag       a replica further behind is logged and counted
     namespaces.NAME.conflict_log  room for writes that lost to a concurrent one
+  A declaration counts when the cluster begins; `flaredb ns update` changes it later.
 
 Environment:
   FLAREDB_SECTION__KEY, with two underscores: FLAREDB_CONSISTENCY__QUORUM_TIMEOUT=2s,

@@ -125,7 +125,8 @@ pub struct NamespaceConfig {
     pub mode: Option<Mode>,
     /// When an eventual write is acknowledged.
     pub durability: Durability,
-    /// The replication lag beyond which a replica counts as behind; `None` for no bound.
+    /// The replication lag beyond which a replica of an eventual namespace is logged and counted; `None` for
+    /// no bound.
     pub max_lag: Option<Duration>,
     /// How long a record lives whose writer gave no lifetime; `None` for ever.
     pub ttl: Option<Duration>,

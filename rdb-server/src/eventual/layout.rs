@@ -113,6 +113,22 @@ pub fn conflicts(region: RegionId, namespace: NamespaceId) -> KeyRange {
     KeyRange::prefix(&by_stamp_prefix(region, namespace))
 }
 
+/// The writes that lost, behind this one; all of them where it is `None`.
+pub fn conflicts_after(
+    region: RegionId,
+    namespace: NamespaceId,
+    after: Option<(Stamp, &[u8])>,
+) -> KeyRange {
+    let mut range = conflicts(region, namespace);
+    if let Some((stamp, user_key)) = after {
+        // The next key there can be.
+        range.start = [&conflict(region, namespace, stamp, user_key)[..], &[0]]
+            .concat()
+            .into();
+    }
+    range
+}
+
 fn by_key_prefix(region: RegionId, namespace: NamespaceId, user_key: &[u8]) -> BytesMut {
     let mut key = namespace_prefix(region, namespace, 13 + user_key.len());
     key.put_u8(BY_KEY);
@@ -238,6 +254,23 @@ mod tests {
         let range = conflicts_of_key(REGION, NAMESPACE, b"k");
         assert!(range.contains(&conflict_of_key(REGION, NAMESPACE, b"k", Stamp(u64::MAX))));
         assert!(!range.contains(&conflict_of_key(REGION, NAMESPACE, b"kk", Stamp(1))));
+    }
+
+    #[test]
+    fn a_page_of_conflicts_begins_behind_the_one_before() {
+        let at = |stamp, key| conflict(REGION, NAMESPACE, Stamp(stamp), key);
+        let rest = conflicts_after(REGION, NAMESPACE, Some((Stamp(5), b"k")));
+        for (row, inside) in [
+            (at(4, b"z"), false),
+            (at(5, b"k"), false),
+            (at(5, b"k\0"), true),
+            (at(5, b"l"), true),
+            (at(6, b"a"), true),
+            (conflict_of_key(REGION, NAMESPACE, b"k", Stamp(9)), false),
+        ] {
+            assert_eq!(rest.contains(&row), inside, "{row:?}");
+        }
+        assert!(conflicts_after(REGION, NAMESPACE, None).contains(&at(0, b"")));
     }
 
     #[test]

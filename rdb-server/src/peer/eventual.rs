@@ -30,7 +30,7 @@ use crate::watch;
 use openraft::async_runtime::WatchReceiver;
 use parking_lot::{Mutex, RwLock};
 use rdb_proto::convert::vector_to_wire;
-use rdb_proto::raft::{self, ConflictRow, RegionDescriptor, WriteOp, WriteResult};
+use rdb_proto::raft::{self, RegionDescriptor, WriteOp, WriteResult};
 use rdb_proto::raft::{peer_request, peer_response};
 use rdb_storage::{Committer, Engine, Family};
 use rdb_types::{
@@ -48,6 +48,11 @@ use writer::Job;
 const INBOX: usize = 4096;
 /// How long a read waits at most until this replica has seen what its session has.
 const CATCH_UP: Duration = Duration::from_secs(2);
+
+/// Bytes of rows in one page of the conflict log, at most one row more.
+const CONFLICT_PAGE_BYTES: usize = 256 << 10;
+/// Rows that are looked at for one page.
+const CONFLICT_PAGE_ROWS: usize = 4096;
 
 /// The policies of namespaces, kept up to date by the store.
 #[derive(Default)]
@@ -281,6 +286,7 @@ impl Eventual {
     pub fn reports(&self) -> Vec<raft::NamespaceReport> {
         let now = Instant::now();
         let now_ms = self.0.core.clock.unix_ms();
+        let held = self.held();
         self.0
             .served()
             .into_iter()
@@ -298,34 +304,46 @@ impl Eventual {
                     conflicts: state.conflicts,
                     conflicts_dropped: state.conflicts_dropped,
                     lags,
+                    expired_through_ms: state.expired_through_ms,
+                    partial: !state.partial.is_empty(),
+                    held: held_streams(&held, namespace, now),
                 }
             })
             .collect()
     }
 
-    /// Rows of the conflict log whose keys begin with `prefix`, the oldest first; whether there are more.
+    /// A page of the conflict log: the next rows whose keys begin with the prefix, the oldest first. It is
+    /// bounded in rows, in their bytes, and in how many rows are looked at, so it may be empty and yet
+    /// have another behind it.
     ///
     /// # Errors
     /// Reading failed.
-    pub fn conflicts(
-        &self,
-        namespace: NamespaceId,
-        prefix: &[u8],
-        limit: usize,
-    ) -> Result<(Vec<ConflictRow>, bool), Error> {
-        let range = layout::conflicts(self.0.region, namespace);
-        let mut rows = Vec::new();
-        for item in self.0.core.engine.scan(Family::Conflicts, &range, false) {
-            let row = conflicts::decode(self.0.region, item?.1)?;
-            if !row.key.starts_with(prefix) {
-                continue;
+    pub fn conflicts(&self, read: &raft::ReadConflicts) -> Result<raft::ReadConflictsReply, Error> {
+        let after = read.after.as_ref();
+        let after = after.map(|after| (Stamp(after.stamp), &after.key[..]));
+        let range = layout::conflicts_after(self.0.region, NamespaceId(read.namespace_id), after);
+        let mut page = raft::ReadConflictsReply::default();
+        let mut bytes = 0;
+        let found = self.0.core.engine.scan(Family::Conflicts, &range, false);
+        for (looked_at, item) in found.enumerate() {
+            let full = page.rows.len() >= read.limit as usize || bytes >= CONFLICT_PAGE_BYTES;
+            if (full || looked_at >= CONFLICT_PAGE_ROWS) && page.last.is_some() {
+                page.more = true;
+                break;
             }
-            if rows.len() == limit {
-                return Ok((rows, true));
+            let stored = item?.1;
+            let stored_bytes = stored.len();
+            let row = conflicts::decode(self.0.region, stored)?;
+            page.last = Some(raft::ConflictPlace {
+                stamp: row.stamp,
+                key: row.key.clone(),
+            });
+            if row.key.starts_with(&read.prefix) {
+                bytes += stored_bytes;
+                page.rows.push(row);
             }
-            rows.push(row);
         }
-        Ok((rows, false))
+        Ok(page)
     }
 
     /// Removes rows of the conflict log here.
@@ -382,11 +400,19 @@ impl Eventual {
             peer_request::Body::ReadConflicts(read) => {
                 let eventual = self.clone();
                 Ok(Box::pin(async move {
-                    let namespace = NamespaceId(read.namespace_id);
-                    let limit = read.limit as usize;
-                    let (rows, more) = eventual.conflicts(namespace, &read.prefix, limit)?;
-                    let reply = raft::ReadConflictsReply { rows, more };
-                    Ok(peer_response::Body::ReadConflicts(reply))
+                    let page = eventual.conflicts(&read)?;
+                    Ok(peer_response::Body::ReadConflicts(page))
+                }))
+            }
+            peer_request::Body::RemoveConflicts(remove) => {
+                let eventual = self.clone();
+                Ok(Box::pin(async move {
+                    let namespace = NamespaceId(remove.namespace_id);
+                    let rows = remove.rows.into_iter();
+                    let rows = rows.map(|row| (row.key, Stamp(row.stamp))).collect();
+                    eventual.remove_conflicts(namespace, rows).await?;
+                    let reply = raft::RemoveConflictsReply {};
+                    Ok(peer_response::Body::RemoveConflicts(reply))
                 }))
             }
             other => Err(other),
@@ -538,6 +564,21 @@ impl Shared {
         self.sender.send(job(reply)).await.map_err(|_| leaving())?;
         answer.await.unwrap_or_else(|_| Err(leaving()))
     }
+}
+
+fn held_streams(
+    held: &BTreeMap<(NamespaceId, StoreId), Hold>,
+    namespace: NamespaceId,
+    now: Instant,
+) -> Vec<raft::HeldStream> {
+    let of_namespace = held.iter().filter(|((of, _), _)| *of == namespace);
+    of_namespace
+        .map(|((_, origin), hold)| raft::HeldStream {
+            origin: u32::from(origin.get()),
+            held_ms: now.saturating_duration_since(hold.since).as_millis() as u64,
+            ahead_ms: hold.ahead_ms,
+        })
+        .collect()
 }
 
 fn leaving() -> Error {

@@ -106,6 +106,10 @@ impl<'a> Applier<'a> {
                 meta.create_namespace(create)
                     .map(|(row, rows)| (Answer::Namespace(row), rows))
             })?,
+            Some(command::Kind::UpdateNamespace(update)) => self.meta(|meta| {
+                meta.update_namespace(update)
+                    .map(|(row, rows)| (Answer::Namespace(row), rows))
+            })?,
             Some(command::Kind::RegisterStore(register)) => {
                 self.meta(|meta| meta.register_store(register).map(|rows| (done(), rows)))?
             }

@@ -250,6 +250,25 @@ impl MetaState {
         Ok((row, rows))
     }
 
+    /// Replaces the policies of a namespace.
+    pub fn update_namespace(
+        &mut self,
+        command: &raft::UpdateNamespaceCommand,
+    ) -> Result<(raft::NamespaceRow, Rows), Error> {
+        let known = self.namespace(&command.name).cloned();
+        let known = known.ok_or_else(|| not_found(&command.name))?;
+        if same_policies(known.policies.as_ref(), command.policies.as_ref()) {
+            return Ok((known, Rows::new()));
+        }
+        let row = raft::NamespaceRow {
+            policies: command.policies.clone(),
+            ..known
+        };
+        let mut rows = Rows::new();
+        self.put_namespace(&mut rows, row.clone());
+        Ok((row, rows))
+    }
+
     /// Records what a store says of itself: where it is, what its configuration declares. Its UUID is
     /// never changed by this: another disk under the same id is refused.
     pub fn register_store(&mut self, command: &raft::RegisterStore) -> Result<Rows, Error> {
@@ -394,6 +413,40 @@ mod tests {
                 .unwrap_err()
                 .reason,
             Reason::InvalidArgument
+        );
+    }
+
+    #[test]
+    fn an_update_replaces_the_policies_and_nothing_else() {
+        let mut state = MetaState::default();
+        state.init_cluster(&plan());
+        let update = |name: &str, ttl_ms| raft::UpdateNamespaceCommand {
+            name: name.into(),
+            policies: Some(raft::Policies {
+                ttl_ms,
+                ..Default::default()
+            }),
+        };
+        let before = state.namespace("logs").cloned().unwrap();
+        let (row, rows) = state.update_namespace(&update("logs", 7)).unwrap();
+        assert_eq!(rows.len(), 1);
+        let policies = row.policies.clone().unwrap();
+        assert_eq!(policies.ttl_ms, 7);
+        let restored = raft::NamespaceRow {
+            policies: None,
+            ..row
+        };
+        assert_eq!(restored, before);
+        assert_eq!(
+            state.update_namespace(&update("logs", 7)).unwrap().1.len(),
+            0
+        );
+        assert_eq!(
+            state
+                .update_namespace(&update("none", 7))
+                .unwrap_err()
+                .reason,
+            Reason::NamespaceNotFound
         );
     }
 

@@ -6,11 +6,7 @@ use crate::support::wait::eventually;
 use rdb_proto::kv::{self, Mode};
 use rdb_proto::raft::raft_service_client::RaftServiceClient;
 use rdb_proto::raft::{CreateNamespaceRequest, ListNamespacesRequest};
-use std::time::Duration;
 use tonic::Code;
-use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_check_response::ServingStatus;
-use tonic_health::pb::health_client::HealthClient;
 
 fn put(key: &str, value: &str, id: &str) -> kv::PutRequest {
     kv::PutRequest {
@@ -409,59 +405,4 @@ async fn without_auto_create_an_unknown_namespace_is_refused() {
     let refusal =
         crate::support::calls::Refusal::of(&client.create_namespace(other).await.unwrap_err());
     refusal.is(Code::AlreadyExists, "ALREADY_EXISTS");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn eventual_namespace_is_a_clear_not_yet() {
-    let cluster = Cluster::start(3, &["--namespace-mode", "logs=eventual"]).await;
-    for store in 0..3 {
-        let logs = Plain::on(&cluster, store).await.namespace("logs");
-        let refusal = refused(logs.put("k", "v").await);
-        refusal
-            .is(Code::Unimplemented, "UNIMPLEMENTED")
-            .outcome("not_applied");
-        assert!(
-            refusal.message.contains("eventual") && refusal.meta("namespace") == "logs",
-            "{refusal:?}"
-        );
-        for read in [linearizable(), stale()] {
-            refused(logs.get_as("k", read).await)
-                .is(Code::Unimplemented, "UNIMPLEMENTED")
-                .outcome("");
-        }
-        // It harms nobody else.
-        let store = Plain::on(&cluster, store).await;
-        store.put("k", "v").await.unwrap();
-        assert!(store.get("k").await.unwrap().found);
-    }
-    let channel = crate::support::calls::channel(cluster.addr(0)).await;
-    let mut health = HealthClient::new(channel.clone());
-    for (service, expected) in [
-        ("default", ServingStatus::Serving),
-        ("logs", ServingStatus::NotServing),
-    ] {
-        eventually(Duration::from_secs(10), service, async || {
-            let request = HealthCheckRequest {
-                service: service.to_owned(),
-            };
-            match health.check(request).await {
-                Ok(answer) if answer.get_ref().status() == expected => Ok(()),
-                other => Err(format!("{other:?}")),
-            }
-        })
-        .await;
-    }
-    let mut client = RaftServiceClient::new(channel);
-    let mode = client
-        .get_mode(rdb_proto::raft::GetModeRequest {
-            namespace: "logs".into(),
-        })
-        .await
-        .unwrap()
-        .into_inner();
-    assert_eq!(
-        (mode.mode(), mode.from_default),
-        (Mode::Eventual, false),
-        "what was declared is what is shown"
-    );
 }

@@ -5,8 +5,8 @@ use super::view::Region;
 use super::{document, screen};
 use rdb_proto::admin::{ClusterStatusResponse, StoreSummary};
 use rdb_proto::raft::{
-    ClockStatus, DeclaredNamespace, Member, NamespaceReport, NamespaceRow, RegionDescriptor,
-    RegionReport, StoreStatus,
+    ClockStatus, DeclaredNamespace, HeldStream, Member, NamespaceReport, NamespaceRow, Policies,
+    RegionDescriptor, RegionReport, ReplicaLag, StoreStatus, VectorPart,
 };
 use std::process::ExitCode;
 
@@ -182,4 +182,72 @@ fn a_leader_that_only_some_know_is_known() {
         let answer = cluster(order.map(|at| reports[at].clone()).to_vec());
         assert_eq!(Region::of(&answer, 2).leader, 2, "{order:?}");
     }
+}
+
+#[test]
+fn an_eventual_namespace_shows_its_lag_and_whose_writes_are_held() {
+    let eventual = |id, sequence: u64, held: &[u32]| {
+        let mut store = store(id, &[(1, 7, 40, true)]);
+        for report in store.status.iter_mut().flat_map(|it| &mut it.regions) {
+            report.namespaces = vec![NamespaceReport {
+                namespace_id: 1,
+                mode: 2,
+                vector: vec![VectorPart {
+                    origin: 1,
+                    sequence,
+                }],
+                conflicts: 4,
+                conflicts_dropped: 3,
+                lags: vec![ReplicaLag {
+                    store_id: 2,
+                    writes: 6,
+                    oldest_ms: 30_000,
+                    ..Default::default()
+                }],
+                held: held
+                    .iter()
+                    .map(|origin| HeldStream {
+                        origin: *origin,
+                        held_ms: 9_000,
+                        ahead_ms: 3_600_000,
+                    })
+                    .collect(),
+                ..Default::default()
+            }];
+        }
+        store
+    };
+    let mut answer = cluster(vec![eventual(1, 12, &[]), eventual(2, 5, &[3])]);
+    answer.namespaces[0].mode = 2;
+    answer.namespaces[0].target = 2;
+    let verdict = Verdict::of(&answer);
+    assert_eq!(verdict.word(), "degraded");
+    assert!(
+        verdict.degraded[0].contains("the writes of store 3 to namespace default wait at store 2"),
+        "{verdict:?}"
+    );
+    let screen = screen(&answer, &verdict, false);
+    for part in ["7 writes", "30s", "4 (+3 dropped)", "store 3"] {
+        assert!(screen.contains(part), "no {part:?} in:\n{screen}");
+    }
+    let replicas = &document(&answer, &verdict)["namespaces"][0]["replicas"];
+    assert_eq!(replicas[1]["lag_writes"], "7");
+    assert_eq!(replicas[1]["held"][0]["origin"], 3);
+
+    // Only a lag beyond the namespace's objective is worth a word.
+    let lags = |objective: i64| {
+        let mut answer = cluster(vec![eventual(1, 12, &[]), eventual(2, 5, &[])]);
+        answer.namespaces[0].mode = 2;
+        answer.namespaces[0].policies = Some(Policies {
+            max_lag_ms: objective,
+            ..Default::default()
+        });
+        Verdict::of(&answer).degraded
+    };
+    assert!(lags(0).is_empty() && lags(60_000).is_empty());
+    assert!(
+        lags(5_000)[0].contains("store 2 is 30s behind in namespace default (7 writes)"),
+        "{:?}",
+        lags(5_000)
+    );
 }

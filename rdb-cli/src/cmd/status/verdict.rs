@@ -1,12 +1,16 @@
 //! The last lines of the status: "healthy", or what is wrong and what to do about it.
 //!
-//! Pure. Invariant: the verdict is "healthy" only when every store answers, every region has a quorum,
-//! no store's clock is off and no namespace is declared in two modes.
+//! Pure. Invariant: the verdict is "healthy" only when every store answers, every region has a quorum, no
+//! store's clock is off, no namespace is declared in two modes, and every eventual one is within its objective for lag, holds
+//! nobody's writes back, and has no two replicas that differ where they should not.
 
+use super::age;
+use super::lag;
 use super::view::{Region, name};
 use crate::cmd::ns::mode;
 use crate::exit;
 use rdb_proto::admin::ClusterStatusResponse;
+use rdb_proto::raft::NamespaceRow;
 use std::process::ExitCode;
 
 /// What is wrong, the worst first, and what to do about each.
@@ -26,8 +30,8 @@ impl Verdict {
             if !view.quorum {
                 let reached = view.replicas;
                 verdict.lost.push(format!(
-                    "region {} has no quorum ({reached} of {} stores report it): nothing can be written there; \
-                     start the missing stores again, or mend the network between them",
+                    "region {} has no quorum ({reached} of {} stores report it): nothing can be written to strong \
+                     namespaces there; start the missing stores again, or mend the network between them",
                     region.id,
                     answer.stores.len()
                 ));
@@ -84,7 +88,40 @@ impl Verdict {
                 ));
             }
         }
+        for (row, replicas) in lag::of(answer) {
+            for replica in &replicas {
+                verdict.of_replica(row, replica);
+            }
+        }
         verdict
+    }
+
+    fn of_replica(&mut self, row: &NamespaceRow, replica: &lag::Replica) {
+        let (name, store) = (&row.name, replica.store);
+        if replica.differs {
+            self.degraded.push(format!(
+                "store {store} holds other data of namespace {name} than a replica that has the same writes: a defect, \
+                 or a damaged disk; it is repaired by itself, and `flaredb verify {name}` tells when it is"
+            ));
+        }
+        for held in &replica.held {
+            self.degraded.push(format!(
+                "the writes of store {} to namespace {name} wait at store {store}, since {}: they are stamped {} ahead of \
+                 its clock; mend the clock that is wrong",
+                held.origin,
+                age(held.held_ms),
+                age(held.ahead_ms)
+            ));
+        }
+        let objective_ms = lag::objective_ms(row);
+        if objective_ms > 0 && replica.lag_ms > objective_ms {
+            self.degraded.push(format!(
+                "store {store} is {} behind in namespace {name} ({} writes), and max_lag is {}",
+                age(replica.lag_ms),
+                replica.lag_writes.unwrap_or(0),
+                age(objective_ms)
+            ));
+        }
     }
 
     pub(super) fn word(&self) -> &'static str {

@@ -1,6 +1,7 @@
 //! The judge on planted evidence: a cluster that kept its promises passes, and each way to break one is
 //! found and named.
 
+use super::super::cart::Side;
 use super::super::cut::Refusal;
 use super::*;
 
@@ -27,6 +28,79 @@ fn replica(store: u64, digest: &str) -> Replica<Digests, Bytes, Bytes> {
         name: format!("store {store}"),
         digest: Ok(vec![(2, 77, digest.to_owned())]),
         scan: Ok(scan),
+    }
+}
+
+/// Both sides wrote `shared/00`; the second one was later.
+fn good_cart() -> Cart {
+    let side = |id, value: &str, version| {
+        let written =
+            |key: &str, value: &str, version| (key.to_owned(), (value.to_owned(), version));
+        let own = format!("store-{id}/000001");
+        Side {
+            store: rdb_types::StoreId::new(id).unwrap(),
+            acknowledged: [
+                written("shared/00", value, version),
+                written(&own, "own", version + 1),
+            ]
+            .into(),
+            writes: 2,
+            refused: None,
+        }
+    };
+    let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
+    let replica = |store: u64| Replica {
+        name: format!("store {store}"),
+        digest: Ok(vec![(2, "{1:2}".to_owned(), "ee".to_owned())]),
+        scan: Ok(vec![
+            (bytes("shared/00"), bytes("second")),
+            (bytes("store-1/000001"), bytes("own")),
+            (bytes("store-2/000001"), bytes("own")),
+        ]),
+    };
+    Cart {
+        sides: vec![side(1, "first", 10), side(2, "second", 20)],
+        converged: Ok(MS * 300),
+        conflicts: vec![(bytes("shared/00"), bytes("first"))],
+        replicas: vec![replica(1), replica(2), replica(3)],
+    }
+}
+
+#[test]
+fn each_way_to_break_an_eventual_promise_is_found() {
+    type Break = fn(&mut Cart);
+    let ways: [(&str, Break); 9] = [
+        ("took no part", |cart| cart.sides[0].writes = 0),
+        ("refused", |cart| {
+            cart.sides[1].refused = Some("NO_QUORUM".into());
+        }),
+        ("no agreement", |cart| {
+            cart.converged = Err("3 writes are missing".into());
+        }),
+        ("late", |cart| cart.converged = Ok(MS * 10_001)),
+        ("other digest", |cart| {
+            cart.replicas[2].digest = Ok(vec![(2, "{1:2}".into(), "ff".into())]);
+        }),
+        ("the older one won", |cart| {
+            for replica in &mut cart.replicas {
+                replica.scan.as_mut().unwrap()[0].1 = Bytes::from_static(b"first");
+            }
+        }),
+        ("a write of one side is gone", |cart| {
+            for replica in &mut cart.replicas {
+                replica.scan.as_mut().unwrap().pop();
+            }
+        }),
+        ("what lost is not listed", |cart| cart.conflicts.clear()),
+        ("another value is listed", |cart| {
+            cart.conflicts[0].1 = Bytes::from_static(b"other");
+        }),
+    ];
+    assert!(broken(&good()).is_empty());
+    for (way, change) in ways {
+        let mut evidence = good();
+        change(&mut evidence.cart);
+        assert_eq!(broken(&evidence).len(), 1, "{way}");
     }
 }
 
@@ -68,6 +142,7 @@ fn good() -> Evidence {
             }],
             stale_failed: None,
         },
+        cart: good_cart(),
         quorum_timeout: MS * 2000,
         leader_lost: Some(MS * 400),
         replicas: vec![replica(1, "aa"), replica(2, "aa"), replica(3, "aa")],
