@@ -7,6 +7,7 @@ mod accept;
 
 pub use accept::{Bounded, CONNECTIONS, IDLE};
 
+use crate::clock::{Standing, StoreClock};
 use crate::cluster::Cluster;
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
@@ -47,6 +48,18 @@ pub fn routes(probes: Probes) -> Router {
 struct Check {
     name: String,
     problem: Option<String>,
+}
+
+/// What is wrong with the store's clock. Not a problem of being ready: strong namespaces are served all
+/// the same, and a store that other stores serve better for is known by `CLOCK_SKEW`.
+fn clock_warning(clock: &StoreClock) -> Option<String> {
+    match clock.standing() {
+        Standing::Fine => None,
+        Standing::Unconfirmed(_) => Some("no majority of the stores was asked yet".to_owned()),
+        Standing::Off(skew) => Some(format!(
+            "{skew}: eventual writes are refused; set the machine's clock right (NTP)"
+        )),
+    }
 }
 
 impl Probes {
@@ -121,6 +134,11 @@ async fn readyz(State(probes): State<Probes>, RawQuery(query): RawQuery) -> Resp
             None => text.push_str(&format!("[+] {}: ok\n", check.name)),
             Some(problem) => text.push_str(&format!("[-] {}: {problem}\n", check.name)),
         }
+    }
+    if let Some(warning) = clock_warning(&probes.manager.context().clock) {
+        text.push_str(&format!("[!] clock: {warning}\n"));
+    } else if verbose {
+        text.push_str("[+] clock: ok\n");
     }
     if ready {
         text.push_str("ready\n");

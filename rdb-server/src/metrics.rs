@@ -460,6 +460,19 @@ impl Collector for Regions {
         )?;
         let engine = self.manager.context().engine.stats();
         let committer = self.manager.context().committer.stats();
+        let clock = &self.manager.context().clock;
+        Self::gauges(
+            &mut encoder,
+            "clock_off",
+            "1 while a majority of the stores is against this store's clock",
+            std::iter::once((Vec::new(), i64::from(clock.off().is_some()))),
+        )?;
+        Self::gauges(
+            &mut encoder,
+            "clock_skew_ms",
+            "How far this store's clock is ahead of the middle of those read lately; absent: none was",
+            clock.skew().map(|skew| (Vec::new(), skew.0)).into_iter(),
+        )?;
         for (name, help, value) in [
             (
                 "storage_disk_bytes",

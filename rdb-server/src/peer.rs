@@ -13,7 +13,7 @@ pub mod quorum;
 pub mod reads;
 pub mod strong;
 
-use crate::clock::StoreClock;
+use crate::clock::{Standing, StoreClock};
 use crate::config::LiveConfig;
 use crate::contacts::Contacts;
 use crate::error::Error;
@@ -198,6 +198,7 @@ impl Peer {
         });
         tasks::spawn(watch_over(
             Arc::downgrade(&peer),
+            context.clock.clone(),
             context.fatal.clone(),
             stop.clone(),
         ));
@@ -520,6 +521,34 @@ impl Peer {
         matches!(first, Ok(Some((key, _))) if layout::parse_expiry(&key).is_some_and(|(at, _)| at <= now_ms))
     }
 
+    /// A leader whose own time must not get into stamps leaves its regions' time standing still: it offers
+    /// the lead to another store, as long as it has it, but does not do so again when it gets it back (the
+    /// others may be no better, or gone). `done`: it has led no more since its clock was found wrong.
+    async fn give_up_timing(&self, standing: Standing, told: &mut bool, done: &mut bool) {
+        let wrong = match standing {
+            Standing::Fine => None,
+            Standing::Unconfirmed(until) if Instant::now() < until => None,
+            Standing::Unconfirmed(_) => Some("not confirmed by a majority".to_owned()),
+            Standing::Off(skew) => Some(skew.to_string()),
+        };
+        let Some(wrong) = wrong else {
+            (*told, *done) = (false, false);
+            return;
+        };
+        *done |= *told && !self.quorum.is_leader();
+        if *done || self.quorum.voters().len() < 2 {
+            return;
+        }
+        match self.transfer_leader(None).await {
+            Ok(true) if !std::mem::replace(told, true) => tracing::warn!(
+                region = self.id().0,
+                "the lead is offered to another store, because the clock here is {wrong}"
+            ),
+            Ok(_) => {}
+            Err(error) => tracing::debug!(region = self.id().0, %error, "the lead is kept for now"),
+        }
+    }
+
     /// A replica whose data is damaged does not lead while another one can: a leader answers reads for
     /// everybody and is where snapshots come from. It goes on to vote, to keep the log, and to stand for
     /// election: it may be the only one left that holds all acknowledged writes, and then it leads until
@@ -543,10 +572,12 @@ impl Peer {
 /// is lost and when it is back, and when the region's consensus has ended.
 async fn watch_over(
     peer: std::sync::Weak<Peer>,
+    clock: Arc<StoreClock>,
     fatal: watch::Sender<Option<String>>,
     stop: CancellationToken,
 ) {
     let (mut leader, mut available) = (None, true);
+    let (mut told, mut done) = (false, false);
     let mut turn = 0u32;
     loop {
         tokio::select! {
@@ -563,6 +594,8 @@ async fn watch_over(
             // stale it is.
             peer.reads.staleness();
             peer.give_up_leading().await;
+            peer.give_up_timing(clock.standing(), &mut told, &mut done)
+                .await;
         }
         let now = peer.quorum.leader();
         if now != leader && now.is_some() {
@@ -608,7 +641,8 @@ async fn keep_time(peer: std::sync::Weak<Peer>, clock: Arc<StoreClock>, stop: Ca
             () = tokio::time::sleep(Duration::from_millis(100)) => {}
         }
         let Some(peer) = peer.upgrade() else { return };
-        if peer.quorum.is_leader() && peer.expiry_due(clock.unix_ms()) {
+        // By the time that a stamp would bear: a tick with an older one would remove nothing.
+        if peer.quorum.is_leader() && peer.expiry_due(clock.stamping_ms()) {
             // What fails here is tried again at the next turn.
             let Ok(stamp) = clock.reserve(1).await else {
                 continue;

@@ -3,6 +3,7 @@
 //! Owns the map and the life of the peers, and takes the requests of other stores to them. Never looks
 //! into a log, and knows no namespace's name.
 
+use crate::clock::Standing;
 use crate::cluster::Cluster;
 use crate::contacts::Contacts;
 use crate::error::Error;
@@ -107,6 +108,17 @@ impl PeerManager {
             uptime_ms: self.started.elapsed().as_millis() as u64,
             http_address: self.facts.http_address.clone(),
             plan: self.cluster.plan(),
+            clock: Some(self.clock_status()),
+        }
+    }
+
+    fn clock_status(&self) -> raft::ClockStatus {
+        let clock = &self.context.clock;
+        let standing = clock.standing();
+        raft::ClockStatus {
+            off: matches!(standing, Standing::Off(_)),
+            unconfirmed: matches!(standing, Standing::Unconfirmed(_)),
+            skew_ms: clock.skew().map(|skew| skew.0),
         }
     }
 
@@ -180,6 +192,11 @@ impl PeerHandler for PeerManager {
         if let peer_request::Body::Status(_) = request {
             let status = self.status();
             return Box::pin(async move { Ok(peer_response::Body::Status(status)) });
+        }
+        if let peer_request::Body::ClockReading(_) = request {
+            let unix_ms = self.context.clock.unix_ms();
+            let reading = peer_response::Body::ClockReading(raft::ClockReading { unix_ms });
+            return Box::pin(async move { Ok(reading) });
         }
         match self.peer(region) {
             Some(peer) => {

@@ -1,9 +1,10 @@
 //! A store without its ports: what it is whatever network, disk and clock it is given.
 //!
-//! Owns the wiring of a store's parts and its life: join the cluster ([`joining`]), open the regions, and
-//! keep the cluster's tables and regions in agreement. Listening, dialling and the process around it are
+//! Owns the wiring of a store's parts and its life: join the cluster ([`joining`]), compare clocks, open the
+//! regions, and keep the cluster's tables and regions in agreement. Listening, dialling and the process around it are
 //! [`crate::server`]'s; a simulator brings edges of its own and runs this very code.
 
+mod clocks;
 pub mod joining;
 
 use crate::clock::{PhysicalClock, StoreClock};
@@ -316,6 +317,8 @@ impl StoreCore {
     async fn live(&self) -> Result<(), Error> {
         let plan = self.join().await?;
         tracing::info!(cluster = %plan.cluster_id, members = plan.members.len(), regions = plan.regions.len(), "member of the cluster");
+        // Before the regions: nothing is stamped until the clock knows that it is one of several.
+        self.compare_clocks();
         let bootstraps = self
             .engine
             .get(Family::Region, &layout::row("bootstraps"))?

@@ -1,17 +1,18 @@
 //! A machine's wall clock, which may be anywhere, and what a process makes of it.
 //!
 //! Owns the difference between simulated time and what the machine believes. It is the same object across
-//! restarts of the store: the machine's clock does not begin anew with the process. A process reads it once
-//! and counts on from there, as the store's own clock does ([`rdb_server::clock::SystemClock`]): a step of
-//! the wall clock reaches it at its next start, a clock that runs too fast or too slow at once.
+//! restarts of the store: the machine's clock does not begin anew with the process. A process reads it at its
+//! start and counts on from there, as a real one's does ([`rdb_server::clock::SystemClock`]): a step of the
+//! wall clock shows beside what it counts, a clock that runs too fast or too slow in both.
 
 use parking_lot::Mutex;
 use rdb_server::clock::PhysicalClock;
 use std::sync::Arc;
 use tokio::time::Instant;
 
-/// When the simulated world begins, in Unix time.
-const EPOCH_MS: u64 = 1_700_000_000_000;
+/// When the simulated world begins, in Unix time: more than ten years after stamps do, so that a clock can
+/// be as far behind.
+const EPOCH_MS: u64 = 2_100_000_000_000;
 
 /// A machine's clock, which can be wrong.
 pub struct MachineClock {
@@ -58,9 +59,8 @@ impl MachineClock {
     /// What a process that starts now goes by.
     pub fn of_process(self: &Arc<Self>) -> ProcessClock {
         let state = self.state.lock();
-        let wall_ms = (EPOCH_MS + state.count_ms()).saturating_add_signed(state.moved_ms);
         ProcessClock {
-            began_wall_ms: wall_ms,
+            began_wall_ms: state.wall_ms(),
             began_count_ms: state.count_ms(),
             machine: self.clone(),
         }
@@ -73,6 +73,10 @@ impl State {
         let passed_ms = self.since.elapsed().as_millis() as i64;
         let gained_ms = passed_ms * self.drift_ppm / 1_000_000;
         self.counted_ms.saturating_add_signed(passed_ms + gained_ms)
+    }
+
+    fn wall_ms(&self) -> u64 {
+        (EPOCH_MS + self.count_ms()).saturating_add_signed(self.moved_ms)
     }
 }
 
@@ -88,6 +92,10 @@ impl PhysicalClock for ProcessClock {
         let counted_ms = self.machine.state.lock().count_ms();
         self.began_wall_ms + counted_ms.saturating_sub(self.began_count_ms)
     }
+
+    fn wall_unix_ms(&self) -> u64 {
+        self.machine.state.lock().wall_ms()
+    }
 }
 
 #[cfg(test)]
@@ -97,12 +105,13 @@ mod tests {
     use tokio::time::advance;
 
     #[tokio::test(start_paused = true)]
-    async fn a_step_reaches_the_next_process_and_drift_every_one() {
+    async fn a_step_shows_on_the_wall_and_drift_everywhere() {
         let machine = MachineClock::new(Instant::now());
         let first = machine.of_process();
         machine.jump(-3_600_000);
         advance(Duration::from_secs(10)).await;
         assert_eq!(first.unix_ms(), EPOCH_MS + 10_000);
+        assert_eq!(first.wall_unix_ms(), EPOCH_MS + 10_000 - 3_600_000);
         let second = machine.of_process();
         assert_eq!(second.unix_ms(), EPOCH_MS + 10_000 - 3_600_000);
         machine.drift(50_000);

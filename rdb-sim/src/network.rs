@@ -413,6 +413,11 @@ pub fn kind(body: &peer_request::Body) -> &'static str {
         Body::Write(_) => "write",
         Body::Propose(_) => "propose",
         Body::Status(_) => "status",
+        Body::PushOrigins(_) => "push-origins",
+        Body::Reports(_) => "reports",
+        Body::CompareRange(_) => "compare-range",
+        Body::ReadConflicts(_) => "read-conflicts",
+        Body::ClockReading(_) => "clock-reading",
     }
 }
 

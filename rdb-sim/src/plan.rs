@@ -76,7 +76,7 @@ pub enum Fault {
     },
     /// The store's disk is copied back from before its bits flipped, and the store started again.
     Mend(StoreId),
-    /// The wall clock jumps: the store hears of it at its next start.
+    /// The wall clock jumps: the store goes by it from its next start on, or when a majority agrees.
     ClockJump(StoreId, i64),
     /// The wall clock gains this much in a million.
     ClockDrift(StoreId, i64),

@@ -128,7 +128,10 @@ impl Ledger {
         let Some(receipt) = receipt else { return };
         let region = RegionId(receipt.region_id);
         let known = match SessionToken::decode(session) {
-            Ok(token) if token.region == region => token.revision,
+            Ok(SessionToken::Revision {
+                region: of,
+                revision,
+            }) if of == region => revision,
             _ => 0,
         };
         let verdict = shared.freshness.answered(

@@ -175,6 +175,24 @@ impl HybridClock {
         Ok(Stamp::from_tick(first, self.store))
     }
 
+    /// Reserves the `count` smallest stamps beyond the last one and returns the first: for a store whose
+    /// physical time must get into no stamp. Never [`ClockWait::Ahead`].
+    pub fn reserve_next(&mut self, count: u64) -> Result<Stamp, ClockWait> {
+        let first = self.last_tick + 1;
+        let last = first + count.max(1) - 1;
+        if last >= self.bound_tick {
+            return Err(ClockWait::Bound);
+        }
+        self.last_tick = last;
+        self.forgive();
+        Ok(Stamp::from_tick(first, self.store))
+    }
+
+    /// What was given out until now counts as no borrowing: physical time was set back, or played no part.
+    pub fn forgive(&mut self) {
+        self.observed_tick = self.last_tick;
+    }
+
     /// Moves the clock past a stamp that was seen elsewhere.
     pub fn observe(&mut self, seen: Stamp) {
         // What lies beyond all that was given out here is another clock's time, whoever's bits it bears.
@@ -269,6 +287,33 @@ mod tests {
         let mut after = HybridClock::new(store(1), NOW + 1000, 500);
         after.raise_bound(NOW + 2000);
         assert!(after.reserve(NOW - 500_000, 1).unwrap() > used);
+    }
+
+    #[test]
+    fn stamps_without_physical_time_follow_the_last_one_and_are_no_borrowing() {
+        let mut clock = HybridClock::new(store(1), 0, 500);
+        clock.raise_bound(NOW + 100_000);
+        clock.observe(Stamp::pack(NOW, 7, store(2)));
+        let given = clock.reserve_next(3).unwrap();
+        assert_eq!((given.unix_ms(), given.counter()), (NOW, 8));
+        assert_eq!(clock.last().counter(), 10);
+        // A second of ticks, four times what may be borrowed.
+        clock.reserve_next(4096 * 1000).unwrap();
+        assert!(clock.reserve(NOW, 1).is_ok());
+        assert_eq!(clock.reserve_next(4096 * 100_000), Err(ClockWait::Bound));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_goes_on_at_once() {
+        let mut clock = HybridClock::new(store(1), 0, 500);
+        clock.raise_bound(NOW + 7_200_000);
+        let ahead = clock.reserve(NOW + 3_600_000, 1).unwrap();
+        assert!(matches!(
+            clock.clone().reserve(NOW, 1),
+            Err(ClockWait::Ahead { .. })
+        ));
+        clock.forgive();
+        assert_eq!(clock.reserve(NOW, 1), Ok(ahead.next()));
     }
 
     #[test]

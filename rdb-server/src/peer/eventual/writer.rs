@@ -289,7 +289,7 @@ async fn do_batch(shared: &Arc<Shared>, ids: &mut IdTable, jobs: Vec<Job>) -> Re
         .sum();
     let mut stamps = Ok(Stamp::ZERO);
     if writes > 0 {
-        stamps = shared.core.clock.reserve(writes).await.map_err(Error::from);
+        stamps = shared.core.clock.stamp_writes(writes).await;
     }
     let engine = shared.core.engine.clone();
     let mut fold = Fold::new(shared.core.me, shared.region, engine.as_ref(), *ids);
