@@ -10,7 +10,7 @@ use prost::Message;
 use rdb_proto::convert::{vector, vector_to_wire};
 use rdb_proto::raft;
 use rdb_storage::{Family, KeyRange, StorageError, View, WriteBatch};
-use rdb_types::{Digest, Epoch, NamespaceId, Record, RegionId, VersionVector};
+use rdb_types::{Digest, Epoch, NamespaceId, Record, RegionId, Stamp, VersionVector};
 use std::collections::BTreeMap;
 
 /// A namespace in a region, as this replica has it.
@@ -47,6 +47,9 @@ pub struct EventualState {
     pub conflicts_dropped: u64,
     /// Bytes of all logs; an estimate once something was truncated.
     pub log_bytes: u64,
+    /// The largest stamp applied: a restart gives out none below it, since what is written then claims
+    /// to have seen all this.
+    pub last_stamp: Stamp,
 }
 
 impl EventualState {
@@ -95,6 +98,7 @@ impl EventualState {
             conflict_bytes: row.conflict_bytes,
             conflicts_dropped: row.conflicts_dropped,
             log_bytes: row.log_bytes,
+            last_stamp: Stamp(row.last_stamp),
         })
     }
 
@@ -138,6 +142,7 @@ impl EventualState {
             conflict_bytes: self.conflict_bytes,
             conflicts_dropped: self.conflicts_dropped,
             log_bytes: self.log_bytes,
+            last_stamp: self.last_stamp.0,
         };
         batch.put(
             Family::Region,
@@ -202,6 +207,7 @@ mod tests {
             conflict_bytes: 60,
             conflicts_dropped: 1,
             log_bytes: 500,
+            last_stamp: Stamp(12_345),
         };
         let (engine, mut batch) = (MemoryEngine::new(), WriteBatch::new());
         state.write_row(RegionId(2), NamespaceId(3), &mut batch);

@@ -89,9 +89,14 @@ impl Keeper {
         let settled = {
             let mut reports = shared.reports.lock();
             reports.applied(namespace, &shared.state(namespace).vector);
-            reports.settled(namespace, &own, applied_index, others)
+            if shared.knows_replicas() {
+                reports.settled(namespace, &own, applied_index, others)
+            } else {
+                None
+            }
         };
-        let now_ms = shared.core.clock.unix_ms();
+        // A clock that is off buries nothing.
+        let now_ms = shared.core.clock.stamping_ms();
         let expired_through_ms = now_ms - now_ms % EXPIRY_STEP_MS;
         loop {
             let settled = settled.clone();

@@ -74,10 +74,15 @@ pub(super) async fn run(shared: Arc<Shared>, to: StoreId) {
             answers.push(push);
             pushes += 1;
         }
-        let wake = link
-            .resting
-            .unwrap_or(ask_at)
-            .min(if asking { now + PATIENCE } else { ask_at });
+        // Only what is still to come: a question that waits for its answer is not due again, and a moment
+        // that has passed would wake this task for ever.
+        let mut wake = now + PATIENCE;
+        if !asking {
+            wake = wake.min(ask_at);
+        }
+        if let Some(until) = link.resting {
+            wake = wake.min(until);
+        }
         tokio::select! {
             biased;
             () = shared.stop.cancelled() => return,

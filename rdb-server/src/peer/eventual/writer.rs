@@ -280,28 +280,33 @@ fn stop_store(shared: &Shared, why: &str) {
 
 /// Does everything in `jobs` in one batch. `Err`: this store may not go on.
 async fn do_batch(shared: &Arc<Shared>, ids: &mut IdTable, jobs: Vec<Job>) -> Result<(), String> {
-    let writes: u64 = jobs
+    let count: u64 = jobs
         .iter()
         .map(|job| match job {
             Job::Writes { ops, .. } => ops.len() as u64,
             _ => 0,
         })
         .sum();
-    let mut stamps = Ok(Stamp::ZERO);
-    if writes > 0 {
-        stamps = shared.core.clock.stamp_writes(writes).await;
-    }
+    // What others wrote comes first: a write that is accepted in the same batch says that it has seen it,
+    // so its stamp has to be beyond.
+    let is_write = |job: &Job| matches!(job, Job::Writes { .. });
+    let (writes, others): (Vec<_>, Vec<_>) = jobs.into_iter().partition(is_write);
     let engine = shared.core.engine.clone();
     let mut fold = Fold::new(shared.core.me, shared.region, engine.as_ref(), *ids);
     let mut round = Round {
         shared,
         fold: &mut fold,
-        stamps,
+        stamps: Ok(Stamp::ZERO),
         converged: Vec::new(),
     };
-    let mut answers = Vec::with_capacity(jobs.len());
-    let mut jobs = jobs.into_iter();
+    let mut answers = Vec::with_capacity(writes.len() + others.len());
+    let mut jobs = others.into_iter().chain(writes);
+    let mut stamped = false;
     while let Some(job) = jobs.next() {
+        if is_write(&job) && !std::mem::replace(&mut stamped, true) {
+            shared.core.clock.observe(round.fold.largest());
+            round.stamps = shared.core.clock.stamp_writes(count).await;
+        }
         match round.fold(&job) {
             Ok(Ok(came)) => answers.push(Answer { job, came }),
             Ok(Err(refusal)) => job.refuse(&refusal),
