@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 /// When the simulated world begins, in Unix time: more than ten years after stamps do, so that a clock can
 /// be as far behind.
-const EPOCH_MS: u64 = 2_100_000_000_000;
+pub const EPOCH_MS: u64 = 2_100_000_000_000;
 
 /// A machine's clock, which can be wrong.
 pub struct MachineClock {

@@ -5,8 +5,8 @@
 //! | [`world`] | a run from its beginning to its verdict |
 //! | [`plan`] | what goes wrong, and when |
 //! | [`store`], [`disk`], [`network`], [`clock`], [`door`], [`aim`] | the simulated edges of a store |
-//! | [`workload`] | what clients do |
-//! | [`observer`], [`invariants`] | what must hold |
+//! | [`workload`], [`eventual_clients`] | what clients do |
+//! | [`observer`], [`eventual_watch`], [`invariants`] | what must hold |
 //! | [`bugs`] | rules that are broken on purpose, to see whether that is caught |
 //! | [`search`] | many seeds, and a failing one made smaller |
 //!
@@ -18,6 +18,8 @@ pub mod bugs;
 pub mod clock;
 pub mod disk;
 pub mod door;
+pub mod eventual_clients;
+pub mod eventual_watch;
 pub mod invariants;
 pub mod network;
 pub mod observer;

@@ -307,6 +307,19 @@ fn print(report: &Report, took: Duration) {
         "looked at: {} leaders of terms, {} committed entries, {} digests",
         report.looked.leaders, report.looked.entries, report.looked.digests
     );
+    let eventual = &report.eventual;
+    println!(
+        "eventual: {} acknowledged, {} entries, {} digests; equal after {} ms{}",
+        eventual.acknowledged,
+        eventual.entries,
+        eventual.digests,
+        eventual.converged_ms,
+        if eventual.held > 0 {
+            ", but for streams of a store that was alone with a wild clock"
+        } else {
+            ""
+        }
+    );
     println!("trace: {:016x}, {} events", report.trace.0, report.trace.1);
     if report.violations.is_empty() {
         println!("everything held");

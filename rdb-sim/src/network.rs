@@ -414,10 +414,11 @@ pub fn kind(body: &peer_request::Body) -> &'static str {
         Body::Propose(_) => "propose",
         Body::Status(_) => "status",
         Body::PushOrigins(_) => "push-origins",
-        Body::ExchangeReports(_) => "exchange-reports",
+        Body::Reports(_) => "reports",
         Body::CompareRange(_) => "compare-range",
         Body::ReadConflicts(_) => "read-conflicts",
         Body::ClockReading(_) => "clock-reading",
+        Body::RemoveConflicts(_) => "remove-conflicts",
     }
 }
 

@@ -11,8 +11,9 @@ use parking_lot::Mutex;
 use prost::Message;
 use rdb_proto::raft::{self, peer_request};
 use rdb_server::peer::Peer;
+use rdb_server::region::state::NamespaceState;
 use rdb_storage::{Family, KeyRange, StorageError, View};
-use rdb_types::{Digest, GlobalKey, NamespaceId, Record, RegionId, StoreId};
+use rdb_types::{Digest, GlobalKey, Mode, NamespaceId, Record, RegionId, StoreId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,7 +114,7 @@ impl Observer {
         self.findings.check(sane_time::NAME, verdict);
         let (index, namespaces) = peer.cell().with(|summary| {
             let digests = summary.namespaces.iter();
-            let digests: Vec<_> = digests.map(|(id, state)| (*id, state.digest)).collect();
+            let digests: Vec<_> = strong(digests).collect();
             (summary.applied_index, digests)
         });
         for (namespace, digest) in namespaces {
@@ -152,7 +153,7 @@ impl Observer {
         for peer in process.core.manager().peers() {
             let kept: BTreeMap<NamespaceId, Digest> = peer.cell().with(|summary| {
                 let digests = summary.namespaces.iter();
-                digests.map(|(id, state)| (*id, state.digest)).collect()
+                strong(digests).collect()
             });
             let range = rdb_server::region::layout::data_range(peer.descriptor());
             match count(disk, &range) {
@@ -169,6 +170,15 @@ impl Observer {
             }
         }
     }
+}
+
+/// The digests that follow from the log: not those of eventual namespaces, of which each replica has its own.
+fn strong<'a>(
+    states: impl Iterator<Item = (&'a NamespaceId, &'a NamespaceState)>,
+) -> impl Iterator<Item = (NamespaceId, Digest)> {
+    states
+        .filter(|(_, state)| state.mode == Mode::Strong)
+        .map(|(namespace, state)| (*namespace, state.digest))
 }
 
 /// Compares the entries `from..=upto` of a store with what was seen committed. The outer error: the disk

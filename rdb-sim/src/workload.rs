@@ -128,7 +128,10 @@ impl Ledger {
         let Some(receipt) = receipt else { return };
         let region = RegionId(receipt.region_id);
         let known = match SessionToken::decode(session) {
-            Ok(token) if token.region == region => token.revision,
+            Some(SessionToken::Revision {
+                region: of,
+                revision,
+            }) if of == region => revision,
             _ => 0,
         };
         let verdict = shared.freshness.answered(
@@ -600,11 +603,11 @@ fn key(number: u64) -> Bytes {
     format!("{letter}{number}").into()
 }
 
-fn number(value: u64) -> Bytes {
+pub(crate) fn number(value: u64) -> Bytes {
     Bytes::copy_from_slice(&value.to_be_bytes())
 }
 
-fn number_of(value: &[u8]) -> u64 {
+pub(crate) fn number_of(value: &[u8]) -> u64 {
     value.try_into().map_or(u64::MAX, u64::from_be_bytes)
 }
 
@@ -619,15 +622,15 @@ fn scan_of(namespace: &str) -> kv::ScanRequest {
     }
 }
 
-fn get(message: kv::GetRequest) -> Operation<kv::GetResponse> {
+pub(crate) fn get(message: kv::GetRequest) -> Operation<kv::GetResponse> {
     Box::new(move |kv| async move { Ok(kv.get(Request::new(message)).await?.into_inner()) }.boxed())
 }
 
-fn put(message: kv::PutRequest) -> Operation<kv::PutResponse> {
+pub(crate) fn put(message: kv::PutRequest) -> Operation<kv::PutResponse> {
     Box::new(move |kv| async move { Ok(kv.put(Request::new(message)).await?.into_inner()) }.boxed())
 }
 
-fn delete(message: kv::DeleteRequest) -> Operation<kv::DeleteResponse> {
+pub(crate) fn delete(message: kv::DeleteRequest) -> Operation<kv::DeleteResponse> {
     Box::new(move |kv| {
         async move { Ok(kv.delete(Request::new(message)).await?.into_inner()) }.boxed()
     })
@@ -643,7 +646,7 @@ fn swap(message: kv::CompareAndSwapRequest) -> Operation<kv::CompareAndSwapRespo
     })
 }
 
-fn scan(message: kv::ScanRequest) -> Operation<Vec<kv::ScanResponse>> {
+pub(crate) fn scan(message: kv::ScanRequest) -> Operation<Vec<kv::ScanResponse>> {
     Box::new(move |kv| {
         async move {
             let mut pages = kv.scan(Request::new(message)).await?.into_inner();

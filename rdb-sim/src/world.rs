@@ -8,16 +8,18 @@ use crate::bugs::{Bug, Bugs};
 use crate::clock::MachineClock;
 use crate::disk::Orders;
 use crate::door::Door;
-use crate::invariants::{Findings, Violation, linearizable, liveness, no_panic};
+use crate::eventual_clients::{self, EventualClient, EventualLedger};
+use crate::eventual_watch::{EventualLooked, EventualWatch, ShortLogs};
+use crate::invariants::{Findings, Violation, convergence, linearizable, liveness, no_panic};
 use crate::network::{Network, Tap, Weather};
 use crate::observer::{Looked, Observer};
 use crate::plan::{Fault, Keep, Place, Planned, plan};
 use crate::store::{Ended, SimStore};
 use crate::trace::Trace;
 use crate::workload::{self, Client, Ledger, Tally};
-use rdb_server::config::{Config, SplitKey};
+use rdb_server::config::{Config, NamespaceConfig, SplitKey};
 use rdb_storage::Family;
-use rdb_types::StoreId;
+use rdb_types::{Durability, Mode, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +51,8 @@ pub struct RunOptions {
     pub clients: u64,
     /// Operations a second, of all clients together, while nothing is broken.
     pub rate: u64,
+    /// Clients of eventual namespaces, and their operations a second.
+    pub eventual: (u64, u64),
     /// How long faults go on, in simulated seconds.
     pub fault_s: u64,
     /// Print every event.
@@ -66,6 +70,7 @@ impl RunOptions {
             stores: 3,
             clients: 8,
             rate: 200,
+            eventual: (5, 150),
             fault_s: 60,
             print: false,
         }
@@ -91,6 +96,10 @@ pub struct Report {
     pub tally: Tally,
     /// What was looked at inside.
     pub looked: Looked,
+    /// What was looked at of eventual namespaces.
+    pub eventual: EventualLooked,
+    /// Eventual writes that each store acknowledged in each simulated second.
+    pub eventual_by_second: BTreeMap<(StoreId, u64), u64>,
 }
 
 /// Runs it.
@@ -122,7 +131,12 @@ struct World {
     bugs: Bugs,
     aim: Arc<Aim>,
     observer: Observer,
+    eventual: EventualWatch,
     ledger: Ledger,
+    eventual_ledger: EventualLedger,
+    /// Stores whose clock was ever moved or made to drift, and those that were moved far ahead.
+    wild: BTreeSet<StoreId>,
+    far_ahead: BTreeSet<StoreId>,
     findings: Findings,
     trace: Trace,
     began: Instant,
@@ -147,11 +161,6 @@ impl World {
         let bugs = Bugs::new(options.bug);
         let door = Door::new(seed ^ 0xd00);
         let aim = Arc::new(Aim::new(door.clone()));
-        // The observer sees what was sent, and the bugs change it after that.
-        let mut taps: Vec<Arc<dyn Tap>> = vec![Arc::new(observer.clone())];
-        taps.extend(bugs.taps());
-        taps.push(aim.clone());
-        let network = Network::new(seed ^ 0x2e7, trace.clone(), taps);
         let peers: BTreeMap<u16, String> = ids
             .iter()
             .map(|id| (id.get(), format!("store-{id}")))
@@ -163,16 +172,30 @@ impl World {
             let seed = seed ^ u64::from(id.get()).wrapping_mul(0x5702);
             (*id, SimStore::new(*id, seed, clock, &peers, tune))
         });
+        let stores: BTreeMap<StoreId, SimStore> = stores.collect();
+        let disks = stores.iter().map(|(id, store)| (*id, store.disk.clone()));
+        let eventual = EventualWatch::new(findings.clone(), trace.clone(), disks.collect());
+        // The observers see what was sent, and the bugs change it after that.
+        let mut taps: Vec<Arc<dyn Tap>> =
+            vec![Arc::new(observer.clone()), Arc::new(eventual.clone())];
+        taps.extend(bugs.taps());
+        taps.push(Arc::new(ShortLogs(options.seed.is_multiple_of(4))));
+        taps.push(aim.clone());
+        let network = Network::new(seed ^ 0x2e7, trace.clone(), taps);
         World {
             options: options.clone(),
-            stores: stores.collect(),
+            stores,
             ids,
             network,
             door,
             bugs,
             aim,
             observer,
+            eventual,
             ledger: Ledger::new(findings.clone(), trace.clone()),
+            eventual_ledger: EventualLedger::new(findings.clone(), trace.clone()),
+            wild: BTreeSet::new(),
+            far_ahead: BTreeSet::new(),
             findings,
             trace,
             began,
@@ -209,6 +232,18 @@ impl World {
             );
             clients.spawn(client.run(until, pace));
         }
+        let (count, rate) = self.options.eventual;
+        let pace = Duration::from_secs(count) / (rate.max(1) as u32);
+        for number in 0..count {
+            let client = EventualClient::new(
+                number,
+                self.options.seed,
+                self.door.clone(),
+                self.eventual_ledger.clone(),
+                self.ids.clone(),
+            );
+            clients.spawn(client.run(until, pace));
+        }
         for (number, planned) in plan.iter().enumerate() {
             self.live_until(self.began + Duration::from_millis(planned.at_ms))
                 .await;
@@ -220,11 +255,19 @@ impl World {
         }
         self.live_until(until).await;
         self.heal().await;
+        let healed = Instant::now();
         // Calls that were under way end by their own deadlines.
         while let Ok(Some(_)) = timeout_at(Instant::now() + LOOK, clients.join_next()).await {}
-        self.probe().await;
+        let mut eventual = self.converge().await;
+        self.probe(healed).await;
         while clients.join_next().await.is_some() {}
-        self.settle().await;
+        self.settle(eventual.held == 0).await;
+        let looked = self.eventual.looked();
+        eventual.entries = looked.entries;
+        eventual.digests = looked.digests;
+        eventual.acknowledged = self
+            .eventual_ledger
+            .with_writes(|writes| writes.acknowledged());
         let verdict = linearizable::check(&self.ledger.calls());
         self.findings.check(linearizable::NAME, verdict);
         network.abort();
@@ -244,6 +287,8 @@ impl World {
             restarts: self.restarts,
             tally: self.ledger.tally(),
             looked: self.observer.looked(),
+            eventual,
+            eventual_by_second: self.eventual_ledger.by_second(),
         }
     }
 
@@ -295,6 +340,7 @@ impl World {
                 && !self.damaged.contains(id)
             {
                 self.observer.look(*id, process, store.disk.engine.as_ref());
+                self.eventual.look(*id, process, self.far_ahead.len() < 2);
             }
         }
     }
@@ -338,6 +384,7 @@ impl World {
             Keep::Everything => Some(usize::MAX),
             Keep::Some => None,
         };
+        self.eventual_ledger.crashed(id);
         let kept = store.crash(&self.network, &self.trace, keep).await;
         self.bugs.crashed(id, &store.disk.engine, kept);
         self.due.insert(id, Instant::now() + down);
@@ -403,11 +450,16 @@ impl World {
             }
             Fault::Mend(id) => self.mend(*id).await,
             Fault::ClockJump(id, by_ms) => {
+                self.wild.insert(*id);
+                if *by_ms > 1_000 {
+                    self.far_ahead.insert(*id);
+                }
                 if let Some(store) = self.stores.get(id) {
                     store.clock.jump(*by_ms);
                 }
             }
             Fault::ClockDrift(id, ppm) => {
+                self.wild.insert(*id);
                 if let Some(store) = self.stores.get(id) {
                     store.clock.drift(*ppm);
                 }
@@ -470,9 +522,33 @@ impl World {
         }
     }
 
+    /// Waits until all replicas of eventual namespaces have seen the same.
+    async fn converge(&mut self) -> EventualLooked {
+        let began = Instant::now();
+        loop {
+            let running = self.door.running();
+            let (differs, held) = self.eventual.differing(&running, !self.wild.is_empty());
+            let took_ms = began.elapsed().as_millis() as u64;
+            let late = took_ms >= convergence::WITHIN_MS;
+            let Some(why) = differs.filter(|_| !late || held == 0) else {
+                return EventualLooked {
+                    held: if late { held } else { 0 },
+                    converged_ms: took_ms,
+                    ..EventualLooked::default()
+                };
+            };
+            if late {
+                let verdict = convergence::in_time(None, &why);
+                self.findings.check(convergence::NAME, verdict);
+                return EventualLooked::default();
+            }
+            self.live_until(Instant::now() + Duration::from_millis(50))
+                .await;
+        }
+    }
+
     /// Every store has to serve again.
-    async fn probe(&mut self) {
-        let healed = Instant::now();
+    async fn probe(&mut self, healed: Instant) {
         let limit = healed + Duration::from_millis(liveness::WITHIN_MS);
         for id in self.ids.clone() {
             let mut took_ms = None;
@@ -498,7 +574,7 @@ impl World {
     }
 
     /// Waits until nothing moves, reads everything at every store, compares everything.
-    async fn settle(&mut self) {
+    async fn settle(&mut self, converged: bool) {
         let give_up = Instant::now() + Duration::from_millis(liveness::WITHIN_MS);
         self.live_until(Instant::now() + Duration::from_secs(1))
             .await;
@@ -517,16 +593,40 @@ impl World {
                 self.observer.recount(*id, process, disk);
             }
         }
+        if converged {
+            self.eventual
+                .compare(&self.door.running(), &self.eventual_ledger);
+        }
     }
 }
 
 /// What simulated stores are configured to: as shipped, but for what would make rare things too rare.
 fn tune(config: &mut Config) {
-    // Two data regions, and snapshots after hundreds of entries instead of thousands.
-    config.cluster.bootstrap_split = vec![SplitKey {
-        namespace_id: 1,
+    // Ids follow the names: the eventual namespaces come first, then those of strong clients.
+    for (name, mode, durability) in [
+        (
+            eventual_clients::RELAXED,
+            Mode::Eventual,
+            Durability::Relaxed,
+        ),
+        (eventual_clients::SYNCED, Mode::Eventual, Durability::Sync),
+        (workload::PUTS_NAMESPACE, Mode::Strong, Durability::Sync),
+        (workload::REGISTER_NAMESPACE, Mode::Strong, Durability::Sync),
+    ] {
+        let namespace = NamespaceConfig {
+            mode: Some(mode),
+            durability,
+            ..NamespaceConfig::default()
+        };
+        config.namespaces.insert(name.to_owned(), namespace);
+    }
+    // Three data regions, two namespaces of each kind cut in two, and snapshots after hundreds of entries
+    // instead of thousands.
+    let split = |namespace_id| SplitKey {
+        namespace_id,
         key: b"m".to_vec(),
-    }];
+    };
+    config.cluster.bootstrap_split = vec![split(2), split(4)];
     config.raft.snapshot_after = 300;
     config.consistency.request_timeout = workload::ATTEMPT;
 }

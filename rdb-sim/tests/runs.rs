@@ -27,6 +27,9 @@ fn held(report: &Report) {
     assert!(report.looked.leaders >= 3, "{:?}", report.looked);
     assert!(report.looked.entries > 100, "{:?}", report.looked);
     assert!(report.looked.digests > 100, "{:?}", report.looked);
+    assert!(report.eventual.acknowledged > 100, "{:?}", report.eventual);
+    assert!(report.eventual.entries > 100, "{:?}", report.eventual);
+    assert!(report.eventual.digests > 20, "{:?}", report.eventual);
 }
 
 #[test]
@@ -74,6 +77,8 @@ fn a_broken_rule_is_caught() {
         Bug::ReadIndexSkipped,
         Bug::RequestIdDropped,
         Bug::RecordNotWritten,
+        Bug::TombstoneDroppedEarly,
+        Bug::GapAccepted,
     ] {
         let base = RunOptions {
             bug: Some(bug),

@@ -131,3 +131,30 @@ fn a_leader_is_found_and_kept_under_every_partition() {
     }
     assert!(standing.is_empty(), "nothing goes on under {standing:?}");
 }
+
+/// A store that is cut off takes eventual writes all the while, and all are equal soon after the heal.
+/// (In the first run of eventual namespaces, a sender that waited for an answer woke itself for ever, and
+/// time stood still.)
+#[test]
+fn a_store_alone_takes_eventual_writes_and_all_are_equal_after_the_heal() {
+    let both: BTreeSet<_> = [1, 3]
+        .into_iter()
+        .flat_map(|other| [(store(2), store(other)), (store(other), store(2))])
+        .collect();
+    let report = tell(
+        "a store alone",
+        15,
+        vec![
+            (4_000, Fault::Cuts(Shape::Alone, both)),
+            (16_000, Fault::Cuts(Shape::Whole, BTreeSet::new())),
+        ],
+    );
+    for second in 6..16 {
+        let taken = report.eventual_by_second.get(&(store(2), second));
+        assert!(
+            taken.is_some_and(|taken| *taken > 5),
+            "second {second}: {taken:?}"
+        );
+    }
+    assert_eq!(report.eventual.held, 0);
+}

@@ -216,6 +216,11 @@ impl MemoryEngine {
         self.state.read().unsynced.len()
     }
 
+    /// What a crash that keeps nothing unsynced would leave, as it is now.
+    pub fn durable(&self) -> Arc<dyn View> {
+        Arc::new(self.state.read().durable.clone())
+    }
+
     /// Makes the next sync fail. Afterwards syncs succeed again but make nothing durable, until
     /// the next [`MemoryEngine::crash`].
     pub fn fail_next_sync(&self) {

@@ -83,7 +83,7 @@ pub struct Folded {
     pub states: BTreeMap<NamespaceId, EventualState>,
     /// Where the table of request ids stands.
     pub ids: IdTable,
-    /// The largest stamp that was merged.
+    /// The largest stamp that was applied.
     pub largest: Stamp,
     /// Conflicts that were found.
     pub conflicts: u64,
@@ -137,7 +137,7 @@ impl<'a> Fold<'a> {
         Ok(())
     }
 
-    /// The largest stamp that was merged so far.
+    /// The largest stamp that the batch has applied so far.
     pub fn largest(&self) -> Stamp {
         self.largest
     }
@@ -167,7 +167,8 @@ impl<'a> Fold<'a> {
         self.states.get_mut(&namespace)
     }
 
-    /// Accepts a write of a client under the given stamp. `relaxed` reserves numbers for early
+    /// Accepts a write of a client under the given stamp, which has to be beyond every stamp applied here:
+    /// its writer says that it has seen them. `relaxed` reserves numbers for early
     /// acknowledgements. `Err` inside is for the client.
     ///
     /// # Errors
@@ -254,7 +255,16 @@ impl<'a> Fold<'a> {
             sequence,
         };
         self.log(namespace, dot, entry.encode_to_vec().into(), seen);
-        self.replace(&global, current, Some(record_of(&entry)));
+        let record = record_of(&entry);
+        self.largest = self.largest.max(stamp);
+        if let Some(state) = self.change(namespace) {
+            state.last_stamp = state.last_stamp.max(stamp);
+        }
+        // The stamp is beyond all that was applied here (the caller's duty): it wins. Should it not, it
+        // loses here as it does everywhere else.
+        if winner(current.as_ref(), &record) == Winner::Incoming {
+            self.replace(&global, current, Some(record));
+        }
         let applied = answer(&entry);
         if let Some(asked) = asked {
             self.ids
@@ -303,6 +313,7 @@ impl<'a> Fold<'a> {
         self.largest = self.largest.max(record.stamp);
         if let Some(state) = self.change(namespace) {
             state.epoch = state.epoch.max(record.epoch);
+            state.last_stamp = state.last_stamp.max(record.stamp);
         }
         if let Some(id) = RequestId::new(entry.request_id.clone()) {
             self.turn_ids(record.stamp, retention_ms);
@@ -376,6 +387,7 @@ impl<'a> Fold<'a> {
     ) -> Result<(), StorageError> {
         self.largest = self.largest.max(record.stamp);
         if let Some(state) = self.change(namespace) {
+            state.last_stamp = state.last_stamp.max(record.stamp);
             state.partial.join(of);
             state.settle_partial();
         }
@@ -620,9 +632,6 @@ impl<'a> Fold<'a> {
         for (record, counts) in [(&old, false), (&new, true)] {
             let Some(record) = record else { continue };
             let live = state.is_live(record);
-            if counts {
-                state.last_stamp = state.last_stamp.max(record.stamp);
-            }
             if live && counts {
                 state.digest.add(&key, record);
                 state.keys += 1;
@@ -677,8 +686,8 @@ impl<'a> Fold<'a> {
             return Ok(true);
         }
         let range = layout::expiring_through(self.region, namespace, through_ms);
-        let mut due: Vec<(u64, GlobalKey)> = Vec::new();
-        let mut all = true;
+        let mut due: BTreeSet<(u64, GlobalKey)> = BTreeSet::new();
+        let (mut all, mut limit_ms) = (true, through_ms);
         for item in self.view.scan(Family::Expiry, &range, false) {
             let (key, _) = item?;
             let (at_ms, global) = layout::parse_expiring(&key)
@@ -686,10 +695,20 @@ impl<'a> Fold<'a> {
             // Whole milliseconds only: the state says up to which one all are buried.
             if due.len() >= BURIED_PER_BATCH && due.last().is_some_and(|(last, _)| *last < at_ms) {
                 all = false;
+                limit_ms = at_ms - 1;
                 break;
             }
-            due.push((at_ms, global));
+            due.insert((at_ms, global));
         }
+        // What this batch has written is not in the view yet, and expires all the same.
+        due.extend(self.fresh.iter().filter_map(|(global, record)| {
+            let at_ms = record
+                .as_ref()
+                .filter(|record| !record.tombstone)?
+                .expires_at_ms;
+            let is_due = at_ms > state.expired_through_ms && at_ms <= limit_ms;
+            (is_due && global.namespace() == namespace).then(|| (at_ms, global.clone()))
+        }));
         // As far as something expired, not as far as time has gone: replicas that hold the same records
         // then say the same, whenever each of them looked.
         let Some(reached) = due.last().map(|(at_ms, _)| *at_ms) else {

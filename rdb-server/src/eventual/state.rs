@@ -47,7 +47,8 @@ pub struct EventualState {
     pub conflicts_dropped: u64,
     /// Bytes of all logs; an estimate once something was truncated.
     pub log_bytes: u64,
-    /// The largest stamp that was ever written here, whoever made it.
+    /// The largest stamp applied: a restart gives out none below it, since what is written then claims
+    /// to have seen all this.
     pub last_stamp: Stamp,
 }
 
@@ -206,7 +207,7 @@ mod tests {
             conflict_bytes: 60,
             conflicts_dropped: 1,
             log_bytes: 500,
-            last_stamp: Stamp(44),
+            last_stamp: Stamp(12_345),
         };
         let (engine, mut batch) = (MemoryEngine::new(), WriteBatch::new());
         state.write_row(RegionId(2), NamespaceId(3), &mut batch);

@@ -211,7 +211,7 @@ impl Collector for Regions {
             ),
         ];
         for (name, help, field) in fields {
-            Self::gauges(
+            Regions::gauges(
                 &mut encoder,
                 name,
                 help,
@@ -243,7 +243,7 @@ impl Collector for Regions {
             ("probation", Kind::Probation),
             ("store", Kind::Store),
         ];
-        Self::gauges(
+        Regions::gauges(
             &mut encoder,
             "connections",
             "Open connections to the client port; on probation is who found no client's place and may be a store",
@@ -289,7 +289,7 @@ impl Collector for Regions {
                 committer.queued_bytes,
             ),
         ] {
-            Self::gauges(
+            Regions::gauges(
                 &mut encoder,
                 name,
                 help,

@@ -160,6 +160,10 @@ impl Eventual {
     pub fn start(core: EventualCore, stop: CancellationToken) -> Result<Eventual, Error> {
         let region = RegionId(core.descriptor.id);
         let on_disk = EventualState::load_all(region, core.engine.as_ref())?;
+        // The bound of the clock on disk covers what this store gave out, not what it merged.
+        for state in on_disk.values() {
+            core.clock.observe(state.last_stamp);
+        }
         let (sender, inbox) = mpsc::channel(INBOX);
         let load = Load::new(core.max_inflight);
         let shared = Arc::new(Shared {
@@ -457,13 +461,17 @@ impl Shared {
             .unwrap_or_default()
     }
 
-    /// The other replicas.
+    /// The other replicas, learners too.
     fn others(&self) -> BTreeSet<StoreId> {
-        let voters = self.core.quorum.voters();
-        voters
-            .into_iter()
-            .filter(|store| *store != self.core.me)
-            .collect()
+        let mut replicas = self.core.quorum.replicas();
+        replicas.remove(&self.core.me);
+        replicas
+    }
+
+    /// Whether it is known who the replicas are: right after a start it is not, and then nobody else
+    /// would be no reason to forget anything.
+    fn knows_replicas(&self) -> bool {
+        self.core.quorum.replicas().contains(&self.core.me)
     }
 
     /// This replica's report of a namespace, of what is synced.

@@ -13,6 +13,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::{Instant as _, ServerState};
 use parking_lot::Mutex;
 use rdb_types::{Reason, RegionId, StoreId};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -150,6 +151,17 @@ impl QuorumWatch {
             .membership()
             .voter_ids()
             .filter_map(StoreId::new)
+            .collect()
+    }
+
+    /// All replicas, learners too.
+    pub fn replicas(&self) -> BTreeSet<StoreId> {
+        self.metrics
+            .borrow_watched()
+            .membership_config
+            .membership()
+            .nodes()
+            .filter_map(|(store, _)| StoreId::new(*store))
             .collect()
     }
 

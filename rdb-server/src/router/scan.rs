@@ -235,14 +235,15 @@ impl ScanPages {
             let (key, value) = damage.check(ReadOf::Scan, item)?;
             let record =
                 Record::decode(value).map_err(|error| damage.record(ReadOf::Scan, &error))?;
+            // What is known of the region follows its data: what was read may be newer, and what is gone
+            // was seen to be gone.
+            token.saw(&record);
             if record.tombstone || record.is_expired(part.now) {
                 continue;
             }
             let Some(global) = GlobalKey::from_bytes(key.clone()) else {
                 continue;
             };
-            // What is known of the region follows its data: what was read may be newer.
-            token.saw(&record);
             let entry = KeyValue {
                 key: global.user_key(),
                 value: if self.keys_only {

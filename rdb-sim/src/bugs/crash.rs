@@ -46,6 +46,7 @@ pub(super) fn spoil(bug: Bug, disk: &MemoryEngine, next: Option<&WriteBatch>) {
                 }
             }
         }
+        Bug::VectorLostOnRestart => super::eventual::forget_vectors(disk, &mut batch),
         _ => return,
     }
     // The simulated disk takes everything that it is given while it is not full.

@@ -112,6 +112,10 @@ impl Engine for Lying {
                 Op::DeleteRange { family, start, end } => passed.delete_range(family, start, end),
             }
         }
+        if let Some(rewritten) = super::eventual::rewrite(self.bug, self.store, &self.real, &passed)
+        {
+            passed = rewritten;
+        }
         self.real.write(&passed)?;
         let mut unsynced = self.unsynced.lock();
         unsynced.entry(self.store).or_default().push(passed);
@@ -119,7 +123,12 @@ impl Engine for Lying {
     }
 
     fn sync(&self) -> Result<(), StorageError> {
-        if self.bug == Bug::AcknowledgeBeforeSync {
+        let skips = {
+            let unsynced = self.unsynced.lock();
+            let of_store = unsynced.get(&self.store).map(Vec::as_slice);
+            super::eventual::skips_sync(self.bug, of_store.unwrap_or_default())
+        };
+        if self.bug == Bug::AcknowledgeBeforeSync || skips {
             return Ok(());
         }
         self.real.sync()?;

@@ -1,13 +1,15 @@
 //! Bugs that are planted to see whether they are caught: one rule broken at a time.
 //!
 //! Owns the list, and the adapters that break the rules: an engine that lies ([`engine`]), a network that
-//! lies ([`wire`]), a disk that comes back other than it was ([`crash`]). The server's code has no part in
+//! lies ([`wire`]), a disk that comes back other than it was ([`crash`]); what of them concerns eventual
+//! namespaces is in [`eventual`]. The server's code has no part in
 //! it and no hook for it: it is handed a worse world.
 //!
 //! Invariant: without a bug, every adapter hands through what it is given.
 
 mod crash;
 mod engine;
+mod eventual;
 mod wire;
 
 use crate::network::Tap;
@@ -52,6 +54,22 @@ pub enum Bug {
     WipedDiskVotes,
     /// A record is now and then not written.
     RecordNotWritten,
+    /// Who passes an entry on gives it a new stamp.
+    RestampOnRelay,
+    /// A restart finds a vector that ends before what the replica had.
+    VectorLostOnRestart,
+    /// A deletion leaves no tombstone.
+    TombstoneDroppedEarly,
+    /// A copy, or a snapshot of the region, removes what the replica accepted itself.
+    CopyWipesOwnWrites,
+    /// An entry that is missing is taken as seen.
+    GapAccepted,
+    /// Now and then a stamp gets onto a disk that is an hour ahead.
+    FarFutureStampMerged,
+    /// Entries of origin logs are taken as synced when they are written.
+    UnsyncedEntrySent,
+    /// A tombstone is dropped once all have seen it, whatever older is still under way.
+    NaiveTombstoneRule,
 }
 
 /// The adapters of one run.

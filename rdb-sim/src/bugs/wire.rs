@@ -5,7 +5,7 @@ use crate::network::{Answer, Letter, Tap};
 use parking_lot::Mutex;
 use rdb_proto::raft::{self, append_reply, peer_request, peer_response};
 use rdb_server::transport::TransportError;
-use rdb_types::RegionId;
+use rdb_types::{NamespaceId, RegionId};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,6 +18,7 @@ pub(super) struct Forger {
     seen: AtomicU64,
     /// The newest leader's vote of each region.
     newest: Mutex<BTreeMap<RegionId, raft::Vote>>,
+    told: super::eventual::LastTold,
 }
 
 impl Forger {
@@ -26,6 +27,7 @@ impl Forger {
             bug,
             seen: AtomicU64::new(0),
             newest: Mutex::default(),
+            told: super::eventual::LastTold::default(),
         }
     }
 
@@ -74,12 +76,25 @@ impl Tap for Forger {
                 }
                 None
             }
+            (Bug::RestampOnRelay | Bug::GapAccepted, peer_request::Body::PushOrigins(push)) => {
+                let now = self.now_and_then();
+                super::eventual::forge_push(self.bug, letter.from, push, now);
+                None
+            }
             _ => None,
         }
     }
 
     fn answer(&self, letter: &Letter, answer: &mut Answer) {
         match (self.bug, answer) {
+            (Bug::NaiveTombstoneRule, Ok(peer_response::Body::Reports(reply))) => {
+                for report in &mut reply.reports {
+                    let namespace = NamespaceId(report.namespace_id);
+                    let between = (letter.to, letter.from);
+                    self.told
+                        .trim(letter.region, namespace, between, &mut report.vector);
+                }
+            }
             (Bug::VoteAlwaysGranted, Ok(peer_response::Body::Vote(reply))) => {
                 if let peer_request::Body::Vote(request) | peer_request::Body::PreVote(request) =
                     &letter.body

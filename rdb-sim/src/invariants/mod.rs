@@ -17,19 +17,38 @@
 //! | [`in_time`] | every call is answered by its deadline |
 //! | [`no_panic`] | whether a task of a store panics |
 //! | [`liveness`] | after everything healed, writes and reads go on |
+//!
+//! Of eventual namespaces:
+//!
+//! | Invariant | looks at |
+//! |---|---|
+//! | [`convergence`] | equal vectors, equal data; equal soon after the healing |
+//! | [`kept`] | acknowledged writes, and deletions, in the end |
+//! | [`sessions`] | what a session has seen, at any replica |
+//! | [`accepted`] | whether a store that is cut off takes writes |
+//! | [`synced_first`] | every entry, vector and record on the wire |
+//! | [`entries_fixed`] | every entry on every wire and disk; and gaps |
+//! | [`clocks_bounded`] | stamps of others on every disk |
 
+pub mod accepted;
 pub mod answered_once;
 pub mod applied;
+pub mod clocks_bounded;
 pub mod committed;
+pub mod convergence;
 pub mod digests;
+pub mod entries_fixed;
 pub mod freshness;
 pub mod in_time;
+pub mod kept;
 pub mod linearizable;
 pub mod liveness;
 pub mod no_panic;
 pub mod nothing_lost;
 pub mod one_leader;
 pub mod sane_time;
+pub mod sessions;
+pub mod synced_first;
 
 use parking_lot::Mutex;
 use std::fmt;

@@ -6,7 +6,8 @@
 //! other in between, and memory is bounded by a message.
 //!
 //! Invariants:
-//! - the answer holds everything up to the vector that comes with it, and was synced before it left;
+//! - the answer holds everything up to the vector that comes with it, and nothing beyond, and was synced
+//!   before it left;
 //! - what is taken over is merged, never put in the place of something newer: a replica's own writes that
 //!   nobody else has yet survive;
 //! - while a copy is under way the replica counts as partial; it is done when its vector says all that
@@ -15,6 +16,7 @@
 use super::Shared;
 use super::writer::Job;
 use crate::error::Error;
+use crate::eventual::EventualState;
 use crate::region::layout::data_range;
 use crate::tasks;
 use crate::transport::Lane;
@@ -69,9 +71,9 @@ pub(super) async fn compare(
         )
         .with("epoch", epoch.unwrap_or(0)));
     }
-    // The vector first: everything up to it is in what is read after it.
-    let vector = shared.durable_state(namespace).vector;
     let view = shared.core.engine.snapshot();
+    // The vector of this very moment: a record beyond it would count on one side and not on the other.
+    let vector = EventualState::load(shared.region, namespace, view.as_ref())?.vector;
     let range = held(&shared, namespace);
     let mut reply = tasks::blocking(move || differing(view.as_ref(), namespace, &range, &request))
         .await

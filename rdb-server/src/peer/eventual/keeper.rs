@@ -84,16 +84,20 @@ impl Keeper {
         let settled = {
             let mut reports = shared.reports.lock();
             reports.applied(namespace, &shared.state(namespace).vector);
-            reports.settled(namespace, &own, applied_index, others)
+            if shared.knows_replicas() {
+                reports.settled(namespace, &own, applied_index, others)
+            } else {
+                None
+            }
         };
-        let now_ms = shared.core.clock.unix_ms();
+        // A clock that is off buries nothing.
+        let now_ms = shared.core.clock.stamping_ms();
         loop {
             let settled = settled.clone();
             let all = shared
                 .do_job(|reply| Job::Keep {
                     namespace,
-                    // A clock that is off buries nothing early.
-                    expired_through_ms: shared.core.clock.stamping_ms(),
+                    expired_through_ms: now_ms,
                     settled,
                     log_bytes: shared.core.config.load().limits.origin_log.as_bytes(),
                     reply,

@@ -30,8 +30,10 @@ const PUSH_BYTES: usize = 512 << 10;
 const PUSH_ENTRIES: usize = 4096;
 /// How often the other is asked what it has.
 const ASK_EVERY: Duration = Duration::from_millis(250);
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the answer to a push may take, and that to a question. What was lost in a cut holds its place
+/// in the window for so long after the heal.
+const PATIENCE: Duration = Duration::from_secs(2);
+const ASKED: Duration = Duration::from_millis(500);
 /// How long sending rests after a failure: at first, and at most.
 const REST: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
@@ -74,10 +76,15 @@ pub(super) async fn run(shared: Arc<Shared>, to: StoreId) {
             answers.push(push);
             pushes += 1;
         }
-        let wake = link
-            .resting
-            .unwrap_or(ask_at)
-            .min(if asking { now + PATIENCE } else { ask_at });
+        // Only what is still to come: a question that waits for its answer is not due again, and a moment
+        // that has passed would wake this task for ever.
+        let mut wake = now + PATIENCE;
+        if !asking {
+            wake = wake.min(ask_at);
+        }
+        if let Some(until) = link.resting {
+            wake = wake.min(until);
+        }
         tokio::select! {
             biased;
             () = shared.stop.cancelled() => return,
@@ -123,17 +130,18 @@ impl Link {
     fn call(
         &self,
         request: peer_request::Body,
+        patience: Duration,
     ) -> BoxFuture<'static, Result<peer_response::Body, TransportError>> {
         let shared = &self.shared;
         shared
             .core
             .transport
-            .call(self.to, Lane::Origins, shared.region, request, PATIENCE)
+            .call(self.to, Lane::Origins, shared.region, request, patience)
     }
 
     fn ask(&self) -> BoxFuture<'static, Answer> {
         let asked = Instant::now();
-        let reply = self.call(peer_request::Body::Reports(raft::ReportsRequest {}));
+        let reply = self.call(peer_request::Body::Reports(raft::ReportsRequest {}), ASKED);
         Box::pin(async move {
             Answer::Reports {
                 asked,
@@ -263,9 +271,8 @@ impl Link {
         if wire.is_empty() {
             return None;
         }
-        let reply = self.call(peer_request::Body::PushOrigins(raft::PushOrigins {
-            runs: wire,
-        }));
+        let push = peer_request::Body::PushOrigins(raft::PushOrigins { runs: wire });
+        let reply = self.call(push, PATIENCE);
         Some(Box::pin(async move {
             Answer::Pushed {
                 runs,

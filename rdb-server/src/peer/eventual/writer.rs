@@ -251,8 +251,6 @@ async fn fill(shared: &Arc<Shared>, ids: &IdTable) -> Result<(), StorageError> {
     let engine = shared.core.engine.clone();
     let mut fold = Fold::new(shared.core.me, shared.region, engine.as_ref(), *ids);
     for (namespace, state) in shared.written.read().iter() {
-        // The clock goes on beyond all that is on this disk, also where others had stamped it.
-        shared.core.clock.observe(state.last_stamp);
         fold.with(*namespace, || state.clone());
         fold.fill(*namespace, state.sequence_bound);
     }
@@ -282,18 +280,17 @@ fn stop_store(shared: &Shared, why: &str) {
 
 /// Does everything in `jobs` in one batch. `Err`: this store may not go on.
 async fn do_batch(shared: &Arc<Shared>, ids: &mut IdTable, jobs: Vec<Job>) -> Result<(), String> {
-    let writes: u64 = jobs
+    let count: u64 = jobs
         .iter()
         .map(|job| match job {
             Job::Writes { ops, .. } => ops.len() as u64,
             _ => 0,
         })
         .sum();
-    // What others stamped is merged first, and the clock is past it before it stamps: a write that has
-    // seen another never carries a smaller stamp.
-    let (own, others): (Vec<Job>, Vec<Job>) = jobs
-        .into_iter()
-        .partition(|job| matches!(job, Job::Writes { .. }));
+    // What others wrote comes first: a write that is accepted in the same batch says that it has seen it,
+    // so its stamp has to be beyond.
+    let is_write = |job: &Job| matches!(job, Job::Writes { .. });
+    let (writes, others): (Vec<_>, Vec<_>) = jobs.into_iter().partition(is_write);
     let engine = shared.core.engine.clone();
     let mut fold = Fold::new(shared.core.me, shared.region, engine.as_ref(), *ids);
     let mut round = Round {
@@ -302,16 +299,14 @@ async fn do_batch(shared: &Arc<Shared>, ids: &mut IdTable, jobs: Vec<Job>) -> Re
         stamps: Ok(Stamp::ZERO),
         converged: Vec::new(),
     };
-    let mut answers = Vec::with_capacity(own.len() + others.len());
-    let (first_own, mut number) = (others.len(), 0);
-    let mut jobs = others.into_iter().chain(own);
-    loop {
-        if number == first_own && writes > 0 {
+    let mut answers = Vec::with_capacity(writes.len() + others.len());
+    let mut jobs = others.into_iter().chain(writes);
+    let mut stamped = false;
+    while let Some(job) = jobs.next() {
+        if is_write(&job) && !std::mem::replace(&mut stamped, true) {
             shared.core.clock.observe(round.fold.largest());
-            round.stamps = shared.core.clock.stamp_writes(writes).await;
+            round.stamps = shared.core.clock.stamp_writes(count).await;
         }
-        number += 1;
-        let Some(job) = jobs.next() else { break };
         match round.fold(&job) {
             Ok(Ok(came)) => answers.push(Answer { job, came }),
             Ok(Err(refusal)) => job.refuse(&refusal),
