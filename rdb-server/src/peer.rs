@@ -88,10 +88,11 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Opens the region from disk and takes part in it.
+    /// Opens the region from disk and takes part in it. `founders`: its first voters.
     pub async fn start(
         context: &PeerContext,
         descriptor: raft::RegionDescriptor,
+        founders: Vec<StoreId>,
     ) -> Result<Arc<Peer>, Error> {
         let region = RegionId(descriptor.id);
         let machine = RegionMachine::open(
@@ -134,6 +135,7 @@ impl Peer {
             raft.metrics(),
             context.contacts.clone(),
             view,
+            founders,
         ));
         let queue = StrongQueue::start(StrongCore {
             region,
