@@ -111,7 +111,6 @@ impl PeerManager {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_ms: self.started.elapsed().as_millis() as u64,
             http_address: self.facts.http_address.clone(),
-            plan: self.cluster.plan(),
         }
     }
 
