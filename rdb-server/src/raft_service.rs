@@ -2,7 +2,7 @@
 //!
 //! Decodes, asks the tables and the regions, encodes. What is not built yet says so.
 
-use crate::error::Error;
+use crate::error::{Error, Outcome};
 use crate::grpc_edge::deadline_of;
 use crate::kv_service::not_built;
 use crate::namespace::Namespaces;
@@ -168,6 +168,11 @@ fn status(error: Error) -> Status {
     error.to_status(true)
 }
 
+/// A change that was refused before it reached any log.
+fn refused(error: Error) -> Status {
+    status(error.outcome(Outcome::NotApplied))
+}
+
 #[tonic::async_trait]
 impl RaftService for ModeService {
     async fn get_mode(
@@ -220,16 +225,16 @@ impl RaftService for ModeService {
         // Checked here as well as in apply: an illegal request never reaches a log. An empty name would
         // mean `default`, which exists.
         let name = NamespaceName::parse(&create.name)
-            .map_err(|error| status(Error::invalid("name", error.to_string())))?;
+            .map_err(|error| refused(Error::invalid("name", error.to_string())))?;
         let policies = convert::policies(create.policies.as_ref())
-            .map_err(|(field, why)| status(Error::invalid(field, why)))?;
+            .map_err(|(field, why)| refused(Error::invalid(field, why)))?;
         policies.check().map_err(|error| {
             let field = format!("policies.{}", error.field);
             let text = format!("policies.{error}");
-            status(Error::invalid(&field, text).with("limit", error.limit))
+            refused(Error::invalid(&field, text).with("limit", error.limit))
         })?;
         if create.mode != 0 && convert::mode(create.mode).is_none() {
-            return Err(status(Error::invalid(
+            return Err(refused(Error::invalid(
                 "mode",
                 format!("{} is not a mode: 1 is strong, 2 eventual", create.mode),
             )));

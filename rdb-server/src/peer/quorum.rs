@@ -181,9 +181,9 @@ impl QuorumWatch {
         self.view.set(self.age().as_millis() as u64);
     }
 
-    /// The refusal of a region without a quorum: of a read, or of a change (what it is called, and what
-    /// became of it).
-    pub fn lost(&self, change: Option<(&str, Outcome)>) -> Error {
+    /// The refusal of a region without a quorum: of a read, or of a change (what it is called, where its
+    /// text shall say what became of it, and what did).
+    pub fn lost(&self, change: Option<(Option<&str>, Outcome)>) -> Error {
         let (reached, needed) = self.reached_and_needed();
         let leader = self
             .leader()
@@ -191,7 +191,8 @@ impl QuorumWatch {
         let region = self.region;
         let seconds = self.age().as_secs_f32();
         let tail = match change {
-            Some((what, outcome)) => format!("; {}", outcome.clause(what)),
+            Some((Some(what), outcome)) => format!("; {}", outcome.clause(what)),
+            Some((None, _)) => String::new(),
             None => "; a stale read still works (consistency = stale)".to_owned(),
         };
         let but = if reached >= needed {
