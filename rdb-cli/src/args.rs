@@ -63,6 +63,8 @@ pub(crate) struct Shared {
         - jsonl  one document a line, as they come\n\
         - raw    values alone: a value's bytes for get, a version for put, del and cas, key TAB value for scan\n\
         \n\
+        raw escapes nothing: where keys or values of a scan hold a TAB or a line's end, take another format.\n\
+        \n\
         In JSON, numbers of 64 bits are strings, and a key or value that is no UTF-8 text stands in key_base64 or \
         value_base64. Default: raw for get; else table on a terminal and jsonl off it")]
     pub(crate) output: Option<Format>,
@@ -150,27 +152,36 @@ impl Shared {
     }
 }
 
+/// Longest first, so that the largest unit that divides a duration shows it.
+const UNITS_MS: [(&str, u64); 5] = [
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1_000),
+    ("ms", 1),
+];
+
+/// As [`duration`] reads it.
+pub(crate) fn show_duration(ms: u64) -> String {
+    let whole = UNITS_MS
+        .iter()
+        .find(|(_, unit_ms)| ms >= *unit_ms && ms.is_multiple_of(*unit_ms));
+    let (unit, unit_ms) = whole.unwrap_or(&("ms", 1));
+    format!("{}{unit}", ms / unit_ms)
+}
+
 /// `500ms`, `10s`, `15m`, `24h`, `7d`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
-    let unit_ms: u64 = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => {
-            return Err(
-                "a duration is a whole number and ms, s, m, h or d, as in 500ms or 10s".to_owned(),
-            );
-        }
-    };
+    let known = UNITS_MS.iter().find(|(name, _)| *name == unit);
+    let (_, unit_ms) =
+        known.ok_or("a duration is a whole number and ms, s, m, h or d, as in 500ms or 10s")?;
     let number: u64 = number
         .parse()
         .map_err(|_| "a duration begins with a whole number, as in 500ms".to_owned())?;
     let ms = number
-        .checked_mul(unit_ms)
+        .checked_mul(*unit_ms)
         .ok_or_else(|| "that is too long".to_owned())?;
     if ms == 0 {
         return Err("it must be more than 0".to_owned());
@@ -224,7 +235,10 @@ mod tests {
             ("7d", 604_800_000),
         ] {
             assert_eq!(duration(text), Ok(Duration::from_millis(ms)));
+            assert_eq!(show_duration(ms), text);
         }
+        let shown = [0, 1, 1_500, 90_000, 3_162_240_000_000].map(show_duration);
+        assert_eq!(shown, ["0ms", "1ms", "1500ms", "90s", "36600d"]);
         for bad in [
             "",
             "5",

@@ -5,7 +5,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// The key of a store's row: `clock` (the bound above every stamp given out), `plan` (what the
-/// cluster started from).
+/// cluster started from), `promise` (the one disk that may name this one in a plan).
 pub fn row(name: &str) -> Bytes {
     let mut key = BytesMut::with_capacity(8 + name.len());
     key.put_u64(0);

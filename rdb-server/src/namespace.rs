@@ -160,7 +160,8 @@ impl Namespaces {
     ) -> Result<NamespaceRow, Error> {
         let row = self
             .change(command::Kind::CreateNamespace(create), deadline)
-            .await?;
+            .await
+            .map_err(may_exist)?;
         tracing::info!(namespace = %row.name, id = row.id, mode = convert::mode(row.mode).map_or("none", Mode::as_str), from_default = row.from_default, "namespace is there");
         for peer in self.manager.data_peers() {
             // The namespace exists from here on; a region that cannot be told now is told by the first
@@ -207,16 +208,22 @@ impl Namespaces {
     }
 }
 
+/// Says what is not known of a creation in words of its own: the region that was asked knows only that it
+/// was to change a table.
+fn may_exist(mut error: Error) -> Error {
+    if error.is_unknown() {
+        error
+            .message
+            .push_str("; the namespace may have been created");
+    }
+    error
+}
+
 /// What a write hears whose namespace was not there and could not be created. What is unknown of the
 /// creation is not unknown of the write.
 fn not_created(name: &str, mut error: Error) -> Error {
-    let namespace = if error.is_unknown() {
-        "; the namespace may have been created"
-    } else {
-        ""
-    };
     error.message = format!(
-        "namespace {name:?} had to be created first: {}; {}{namespace}",
+        "namespace {name:?} had to be created first: {}; {}",
         error.message,
         Outcome::NotApplied.clause("the write")
     );
@@ -230,9 +237,8 @@ mod tests {
     #[test]
     fn the_text_of_a_creation_that_failed_says_what_its_outcome_says() {
         let refused = |outcome: Outcome| {
-            let what = "the change of the cluster's tables";
-            let text = format!("region 1 has no quorum; {}", outcome.clause(what));
-            not_created("n", Error::new(Reason::NoQuorum, text).outcome(outcome))
+            let error = Error::new(Reason::NoQuorum, "region 1 has no quorum").outcome(outcome);
+            not_created("n", may_exist(error))
         };
         for (error, created) in [
             (refused(Outcome::Unknown), true),
@@ -241,7 +247,7 @@ mod tests {
             assert_eq!(error.metadata["outcome"], "not_applied");
             let says = |part: &str| error.message.contains(part);
             assert!(says("; the write was not applied"), "{error}");
-            assert!(!says("whether the write"), "{error}");
+            assert!(!says("whether"), "{error}");
             assert_eq!(
                 says("the namespace may have been created"),
                 created,

@@ -96,10 +96,11 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Opens the region from disk and takes part in it.
+    /// Opens the region from disk and takes part in it. `founders`: its first voters.
     pub async fn start(
         context: &PeerContext,
         descriptor: raft::RegionDescriptor,
+        founders: Vec<StoreId>,
     ) -> Result<Arc<Peer>, Error> {
         let region = RegionId(descriptor.id);
         let machine = RegionMachine::open(
@@ -142,6 +143,7 @@ impl Peer {
             raft.metrics(),
             context.contacts.clone(),
             view,
+            founders,
         ));
         let queue = StrongQueue::start(StrongCore {
             region,

@@ -63,7 +63,12 @@ impl PeerManager {
         if let Some(peer) = self.peer(region) {
             return Ok(peer);
         }
-        let peer = Peer::start(&self.context, descriptor).await?;
+        let founders = self.cluster.plan().map_or_else(Vec::new, |plan| {
+            let ids = plan.members.iter();
+            ids.filter_map(|member| StoreId::new(u64::from(member.store_id)))
+                .collect()
+        });
+        let peer = Peer::start(&self.context, descriptor, founders).await?;
         self.peers.write().insert(region, peer.clone());
         Ok(peer)
     }
@@ -107,7 +112,6 @@ impl PeerManager {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_ms: self.started.elapsed().as_millis() as u64,
             http_address: self.facts.http_address.clone(),
-            plan: self.cluster.plan(),
             clock: Some(self.clock_status()),
         }
     }

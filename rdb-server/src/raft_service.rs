@@ -6,7 +6,7 @@
 mod conflicts;
 mod replication;
 
-use crate::error::Error;
+use crate::error::{Error, Outcome};
 use crate::grpc_edge::deadline_of;
 use crate::kv_service::not_built;
 use crate::namespace::Namespaces;
@@ -221,6 +221,11 @@ fn status(error: Error) -> Status {
     error.to_status(true)
 }
 
+/// A change that was refused before it reached any log.
+fn refused(error: Error) -> Status {
+    status(error.outcome(Outcome::NotApplied))
+}
+
 #[tonic::async_trait]
 impl RaftService for ModeService {
     async fn get_mode(
@@ -273,10 +278,10 @@ impl RaftService for ModeService {
         // Checked here as well as in apply: an illegal request never reaches a log. An empty name would
         // mean `default`, which exists.
         let name = NamespaceName::parse(&create.name)
-            .map_err(|error| status(Error::invalid("name", error.to_string())))?;
-        let policies = policies_of(create.policies.as_ref()).map_err(status)?;
+            .map_err(|error| refused(Error::invalid("name", error.to_string())))?;
+        let policies = policies_of(create.policies.as_ref()).map_err(refused)?;
         if create.mode != 0 && convert::mode(create.mode).is_none() {
-            return Err(status(Error::invalid(
+            return Err(refused(Error::invalid(
                 "mode",
                 format!("{} is not a mode: 1 is strong, 2 eventual", create.mode),
             )));

@@ -8,7 +8,7 @@ mod clocks;
 pub mod joining;
 
 use crate::clock::{PhysicalClock, StoreClock};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, first_members};
 use crate::config::{Config, LiveConfig};
 use crate::contacts::{Contacts, Listening};
 use crate::error::Error;
@@ -23,7 +23,7 @@ use crate::router::Router;
 use crate::tasks::Tasks;
 use crate::transport::SharedTransport;
 use arc_swap::ArcSwap;
-use joining::{same_members, stored_plan};
+use joining::{same_members, stored_plan, stored_promise};
 use rdb_proto::raft::Member;
 use rdb_storage::{Committer, DataDir, Engine, Family, StorageError};
 use rdb_types::{RegionId, StoreId};
@@ -188,10 +188,15 @@ impl StoreCore {
             .iter()
             .filter_map(|(id, address)| Some((StoreId::new(u64::from(*id))?, address.clone())))
             .collect();
-        if let Some(plan) = &plan {
-            same_members(plan, me, &peers)?;
-        }
-        let cluster = Cluster::new(member.clone(), &peers, plan)
+        let list = match &plan {
+            Some(plan) => {
+                same_members(plan, me, &peers)?;
+                None
+            }
+            None => Some(first_members(me, &peers)),
+        };
+        let promised = stored_promise(engine.as_ref(), &member, list.as_ref())?;
+        let cluster = Cluster::new(member.clone(), &peers, plan, promised)
             .ok_or_else(|| StartError::Disk("the store has no id".into()))?;
         let contacts = Arc::new(Contacts::new());
         let transport: SharedTransport = Listening::new(connect(me, &cluster), contacts.clone());

@@ -96,13 +96,29 @@ pub trait PeerHandler: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<peer_response::Body, Error>>;
 }
 
-/// Who may talk to whom: the store's identity, asked at the start of every stream.
+/// What a caller is answered.
+#[derive(Clone, Debug, Default)]
+pub struct Greeting {
+    /// What this store says of itself.
+    pub reply: rdb_proto::raft::HelloReply,
+    /// Whether the caller's requests are served; else the stream ends with the reply.
+    pub served: bool,
+}
+
+/// Who may talk to whom: the store's identity, asked at the start of every stream. What it allows, it
+/// allows for as long as the stream lasts.
 pub trait Handshake: Send + Sync + 'static {
     /// What this store says of itself when it dials `to`.
     fn hello(&self, to: StoreId) -> rdb_proto::raft::Hello;
-    /// Judges a caller. `Ok` is what this store says of itself in return.
-    fn accept(&self, hello: &rdb_proto::raft::Hello) -> Result<rdb_proto::raft::HelloReply, Error>;
-    /// Judges the store that was dialled by what it answered.
+    /// Judges a caller.
+    ///
+    /// # Errors
+    /// It is refused; the error is all that it hears.
+    fn accept(&self, hello: &rdb_proto::raft::Hello) -> Result<Greeting, Error>;
+    /// Judges the store that was dialled by what it answered. `Ok`: requests may follow.
+    ///
+    /// # Errors
+    /// It is refused; or, with a reason that passes, there is nothing to be said to it yet.
     fn check_reply(&self, to: StoreId, reply: &rdb_proto::raft::HelloReply) -> Result<(), Error>;
     /// Where a store is dialled: host:port. `None`: not a member.
     fn address_of(&self, store: StoreId) -> Option<String>;

@@ -12,14 +12,14 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use support::calls::{PATIENT, Plain, refused, text};
 use support::cluster::{Cluster, DATA};
 use support::http;
-use support::process::run_to_exit;
+use support::process::{Node, run_to_exit, server};
 use support::wait::eventually;
 use tokio::time::Instant;
 use tonic::Code;
@@ -123,6 +123,206 @@ async fn nobody_begins_a_cluster_without_all_of_the_list() {
     cluster.launch(2);
     assert_one_cluster(&mut cluster).await;
     Plain::on(&cluster, 2).await.put("k", "v").await.unwrap();
+}
+
+/// A second process under the id of a store, with a directory of its own, at an address that no list has.
+fn twin_of(cluster: &Cluster, store: usize) -> Node {
+    let dir = cluster.dir().join("twin");
+    fs::create_dir_all(&dir).unwrap();
+    let mut twin = Node::new(server(), &dir, store, &[]).unwrap();
+    let listed: Vec<_> = (0..cluster.len()).map(|at| cluster.addr(at)).collect();
+    twin.set_peers(&listed);
+    // It says that it is where the real one is.
+    twin.set_flag("--advertise-addr", &cluster.addr(store).to_string());
+    twin
+}
+
+/// The clusters that these directories belong to.
+fn clusters_of(dirs: &[PathBuf]) -> BTreeSet<String> {
+    let noted = |dir: &PathBuf| {
+        let text = fs::read_to_string(dir.join("STORE")).ok()?;
+        let line = text.lines().find(|line| line.starts_with("cluster_id"))?;
+        Some(line.split('"').nth(1)?.to_owned())
+    };
+    dirs.iter()
+        .filter_map(noted)
+        .filter(|id| !id.is_empty())
+        .collect()
+}
+
+async fn says(what: &str, log: impl Fn() -> String) {
+    eventually(PATIENT, &format!("a log says {what:?}"), async || {
+        let log = log();
+        if log.contains(what) { Ok(()) } else { Err(log) }
+    })
+    .await;
+}
+
+/// A reader's find: the list was consented to by id, not by disk, so that stores 2 and 3 agreed with any
+/// number of planners. Two clusters began, and as streams were judged once, one wrote into the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_directories_of_the_planner_begin_one_cluster() {
+    // In each round the twin comes at another moment; 9: after all others.
+    for (round, twin_at) in [0, 1, 2, 9, 0, 1].into_iter().enumerate() {
+        let mut cluster = Cluster::prepare(3, &[]);
+        let mut twin = twin_of(&cluster, 0);
+        let order = [[0, 1, 2], [2, 1, 0], [1, 2, 0]][round % 3];
+        for (turn, store) in order.into_iter().enumerate() {
+            if turn == twin_at {
+                twin.launch().unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(30 * round as u64)).await;
+            cluster.launch(store);
+        }
+        if twin_at > 2 {
+            twin.launch().unwrap();
+        }
+        // Those that the list leads to are the cluster. The twin sees that it is none of it, and ends.
+        let id = assert_one_cluster(&mut cluster).await;
+        let ended = twin.wait_exit(ENDS).await.unwrap();
+        assert_eq!(ended.code(), Some(1), "{}", twin.log());
+        let last = twin.log().lines().last().unwrap_or_default().to_owned();
+        assert!(last.contains("has another data directory"), "{last:?}");
+        let mut dirs: Vec<_> = (0..3)
+            .map(|at| cluster.node(at).data_dir().to_owned())
+            .collect();
+        dirs.push(twin.data_dir().to_owned());
+        assert_eq!(clusters_of(&dirs), BTreeSet::from([id]), "round {round}");
+        let store = Plain::on(&cluster, round % 3).await;
+        store.put("k", "v").await.unwrap();
+        cluster.kill_all(&[0, 1, 2]);
+        for store in order {
+            cluster.launch(store);
+        }
+        assert_one_cluster(&mut cluster).await;
+        let store = Plain::on(&cluster, (round + 1) % 3).await;
+        assert_eq!(text(&store.get("k").await.unwrap()).as_deref(), Some("v"));
+    }
+}
+
+/// The planner's directory is replaced while the cluster forms, by turns with the old one at the very
+/// address that all others dial.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn directories_of_the_planner_that_take_turns_begin_one_cluster() {
+    let mut begun = 0;
+    for turn_ms in [40, 90, 150, 240, 380] {
+        let mut cluster = Cluster::prepare(3, &[]);
+        let first = cluster.node(0).data_dir().to_owned();
+        let second = cluster.dir().join("second");
+        let (mut acknowledged, mut dirs) = (Vec::new(), vec![first.clone(), second.clone()]);
+        dirs.extend([1, 2].map(|at| cluster.node(at).data_dir().to_owned()));
+        cluster.launch(1);
+        cluster.launch(2);
+        for (turn, dir) in [&first, &second, &first, &second].into_iter().enumerate() {
+            cluster.kill(0);
+            cluster.node_mut(0).set_data_dir(dir.clone());
+            cluster.launch(0);
+            tokio::time::sleep(Duration::from_millis(turn_ms * (turn as u64 + 1))).await;
+            let (key, store) = (format!("k{turn}"), Plain::on(&cluster, turn % 3).await);
+            let patient = store.timeout(Duration::from_millis(600));
+            if patient.put(&key, "v").await.is_ok() {
+                acknowledged.push(key);
+            }
+        }
+        let clusters = clusters_of(&dirs);
+        assert!(clusters.len() <= 1, "after {turn_ms} ms: {clusters:?}");
+        begun += clusters.len();
+        if clusters.is_empty() {
+            assert_eq!(acknowledged, Vec::<String>::new());
+            continue;
+        }
+        // The one whose directory the cluster knows, and everybody else, have what was acknowledged.
+        let known = dirs.iter().take(2).find(|dir| {
+            let one = [(*dir).clone()];
+            clusters_of(&one) == clusters
+        });
+        cluster.kill_all(&[0, 1, 2]);
+        cluster
+            .node_mut(0)
+            .set_data_dir(known.expect("the planner began it").clone());
+        for store in 0..3 {
+            cluster.launch(store);
+        }
+        assert_one_cluster(&mut cluster).await;
+        for key in acknowledged {
+            let store = Plain::on(&cluster, 1).await;
+            let read = store.get(&key).await.unwrap();
+            assert_eq!(text(&read).as_deref(), Some("v"), "{key}");
+        }
+    }
+    println!("{begun} of 5 rounds began a cluster");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_planner_that_lost_its_directory_is_told_what_to_do_and_that_helps() {
+    let mut cluster = Cluster::prepare(3, &[]);
+    let lost = cluster.node(0).data_dir().to_owned();
+    cluster.launch(0);
+    cluster.launch(1);
+    says("waiting for this store to begin the cluster", || {
+        cluster.log(1)
+    })
+    .await;
+    // Killed as well, store 2 still knows whom it promised itself to.
+    cluster.kill_all(&[0, 1]);
+    fs::remove_dir_all(&lost).unwrap();
+    for store in 0..3 {
+        cluster.launch(store);
+    }
+    says("store 2 has promised itself to the data directory", || {
+        cluster.log(0)
+    })
+    .await;
+    says("store 2 has promised itself to the data directory", || {
+        cluster.log(1)
+    })
+    .await;
+    assert!(
+        cluster
+            .log(0)
+            .contains("remove the data directory of store 2")
+    );
+    // Under another list it keeps its promise, too.
+    cluster.kill(1);
+    let mut alone = cluster.node(1).args().to_vec();
+    while let Some(at) = alone.iter().position(|arg| arg == "--peer") {
+        alone.drain(at..at + 2);
+    }
+    let exit = run_to_exit(&alone, ENDS).await;
+    assert!(
+        exit.refused().contains("give it the old list back"),
+        "{exit:?}"
+    );
+    // As told.
+    fs::remove_dir_all(cluster.node(1).data_dir()).unwrap();
+    cluster.launch(1);
+    assert_one_cluster(&mut cluster).await;
+    Plain::on(&cluster, 1).await.put("k", "v").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_no_place_in_the_cluster_ends_with_one_line() {
+    let mut cluster = Cluster::start(3, &[]).await;
+    // A second store 2, where nobody would dial it; and a store 4, by whose list the others are members.
+    let twin = twin_of(&cluster, 1);
+    let mut fourth = Node::new(server(), &cluster.dir().join("twin"), 3, &[]).unwrap();
+    let mut listed: Vec<_> = (0..3).map(|at| cluster.addr(at)).collect();
+    listed.push(fourth.addr());
+    fourth.set_peers(&listed);
+    for (node, words) in [
+        (&twin, ["store 2 of cluster", "has another data directory"]),
+        (&fourth, ["store 4 is not a member of cluster", "--peer"]),
+    ] {
+        for _start in 0..2 {
+            let exit = run_to_exit(node.args(), ENDS).await;
+            let line = exit.refused();
+            for word in words {
+                assert!(line.contains(word), "{word:?} in {line:?}");
+            }
+        }
+    }
+    assert_one_cluster(&mut cluster).await;
+    Plain::on(&cluster, 1).await.put("k", "v").await.unwrap();
 }
 
 /// Every file of a directory with its size and the time of its last change.

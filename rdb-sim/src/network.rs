@@ -359,11 +359,17 @@ impl Network {
             to,
             why: error.to_string(),
         };
-        let reply = called
+        let greeting = called
             .cluster
             .accept(&caller.cluster.hello(to))
             .map_err(refused)?;
-        caller.cluster.check_reply(to, &reply).map_err(refused)?;
+        caller
+            .cluster
+            .check_reply(to, &greeting.reply)
+            .map_err(refused)?;
+        if !greeting.served {
+            return Err(unreachable_store(to, "it closed the stream"));
+        }
         self.0
             .state
             .lock()

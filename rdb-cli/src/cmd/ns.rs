@@ -3,7 +3,7 @@
 //! Owns the printing. What a store does not do yet it says itself (UNIMPLEMENTED), and that is
 //! reported as it stands.
 
-use crate::args::{Shared, duration};
+use crate::args::{Shared, duration, show_duration};
 use crate::exit::{self, Error};
 use crate::output::{Item, Output};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -174,10 +174,9 @@ fn show_namespace(shared: &Shared, namespace: &raft::Namespace) -> Result<(), Er
 
 fn namespace_item(namespace: &raft::Namespace) -> Item {
     let policies = namespace.policies.clone().unwrap_or_default();
-    let ttl = if policies.ttl_ms == 0 {
-        "never expires".to_owned()
-    } else {
-        format!("{}ms", policies.ttl_ms)
+    let ttl = match u64::try_from(policies.ttl_ms) {
+        Ok(ms @ 1..) => show_duration(ms),
+        _ => "never expires".to_owned(),
     };
     Item {
         row: vec![

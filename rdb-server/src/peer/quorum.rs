@@ -43,6 +43,8 @@ pub struct QuorumWatch {
     metrics: MetricsReceiver,
     contacts: Arc<Contacts>,
     view: Arc<QuorumView>,
+    /// The voters that the region begins with.
+    founders: Vec<StoreId>,
     /// The latest moment at which a leader is known to have had a quorum; at first the start.
     last_good: Mutex<Instant>,
     /// Whether that was ever more than the start.
@@ -58,6 +60,7 @@ impl QuorumWatch {
         metrics: MetricsReceiver,
         contacts: Arc<Contacts>,
         view: Arc<QuorumView>,
+        founders: Vec<StoreId>,
     ) -> QuorumWatch {
         QuorumWatch {
             me,
@@ -66,6 +69,7 @@ impl QuorumWatch {
             metrics,
             contacts,
             view,
+            founders,
             last_good: Mutex::new(Instant::now()),
             seen: AtomicBool::new(false),
         }
@@ -143,15 +147,21 @@ impl QuorumWatch {
         self.leader() == Some(self.me)
     }
 
-    /// The voters, this replica included where it is one.
+    /// The voters, this replica included where it is one. Until it has heard of any membership, those
+    /// that the region begins with.
     pub fn voters(&self) -> Vec<StoreId> {
-        self.metrics
+        let voters: Vec<StoreId> = self
+            .metrics
             .borrow_watched()
             .membership_config
             .membership()
             .voter_ids()
             .filter_map(StoreId::new)
-            .collect()
+            .collect();
+        if voters.is_empty() {
+            return self.founders.clone();
+        }
+        voters
     }
 
     /// All replicas, learners too.
@@ -183,9 +193,9 @@ impl QuorumWatch {
         self.view.set(self.age().as_millis() as u64);
     }
 
-    /// The refusal of a region without a quorum: of a read, or of a change (what it is called, and what
-    /// became of it).
-    pub fn lost(&self, change: Option<(&str, Outcome)>) -> Error {
+    /// The refusal of a region without a quorum: of a read, or of a change (what it is called, where its
+    /// text shall say what became of it, and what did).
+    pub fn lost(&self, change: Option<(Option<&str>, Outcome)>) -> Error {
         let (reached, needed) = self.reached_and_needed();
         let leader = self
             .leader()
@@ -193,7 +203,8 @@ impl QuorumWatch {
         let region = self.region;
         let seconds = self.age().as_secs_f32();
         let tail = match change {
-            Some((what, outcome)) => format!("; {}", outcome.clause(what)),
+            Some((Some(what), outcome)) => format!("; {}", outcome.clause(what)),
+            Some((None, _)) => String::new(),
             None => "; a stale read still works (consistency = stale)".to_owned(),
         };
         let but = if reached >= needed {
@@ -240,5 +251,37 @@ impl QuorumWatch {
         .with("leader_address", address)
         .with("region", self.region)
         .outcome(Outcome::NotApplied)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use arc_swap::ArcSwap;
+    use openraft::type_config::TypeConfigExt;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_that_heard_of_no_membership_counts_its_cluster() {
+        let store = |id| StoreId::new(id).unwrap();
+        let (_keep, metrics) = TypeConfig::watch_channel(Metrics::new_initial(2));
+        let contacts = Arc::new(Contacts::new());
+        let watch = QuorumWatch::new(
+            store(2),
+            RegionId(2),
+            Arc::new(ArcSwap::from_pointee(Config::default())),
+            metrics,
+            contacts.clone(),
+            Arc::new(QuorumView::default()),
+            (1..=3).map(store).collect(),
+        );
+        let refusal = watch.lost(None);
+        let counted = |error: &Error| {
+            let of = |key| error.metadata[key].clone();
+            (of("reached"), of("needed"))
+        };
+        assert_eq!(counted(&refusal), ("1".into(), "2".into()), "{refusal}");
+        contacts.heard_from(store(3));
+        assert_eq!(counted(&watch.lost(None)), ("2".into(), "2".into()));
     }
 }

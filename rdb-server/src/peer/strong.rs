@@ -78,11 +78,12 @@ struct Waiting {
 }
 
 impl Work {
-    /// What refusals call it. Whose command it is decides what it means to a caller.
-    fn name(&self) -> &'static str {
+    /// What refusals call it when they say what became of it. What a command was for is known to whoever
+    /// gave it, so that is who says it.
+    fn name(&self) -> Option<&'static str> {
         match self {
-            Work::Writes { .. } => "the write",
-            Work::Command { .. } => "the change of the cluster's tables",
+            Work::Writes { .. } => Some("the write"),
+            Work::Command { .. } => None,
         }
     }
 
@@ -224,10 +225,14 @@ impl StrongQueue {
             Ok(answered) => answered.unwrap_or_else(|_| Err(leaving().outcome(Outcome::Unknown))),
             Err(_) => Err(Error::new(
                 Reason::DeadlineExceeded,
-                format!(
-                    "the deadline passed while {name} was under way; {}",
-                    Outcome::Unknown.clause("it")
-                ),
+                match name {
+                    Some(name) => format!(
+                        "the deadline passed while {name} was under way; {}",
+                        Outcome::Unknown.clause("it")
+                    ),
+                    None => "the deadline passed while the cluster's tables were being changed"
+                        .to_owned(),
+                },
             )
             .outcome(Outcome::Unknown)),
         }

@@ -1,17 +1,20 @@
 //! How a store comes to belong to a cluster, and makes itself known in it.
 //!
-//! Owns the carrying out of what [`crate::cluster`] decides: asking the others, keeping the plan on the disk
-//! before anybody hears of it, the first entries of the meta region. Decides nothing itself.
+//! Owns the carrying out of what [`crate::cluster`] decides: asking the others, keeping promise and plan on
+//! the disk before anybody hears of them, the first entries of the meta region. Decides nothing itself.
+//!
+//! Invariant: [`StoreCore::join`] alone writes promise and plan, one after the other. Ended at any of its
+//! awaits, it has written the row or not; either is where the next start goes on.
 
 use super::{StartError, StoreCore};
-use crate::cluster::Step;
+use crate::cluster::{Step, first_members, keeps_promise};
 use crate::config::Config;
 use crate::error::Error;
 use crate::layout_store as layout;
 use crate::transport::Lane;
 use bytes::Bytes;
 use prost::Message;
-use rdb_proto::raft::{self, ClusterPlan, RegionDescriptor, command, peer_request, peer_response};
+use rdb_proto::raft::{self, ClusterPlan, Member, RegionDescriptor, command, peer_request};
 use rdb_proto::{WIRE_MINOR, convert};
 use rdb_storage::{Durability, Engine, Family, StorageError, WriteBatch};
 use rdb_types::{GlobalKey, NamespaceId, Reason, RegionId, StoreId};
@@ -28,6 +31,23 @@ pub(super) fn stored_plan(engine: &dyn Engine) -> Result<Option<ClusterPlan>, St
     }
 }
 
+/// The disk that this one has promised itself to. Without a plan, the list must leave that promise whole.
+pub(super) fn stored_promise(
+    engine: &dyn Engine,
+    me: &Member,
+    list: Option<&BTreeSet<u32>>,
+) -> Result<Option<Member>, StartError> {
+    let Some(stored) = engine.get(Family::Region, &layout::row("promise"))? else {
+        return Ok(None);
+    };
+    let promised = Member::decode(stored)
+        .map_err(|error| StorageError::corruption("the promise to a planner", error.to_string()))?;
+    if let Some(list) = list {
+        keeps_promise(me, list, &promised).map_err(StartError::Disk)?;
+    }
+    Ok(Some(promised))
+}
+
 /// A directory of another cluster under the same store id must not be served as if it were this one's:
 /// where `--peer` names the members, they are the members of the plan.
 pub(super) fn same_members(
@@ -38,12 +58,8 @@ pub(super) fn same_members(
     if peers.is_empty() {
         return Ok(());
     }
-    let ids = |stores: &mut dyn Iterator<Item = u32>| stores.collect::<BTreeSet<u32>>();
-    let listed = ids(&mut peers
-        .keys()
-        .chain([&me])
-        .map(|store| u32::from(store.get())));
-    let members = ids(&mut plan.members.iter().map(|member| member.store_id));
+    let listed = first_members(me, peers);
+    let members: BTreeSet<u32> = plan.members.iter().map(|member| member.store_id).collect();
     if listed == members {
         return Ok(());
     }
@@ -91,12 +107,25 @@ impl StoreCore {
     /// Waits until this store belongs to a cluster: finds one, or begins one with the consent of all.
     pub(super) async fn join(&self) -> Result<ClusterPlan, Error> {
         let mut last_word = None;
+        // Why no store could be talked to yet, as of the last time that all were asked.
+        let mut heard = Vec::new();
         loop {
             match self.cluster.next_step()? {
                 Step::Run(plan) => {
                     // The database knows; the directory's own note may be missing after a crash.
                     self.note_cluster(&plan)?;
                     return Ok(plan);
+                }
+                Step::Promise(planner) => {
+                    let mut batch = WriteBatch::new();
+                    batch.put(
+                        Family::Region,
+                        layout::row("promise"),
+                        planner.encode_to_vec(),
+                    );
+                    self.committer.commit(batch, Durability::Synced).await?;
+                    tracing::info!(planner = planner.store_id, disk = %planner.store_uuid, address = %planner.address, "waiting for this store to begin the cluster, and for no other");
+                    self.cluster.promised(planner);
                 }
                 Step::Plan(members) => {
                     let plan = ClusterPlan {
@@ -118,46 +147,37 @@ impl StoreCore {
                         tracing::info!(
                             ?missing,
                             planner,
+                            ?heard,
                             "waiting for the other first members: a cluster begins once all of them answer"
                         );
                     }
-                    let asked = self
-                        .cluster
-                        .others()
-                        .into_iter()
-                        .map(|store| self.ask(store));
-                    futures::future::join_all(asked).await;
+                    let others = self.cluster.others();
+                    let asked = async {
+                        let asked = others.into_iter().map(|store| self.ask(store));
+                        let answers = futures::future::join_all(asked).await;
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        answers
+                    };
                     tokio::select! {
                         biased;
                         () = self.cluster.changed() => {}
-                        () = tokio::time::sleep(Duration::from_millis(100)) => {}
+                        answers = asked => heard = answers.into_iter().flatten().collect(),
                     }
                 }
             }
         }
     }
 
-    async fn ask(&self, store: StoreId) {
+    /// Meets a store. What counts is the handshake, and that goes before any request; without a cluster
+    /// there is nothing else to be said, so that the call itself fails. In words why.
+    async fn ask(&self, store: StoreId) -> Option<String> {
         let request = peer_request::Body::Status(raft::StoreStatusRequest {});
-        match self
-            .transport
-            .call(
-                store,
-                Lane::Control,
-                RegionId(0),
-                request,
-                Duration::from_secs(1),
-            )
+        let limit = Duration::from_secs(1);
+        self.transport
+            .call(store, Lane::Control, RegionId(0), request, limit)
             .await
-        {
-            Ok(peer_response::Body::Status(status)) => {
-                if let Err(error) = self.cluster.heard(&status) {
-                    tracing::warn!(store = store.get(), %error, "does not fit");
-                }
-            }
-            Ok(_) => {}
-            Err(error) => tracing::debug!(store = store.get(), %error, "no answer yet"),
-        }
+            .err()
+            .map(|error| error.to_string())
     }
 
     async fn keep_plan(&self, plan: ClusterPlan, bootstraps: bool) -> Result<(), Error> {

@@ -175,7 +175,7 @@ async fn namespaces_have_legal_names() {
             name: name.to_owned(),
             ..Default::default()
         };
-        assert_invalid(modes.create_namespace(request).await, "name", "");
+        assert_invalid(modes.create_namespace(request).await, "name", "not_applied");
     }
     assert_invalid(
         modes
@@ -199,7 +199,11 @@ async fn namespaces_have_legal_names() {
         mode: 77,
         ..Default::default()
     };
-    assert_invalid(modes.create_namespace(odd_mode).await, "mode", "");
+    assert_invalid(
+        modes.create_namespace(odd_mode).await,
+        "mode",
+        "not_applied",
+    );
     let with = |policies| CreateNamespaceRequest {
         name: "fine".into(),
         policies: Some(policies),
@@ -229,7 +233,11 @@ async fn namespaces_have_legal_names() {
             "1099511627776",
         ),
     ] {
-        let refusal = assert_invalid(modes.create_namespace(with(policies)).await, field, "");
+        let refusal = assert_invalid(
+            modes.create_namespace(with(policies)).await,
+            field,
+            "not_applied",
+        );
         assert_eq!(refusal.meta("limit"), limit, "{refusal:?}");
     }
     // What nobody asked for is the default, and shown as such.

@@ -80,7 +80,7 @@ async fn a_store_that_answers_as_somebody_else_gets_nothing() {
         fn accept(
             &self,
             hello: &Hello,
-        ) -> Result<rdb_proto::raft::HelloReply, rdb_server::error::Error> {
+        ) -> Result<rdb_server::transport::Greeting, rdb_server::error::Error> {
             self.0.accept(&Hello {
                 to_store: 3,
                 ..hello.clone()
@@ -165,6 +165,29 @@ async fn a_stream_without_hello_is_let_go() {
         answers.message().await.unwrap().is_none(),
         "the stream goes on after a refusal"
     );
+    assert!(server.seen().is_empty());
+}
+
+#[tokio::test]
+async fn who_is_only_told_who_answers_is_served_nothing() {
+    let server = Server::start(2).await;
+    let (sender, stream) = connect(&server.address).await;
+    sender.send(hello(PARTED, 2)).await.unwrap();
+    let behind = PeerRequest {
+        id: 1,
+        body: Some(request("echo")),
+        ..PeerRequest::default()
+    };
+    sender.send(behind).await.unwrap();
+    let mut answers = stream.await.unwrap();
+    assert!(matches!(
+        answers.next().await,
+        Some(Ok(PeerResponse {
+            body: Some(peer_response::Body::Hello(_)),
+            ..
+        }))
+    ));
+    assert!(answers.message().await.unwrap().is_none());
     assert!(server.seen().is_empty());
 }
 

@@ -9,7 +9,7 @@ use rdb_proto::raft::{
 };
 use rdb_server::error::Error;
 use rdb_server::transport::grpc::{GrpcOptions, GrpcTransport, Incoming, PeerService, Places};
-use rdb_server::transport::{Handshake, Lane, PeerHandler, Transport, TransportError};
+use rdb_server::transport::{Greeting, Handshake, Lane, PeerHandler, Transport, TransportError};
 use rdb_types::{Reason, RegionId, StoreId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,6 +19,9 @@ use tokio::sync::oneshot;
 
 /// For calls that are expected to be answered: far beyond what a busy machine needs.
 pub(crate) const PATIENT: Duration = Duration::from_secs(30);
+
+/// The id of a caller that is told who answers, and is not served.
+pub(crate) const PARTED: u32 = 1000;
 
 /// What a [`Server`] accepts.
 pub(crate) const MAX_CONNECTIONS: usize = 16;
@@ -169,16 +172,20 @@ impl Handshake for Identity {
         }
     }
 
-    fn accept(&self, hello: &Hello) -> Result<HelloReply, Error> {
+    fn accept(&self, hello: &Hello) -> Result<Greeting, Error> {
         if hello.to_store != u32::from(self.me.get()) {
             return Err(Error::new(
                 Reason::Refused,
                 format!("this is store {}, not {}", self.me, hello.to_store),
             ));
         }
-        Ok(HelloReply {
-            me: self.member(),
-            ..HelloReply::default()
+        Ok(Greeting {
+            reply: HelloReply {
+                me: self.member(),
+                ..HelloReply::default()
+            },
+            // An id far out is that of a store which is only told who is here.
+            served: hello.from.as_ref().map_or(0, |from| from.store_id) != PARTED,
         })
     }
 

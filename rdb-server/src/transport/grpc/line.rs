@@ -48,7 +48,7 @@ struct State {
     phase: Phase,
     attempt: u64,
     calls: Calls,
-    /// Attempts in a row that did not get as far as an accepted handshake.
+    /// Attempts in a row on which nobody answered, or one of the two refused.
     failures: u32,
     /// Why the last stream ended.
     why: String,
@@ -257,8 +257,11 @@ impl Line {
                 return;
             }
             let was_open = state.phase == Phase::Open;
-            if !was_open {
-                state.failures = state.failures.saturating_add(1);
+            match no_stream {
+                // It answered: whoever waits for it should hear soon when it is ready.
+                NoStream::NotYet(_) => state.failures = 0,
+                _ if was_open => {}
+                _ => state.failures = state.failures.saturating_add(1),
             }
             state.phase = Phase::Resting {
                 until: Instant::now() + back_off(state.failures),
@@ -274,6 +277,9 @@ impl Line {
             }
             NoStream::Refused(_) => {
                 tracing::warn!(store = %self.link.to, lane = ?self.lane, why, "refused");
+            }
+            NoStream::NotYet(_) => {
+                tracing::debug!(store = %self.link.to, lane = ?self.lane, why, "nothing to be said yet");
             }
             NoStream::Broken(_) => {
                 tracing::info!(store = %self.link.to, lane = ?self.lane, why, "disconnected");

@@ -23,6 +23,8 @@ use tonic::{Status, Streaming};
 pub(super) enum NoStream {
     /// One of the two stores does not accept the other: trying again alone changes nothing.
     Refused(String),
+    /// The other is there, and one of the two has no more to say yet. Worth trying again soon.
+    NotYet(String),
     /// There is no connection, or it ended before the handshake did.
     Broken(String),
 }
@@ -31,15 +33,15 @@ impl NoStream {
     /// In words.
     pub(super) fn why(&self) -> &str {
         match self {
-            NoStream::Refused(why) | NoStream::Broken(why) => why,
+            NoStream::Refused(why) | NoStream::NotYet(why) | NoStream::Broken(why) => why,
         }
     }
 
-    /// A handshake that one side answered with an error. What passes by itself is no refusal.
+    /// A handshake that one side ended with an error. What passes by itself is no refusal.
     fn judged(by: &str, error: &Error) -> NoStream {
         let why = format!("{by}: {error}");
         if error.is_passing() {
-            NoStream::Broken(why)
+            NoStream::NotYet(why)
         } else {
             NoStream::Refused(why)
         }
@@ -209,7 +211,7 @@ mod tests {
             judged(Reason::InvalidArgument),
             NoStream::Refused(_)
         ));
-        assert!(matches!(judged(Reason::NotReady), NoStream::Broken(_)));
+        assert!(matches!(judged(Reason::NotReady), NoStream::NotYet(_)));
         let status = NoStream::status(&Status::unavailable("REFUSED, says a proxy"));
         assert!(matches!(status, NoStream::Broken(_)));
     }

@@ -3,20 +3,21 @@
 //! Owns the handshake of inbound streams and their bounds. Knows nothing of what a request means.
 //!
 //! Invariants:
-//! - Nothing is served before Hello was accepted; a stream without one ends after [`HANDSHAKE_TIMEOUT`].
+//! - Nothing is served before Hello was accepted; a stream without one ends after [`HANDSHAKE_TIMEOUT`],
+//!   and one whose caller is told who is here and no more ends with that.
 //! - At most `max_in_flight` requests of a stream are under way. While that many are, or while the
 //!   caller does not read its answers, nothing more is read: HTTP/2 then holds the caller back.
 //! - A request that is not understood is answered with INVALID_ARGUMENT; the stream goes on.
 
 use super::{GrpcOptions, HANDSHAKE_TIMEOUT, LONGEST_WAIT, MESSAGE_SLACK_BYTES, Place};
 use crate::error::Error;
-use crate::transport::{Handshake, PeerHandler};
+use crate::transport::{Greeting, Handshake, PeerHandler};
 use futures::Stream;
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered, StreamExt};
 use prost::Message;
 use rdb_proto::raft::peer_server::{Peer, PeerServer};
-use rdb_proto::raft::{Hello, HelloReply, PeerRequest, PeerResponse, peer_request, peer_response};
+use rdb_proto::raft::{Hello, PeerRequest, PeerResponse, peer_request, peer_response};
 use rdb_types::{RegionId, StoreId};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -66,7 +67,7 @@ impl PeerService {
     }
 
     /// Judges the caller by its Hello.
-    fn accept(&self, hello: &Hello) -> Result<(StoreId, HelloReply), Error> {
+    fn accept(&self, hello: &Hello) -> Result<(StoreId, Greeting), Error> {
         let claimed = hello.from.as_ref().map_or(0, |member| member.store_id);
         let Some(from) = StoreId::new(u64::from(claimed)) else {
             return Err(Error::invalid(
@@ -108,15 +109,18 @@ impl Peer for PeerService {
                 "the first message of a stream between stores must be Hello",
             ));
         };
-        let (from, reply) = match self.accept(&hello) {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                let refusal = PeerResponse {
-                    id,
-                    body: Some(peer_response::Body::Error(error.to_wire())),
-                };
-                return Ok(Response::new(futures::stream::iter([Ok(refusal)]).boxed()));
+        let (accepted, body) = match self.accept(&hello) {
+            Ok((from, Greeting { reply, served })) => {
+                (served.then_some(from), peer_response::Body::Hello(reply))
             }
+            Err(error) => (None, peer_response::Body::Error(error.to_wire())),
+        };
+        let first = PeerResponse {
+            id,
+            body: Some(body),
+        };
+        let Some(from) = accepted else {
+            return Ok(Response::new(futures::stream::iter([Ok(first)]).boxed()));
         };
         // From here on the connection takes no client's place. Where it came by another way, it has none.
         if let Some(place) = place {
@@ -129,10 +133,7 @@ impl Peer for PeerService {
             max_in_flight: self.max_in_flight,
             max_message_bytes: self.max_message_bytes,
             running: FuturesUnordered::new(),
-            first: Some(PeerResponse {
-                id,
-                body: Some(peer_response::Body::Hello(reply)),
-            }),
+            first: Some(first),
             end: None,
             closed: Box::pin(self.closed.clone().cancelled_owned()),
         };
