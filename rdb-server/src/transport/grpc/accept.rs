@@ -1,6 +1,6 @@
 //! Connections that come in, bounded before anybody knows who they are from.
 //!
-//! Owns the accepted sockets' options, and the time that a caller has to say its first words in HTTP/2,
+//! Owns where connections come from ([`Listen`]), the accepted sockets' options, and the time that a caller has to say its first words in HTTP/2,
 //! or, where clients hold every place, that it is a store. How many there may be is [`Places`]'. Knows
 //! nothing of what is said after: from then on HTTP/2's keep-alives find the dead, and the handshake the
 //! strangers.
@@ -34,17 +34,47 @@ const REST: Duration = Duration::from_millis(50);
 /// How often the log says that there are too many connections.
 const SAID_EVERY: Duration = Duration::from_secs(10);
 
+/// Where connections come from.
+pub trait Listen: Send + Unpin + 'static {
+    /// A connection.
+    type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    /// The next connection and the address of its caller, set up so that small answers leave at once.
+    ///
+    /// # Errors
+    /// None can be accepted at the moment.
+    fn poll_accept(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<(Self::Io, SocketAddr)>>;
+}
+
+impl Listen for TcpListener {
+    type Io = TcpStream;
+
+    fn poll_accept(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+        let (stream, from) = ready!(TcpListener::poll_accept(self, context))?;
+        // An answer is not worth less for being small. A socket that is gone already fails to be
+        // set, and says so when it is read.
+        let _ = stream.set_nodelay(true);
+        Poll::Ready(Ok((stream, from)))
+    }
+}
+
 /// The connections to a port, for tonic's `serve_with_incoming`.
-pub struct Incoming {
-    listener: TcpListener,
+pub struct Incoming<L = TcpListener> {
+    listener: L,
     places: Arc<Places>,
     rest: Option<Pin<Box<Sleep>>>,
     said: Option<Instant>,
 }
 
-impl Incoming {
+impl<L: Listen> Incoming<L> {
     /// Accepts from `listener` what has a place.
-    pub fn new(listener: TcpListener, places: Arc<Places>) -> Incoming {
+    pub fn new(listener: L, places: Arc<Places>) -> Incoming<L> {
         Incoming {
             listener,
             places,
@@ -68,8 +98,8 @@ impl Incoming {
     }
 }
 
-impl Stream for Incoming {
-    type Item = io::Result<Accepted>;
+impl<L: Listen> Stream for Incoming<L> {
+    type Item = io::Result<Accepted<L::Io>>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
@@ -95,9 +125,6 @@ impl Stream for Incoming {
             let Some(place) = place else {
                 continue;
             };
-            // An answer is not worth less for being small. A socket that is gone already fails to be
-            // set, and says so when it is read.
-            let _ = stream.set_nodelay(true);
             return Poll::Ready(Some(Ok(Accepted {
                 stream,
                 read_bytes: 0,
@@ -110,28 +137,28 @@ impl Stream for Incoming {
 
 /// An accepted connection, which ends if its caller stays silent, or is no store where only stores are
 /// let in.
-pub struct Accepted {
-    stream: TcpStream,
+pub struct Accepted<I = TcpStream> {
+    stream: I,
     read_bytes: usize,
     /// Until it may stay.
     patience: Option<Pin<Box<Sleep>>>,
     place: Arc<Place>,
 }
 
-impl Accepted {
+impl<I> Accepted<I> {
     fn may_stay(&self) -> bool {
         self.place.kind() != Kind::Probation && self.read_bytes >= PREFACE_BYTES
     }
 }
 
-impl Drop for Accepted {
+impl<I> Drop for Accepted<I> {
     fn drop(&mut self) {
         // Requests that are still worked on may hold the place, too; the connection is what counts.
         self.place.give_back();
     }
 }
 
-impl Connected for Accepted {
+impl<I> Connected for Accepted<I> {
     type ConnectInfo = Arc<Place>;
 
     fn connect_info(&self) -> Arc<Place> {
@@ -139,7 +166,7 @@ impl Connected for Accepted {
     }
 }
 
-impl AsyncRead for Accepted {
+impl<I: AsyncRead + Unpin> AsyncRead for Accepted<I> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -165,7 +192,7 @@ impl AsyncRead for Accepted {
     }
 }
 
-impl AsyncWrite for Accepted {
+impl<I: AsyncWrite + Unpin> AsyncWrite for Accepted<I> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
