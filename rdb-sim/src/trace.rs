@@ -6,6 +6,7 @@
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -14,7 +15,7 @@ use xxhash_rust::xxh3::Xxh3;
 pub struct Trace(Arc<Shared>);
 
 struct Shared {
-    began: Instant,
+    clock: Box<dyn Fn() -> Duration + Send + Sync>,
     print: bool,
     state: Mutex<State>,
 }
@@ -25,10 +26,17 @@ struct State {
 }
 
 impl Trace {
-    /// Nothing happened yet. `print`: events go to standard error as they come.
+    /// Nothing happened yet, and it is now 0 by the clock of the runtime. `print`: events go to standard
+    /// error as they come.
     pub fn new(print: bool) -> Trace {
+        let began = Instant::now();
+        Trace::with_clock(print, move || began.elapsed())
+    }
+
+    /// As [`Trace::new`]; `clock` says how much simulated time has passed since the beginning.
+    pub fn with_clock(print: bool, clock: impl Fn() -> Duration + Send + Sync + 'static) -> Trace {
         Trace(Arc::new(Shared {
-            began: Instant::now(),
+            clock: Box::new(clock),
             print,
             state: Mutex::new(State {
                 hash: Xxh3::new(),
@@ -37,9 +45,14 @@ impl Trace {
         }))
     }
 
+    /// Simulated time since the beginning.
+    pub fn now(&self) -> Duration {
+        (self.0.clock)()
+    }
+
     /// Simulated milliseconds since the beginning.
     pub fn now_ms(&self) -> u64 {
-        self.0.began.elapsed().as_millis() as u64
+        self.now().as_millis() as u64
     }
 
     /// Something happened now.
