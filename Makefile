@@ -48,7 +48,7 @@ chaos: setup ## real stores under faults, judged by what clients saw (MINUTES=n,
 chaos-short: setup ## nearly every fault once, from a fixed seed, and the controls: four minutes at most
 	@scripts/chaos-setup.sh
 	cargo build -p rdb-server --bin rdb-server
-	cargo run -p rdb-chaos --bin rdb-chaos -- control $(ARGS)
+	cargo run -p rdb-chaos --bin rdb-chaos -- control --etcd-if-installed $(ARGS)
 	cargo run -p rdb-chaos --bin rdb-chaos -- run --seed 3 --rounds 12 --longest 5 --patience 5 \
 	  --only kill-one,kill-leader,kill-all,freeze-leader,cut-leader,cut-follower,cut-pair,cut-one-way,cut-all,torn-tail,flipped-bit,clocks $(ARGS)
 

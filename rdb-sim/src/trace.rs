@@ -4,7 +4,7 @@
 //! hashes, or the simulator has lost hold of something that decides.
 
 use parking_lot::Mutex;
-use std::fmt;
+use std::fmt::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -22,6 +22,8 @@ struct Shared {
 
 struct State {
     hash: Xxh3,
+    /// The last event: one piece of memory for all of them.
+    line: String,
     events: u64,
 }
 
@@ -40,6 +42,7 @@ impl Trace {
             print,
             state: Mutex::new(State {
                 hash: Xxh3::new(),
+                line: String::new(),
                 events: 0,
             }),
         }))
@@ -61,14 +64,17 @@ impl Trace {
         reason = "printing the events is what was asked for"
     )]
     pub fn note(&self, what: fmt::Arguments<'_>) {
-        let line = format!("{:>8} {what}", self.now_ms());
-        if self.0.print {
-            eprintln!("{line}");
-        }
+        let now_ms = self.now_ms();
         let mut state = self.0.state.lock();
-        state.hash.update(line.as_bytes());
-        state.hash.update(b"\n");
-        state.events += 1;
+        let State { hash, line, events } = &mut *state;
+        line.clear();
+        // Into a string: it does not fail.
+        let _ = writeln!(line, "{now_ms:>8} {what}");
+        if self.0.print {
+            eprint!("{line}");
+        }
+        hash.update(line.as_bytes());
+        *events += 1;
     }
 
     /// The hash of all events so far.
