@@ -29,10 +29,12 @@ bench: setup ## put and get side by side with etcd, as ratios
 	cargo build -p rdb-server --bin rdb-server
 	cargo run -p rdb-bench --bin rdb-bench -- $(ARGS)
 
-sim: setup ## the simulator over a fixed set of seeds, and every planted bug caught (SEEDS=n, default 150)
+sim: setup ## the simulator over fixed seeds, over gRPC too, and every planted bug caught (SEEDS=n, default 150)
 	cargo build -p rdb-sim
 	cargo run -q -p rdb-sim -- search --first 1 --seeds $(or $(SEEDS),150) --minutes 8
 	cargo run -q -p rdb-sim -- bugs --seeds 200
+	cargo run -q -p rdb-sim -- tonic --seeds 24
+	cargo run -q -p rdb-sim -- tonic --controls --seeds 40
 
 sim-search: setup ## the simulator over new seeds, from where the last search stopped (MINUTES=n, default 10)
 	cargo run -p rdb-sim -- search --state target/sim-next-seed --minutes $(or $(MINUTES),10)
@@ -45,7 +47,7 @@ chaos: setup ## real stores under faults, judged by what clients saw (MINUTES=n,
 chaos-short: setup ## every fault once, from a fixed seed, and the controls: four minutes at most
 	@scripts/chaos-setup.sh
 	cargo build -p rdb-server --bin rdb-server
-	cargo run -p rdb-chaos --bin rdb-chaos -- control $(ARGS)
+	cargo run -p rdb-chaos --bin rdb-chaos -- control --etcd-if-installed $(ARGS)
 	cargo run -p rdb-chaos --bin rdb-chaos -- run --seed 3 --rounds 13 --longest 5 --patience 5 $(ARGS)
 
 clean: ## remove what was built (RocksDB too: minutes to build again)

@@ -1,34 +1,26 @@
 //! A store and its ports, and the order in which they start and stop.
 //!
-//! Owns the edges of the process: the data directory, the ports, the gRPC and HTTP services, the dialling
-//! of other stores. What a store does behind them is [`crate::store`]'s. Start: bind the ports (nothing is
+//! Owns what a process has: the data directory, the ports, the HTTP services. The gRPC services and the
+//! dialling of other stores are [`edges`]'; what a store does behind them is [`crate::store`]'s. Start: bind the ports (nothing is
 //! touched when one is in use), open the data directory, the engine and the clock, serve; the store joins
 //! its cluster in the background. Stop: hand over what is led, end the streams, stop the regions, finish
 //! what the committer holds.
 
+mod belongs;
 mod disk;
+mod edges;
 
-use crate::admin_service::AdminService;
 use crate::clock::{PhysicalClock, SystemClock};
 use crate::config::{Config, KeyChange};
-use crate::grpc_edge::EdgeLayer;
-use crate::http::{self, Probes};
-use crate::kv_service::KvService;
+use crate::http;
 use crate::peer_manager::PeerManager;
-use crate::raft_service::ModeService;
 pub use crate::store::StartError;
-use crate::store::{StoreCore, StoreSetup, store_id};
-use crate::stores::Stores;
+use crate::store::StoreSetup;
 use crate::tasks::Tasks;
-use crate::transport::SharedTransport;
-use crate::transport::grpc::{GrpcOptions, GrpcTransport, Incoming, PeerService, Places};
+use crate::transport::grpc::Tcp;
 use disk::open_disk;
-use rdb_proto::admin::admin_server::AdminServer;
-use rdb_proto::convert;
-use rdb_proto::kv::kv_server::KvServer;
-use rdb_proto::raft::raft_service_server::RaftServiceServer;
+pub use edges::{Edges, WrapTransport};
 use rdb_storage::OnFatal;
-use rdb_types::{Mode, StoreId};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -42,9 +34,6 @@ use tokio_util::sync::CancellationToken;
 const HAND_OVER: Duration = Duration::from_secs(2);
 /// How long its open streams may take to end.
 const DRAIN: Duration = Duration::from_secs(2);
-
-/// Wraps the transport of a store, to inject faults.
-pub type WrapTransport = Box<dyn FnOnce(StoreId, SharedTransport) -> SharedTransport + Send>;
 
 /// What a store is started with.
 pub struct StoreOptions {
@@ -86,15 +75,6 @@ pub struct Store {
     fatal: watch::Receiver<Option<String>>,
 }
 
-/// A store and what connects it to its ports.
-struct Edges {
-    core: Arc<StoreCore>,
-    grpc: Arc<GrpcTransport>,
-    peer_service: Arc<PeerService>,
-    places: Arc<Places>,
-    probes: Probes,
-}
-
 impl Store {
     /// Binds, opens and serves. Joining the cluster goes on in the background; see [`Store::ready`]
     /// and [`Store::failed`].
@@ -106,7 +86,6 @@ impl Store {
             listeners,
             wrap_transport,
         } = options;
-        let me = store_id(&config)?;
         let (listener, http_listener) = match listeners {
             Some(listeners) => listeners,
             None => (
@@ -127,13 +106,6 @@ impl Store {
         } else {
             config.advertised_addr()
         };
-        let mut grpc_options = GrpcOptions::default();
-        // An entry holds what one request brought, a message one entry at least.
-        let largest = usize::try_from(config.limits.max_request.as_bytes()).unwrap_or(usize::MAX);
-        grpc_options.max_message_bytes = grpc_options
-            .max_message_bytes
-            .max(largest.saturating_mul(2).saturating_add(1 << 20));
-        let mut dialler = None;
         let setup = StoreSetup {
             config,
             disk,
@@ -142,40 +114,11 @@ impl Store {
             address,
             http_address: http_addr.to_string(),
         };
-        let core = StoreCore::open(setup, |me, cluster| {
-            let grpc = GrpcTransport::new(me, cluster.clone(), grpc_options.clone());
-            dialler = Some(grpc.clone());
-            match wrap_transport {
-                Some(wrap) => wrap(me, grpc),
-                None => grpc,
-            }
-        })?;
-        let Some(grpc) = dialler else {
-            return Err(StartError::Disk("the store was not given a network".into()));
-        };
-        let manager = core.manager();
-        let peer_service = PeerService::new(manager.clone(), core.cluster().clone(), &grpc_options);
-        let probes = Probes {
-            cluster: core.cluster().clone(),
-            manager: manager.clone(),
-            namespaces: core.namespaces().clone(),
-            metrics: core.metrics().clone(),
-            leaving: Arc::default(),
-        };
-        let places = Places::new(core.config().load().limits.max_connections as usize);
-        core.metrics().attach(core.manager(), places.clone());
-        let edges = Arc::new(Edges {
-            core: core.clone(),
-            grpc,
-            peer_service,
-            places,
-            probes,
-        });
-
+        let edges = Edges::open(setup, Arc::new(Tcp), wrap_transport)?;
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        edges.serve_grpc(&mut tasks, listener, &stop, &grpc_options);
-        let (probes, halt) = (edges.probes.clone(), stop.clone());
+        edges.serve(&mut tasks, listener, &stop);
+        let (probes, halt) = (edges.probes().clone(), stop.clone());
         tasks.spawn(async move {
             let served = axum::serve(http::Bounded::new(http_listener), http::routes(probes))
                 .with_graceful_shutdown(halt.cancelled_owned());
@@ -183,8 +126,8 @@ impl Store {
                 tracing::error!(%error, "the HTTP port is closed");
             }
         });
-        let (fatal, life) = (core.failure(), core.start());
-        tracing::info!(store = me.get(), %addr, %http_addr, "listening");
+        let (fatal, life) = (edges.core().failure(), edges.core().start());
+        tracing::info!(store = edges.core().me().get(), %addr, %http_addr, "listening");
         Ok(Store {
             addr,
             http_addr,
@@ -208,12 +151,12 @@ impl Store {
 
     /// Whether requests can be served.
     pub fn ready(&self) -> bool {
-        self.edges.probes.ready()
+        self.edges.probes().ready()
     }
 
     /// The regions of this store.
     pub fn manager(&self) -> &Arc<PeerManager> {
-        self.edges.core.manager()
+        self.edges.core().manager()
     }
 
     /// Resolves when the store finds that it may not go on; one line that says why.
@@ -229,30 +172,33 @@ impl Store {
     /// Takes up a new configuration: the changes that are in force now, and those that wait for a
     /// restart.
     pub fn reload(&self, new: &Config) -> (Vec<KeyChange>, Vec<KeyChange>) {
-        let old = self.edges.core.config().load();
+        let old = self.edges.core().config().load();
         let changes = old.diff_reloadable(new);
-        self.edges.core.config().store(Arc::new(old.reloaded(new)));
+        self.edges
+            .core()
+            .config()
+            .store(Arc::new(old.reloaded(new)));
         changes
     }
 
     /// Leaves in order.
     pub async fn shutdown(mut self) {
-        self.edges.probes.leaving.store(true, Ordering::Release);
-        self.edges.core.manager().hand_over(HAND_OVER).await;
+        self.edges.probes().leaving.store(true, Ordering::Release);
+        self.edges.core().manager().hand_over(HAND_OVER).await;
         self.life.abort();
         self.stop.cancel();
-        self.edges.peer_service.close();
+        self.edges.close();
         let drained = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(DRAIN, drained).await.is_err() {
             tracing::info!("some streams did not end by themselves and are cut");
         }
         self.tasks.shutdown().await;
-        self.edges.core.manager().shutdown().await;
-        self.edges.grpc.shutdown();
-        let committer = self.edges.core.committer().clone();
+        self.edges.core().manager().shutdown().await;
+        self.edges.hang_up();
+        let committer = self.edges.core().committer().clone();
         // Waits for the disk, so not here.
         let _ = tokio::task::spawn_blocking(move || committer.shutdown()).await;
-        self.edges.core.tasks().abort_all();
+        self.edges.core().tasks().abort_all();
     }
 }
 
@@ -269,117 +215,4 @@ async fn listen(
             flag,
             source,
         })
-}
-
-impl Edges {
-    fn serve_grpc(
-        self: &Arc<Self>,
-        tasks: &mut JoinSet<()>,
-        listener: TcpListener,
-        stop: &CancellationToken,
-        options: &GrpcOptions,
-    ) {
-        let core = &self.core;
-        let config = core.config().load();
-        let limits = &config.limits;
-        let max_request = limits.max_request.as_bytes() as usize;
-        let stores = Stores::new(core.me(), core.manager().clone(), core.transport().clone());
-        let kv = KvServer::new(KvService::new(
-            core.router(),
-            core.config().clone(),
-            core.metrics().clone(),
-        ))
-        .max_decoding_message_size(max_request)
-        .max_encoding_message_size(usize::MAX);
-        let modes = RaftServiceServer::new(ModeService::new(
-            core.manager().clone(),
-            core.router(),
-            stores.clone(),
-        ))
-        .max_decoding_message_size(max_request)
-        .max_encoding_message_size(usize::MAX);
-        let admin = AdminServer::new(AdminService::new(
-            core.me(),
-            core.manager().clone(),
-            core.namespaces().clone(),
-            stores,
-        ))
-        .max_decoding_message_size(max_request);
-        let (health_reporter, health) = tonic_health::server::health_reporter();
-        let reflection = || {
-            tonic_reflection::server::Builder::configure()
-                .register_encoded_file_descriptor_set(rdb_proto::DESCRIPTORS)
-                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        };
-        let incoming = Incoming::new(listener, self.places.clone());
-        let server = options
-            .server()
-            .max_concurrent_streams(Some(1024))
-            .layer(EdgeLayer::new(max_request as u64))
-            .add_service(health)
-            .add_optional_service(reflection().build_v1().ok())
-            .add_optional_service(reflection().build_v1alpha().ok())
-            .add_service(self.peer_service.server())
-            .add_service(kv)
-            .add_service(modes)
-            .add_service(admin)
-            .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
-        tasks.spawn(async move {
-            if let Err(error) = server.await {
-                tracing::error!(%error, "the gRPC port is closed");
-            }
-        });
-        let (probes, stop) = (self.probes.clone(), stop.clone());
-        tasks.spawn(report_health(health_reporter, probes, stop));
-    }
-}
-
-/// Tells `grpc.health.v1` how the store and each namespace are.
-async fn report_health(
-    reporter: tonic_health::server::HealthReporter,
-    probes: Probes,
-    stop: CancellationToken,
-) {
-    use tonic_health::ServingStatus;
-    let status = |serving: bool| {
-        if serving {
-            ServingStatus::Serving
-        } else {
-            ServingStatus::NotServing
-        }
-    };
-    let kv = <KvServer<KvService> as tonic::server::NamedService>::NAME;
-    loop {
-        let ready = probes.ready();
-        reporter.set_service_status("", status(ready)).await;
-        reporter.set_service_status(kv, status(ready)).await;
-        let data_quorum = probes
-            .manager
-            .data_peers()
-            .iter()
-            .all(|peer| peer.quorum().available());
-        for row in probes
-            .namespaces
-            .tables()
-            .namespaces
-            .values()
-            .filter(|row| !row.deleted)
-        {
-            // An eventual one is served by this store alone, too.
-            let served = match convert::mode(row.mode) {
-                Some(Mode::Eventual) => probes.serves_eventual(),
-                _ => ready && data_quorum,
-            };
-            reporter
-                .set_service_status(row.name.clone(), status(served))
-                .await;
-        }
-        tokio::select! {
-            () = stop.cancelled() => break,
-            () = tokio::time::sleep(Duration::from_millis(250)) => {}
-        }
-    }
-    reporter
-        .set_service_status("", ServingStatus::NotServing)
-        .await;
 }

@@ -8,6 +8,7 @@
 //! | [`workload`], [`eventual_clients`] | what clients do |
 //! | [`observer`], [`eventual_watch`], [`invariants`] | what must hold |
 //! | [`bugs`] | rules that are broken on purpose, to see whether that is caught |
+//! | [`tcp`] | the other mode: gRPC and the client over simulated TCP |
 //! | [`search`] | many seeds, and a failing one made smaller |
 //!
 //! The stores are those of `rdb-server`, unchanged: they are given another network, disk, clock and
@@ -26,6 +27,7 @@ pub mod observer;
 pub mod plan;
 pub mod search;
 pub mod store;
+pub mod tcp;
 pub mod trace;
 pub mod workload;
 pub mod world;

@@ -5,6 +5,7 @@
 use clap::{Args, Parser, Subcommand};
 use rdb_sim::bugs::Bug;
 use rdb_sim::search::{self, Limits, record_next, resume_from, search, shrink};
+use rdb_sim::tcp;
 use rdb_sim::world::{Report, RunOptions, run};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -73,6 +74,34 @@ enum Command {
         #[command(flatten)]
         size: Size,
     },
+    /// Run seeds in the other mode: real gRPC and the real client over simulated TCP. Exit code 1: some
+    /// failed.
+    Tonic {
+        /// Seeds at most.
+        #[arg(long, default_value_t = 24)]
+        seeds: u64,
+        /// The first seed.
+        #[arg(long, default_value_t = 1)]
+        first: u64,
+        /// Plant this bug.
+        #[arg(long)]
+        bug: Option<tcp::bugs::Bug>,
+        /// Plant each bug, and count the seeds until it is caught. Exit code 1: one was not.
+        #[arg(long, conflicts_with = "bug")]
+        controls: bool,
+        /// Simulated seconds of faults.
+        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+        seconds: u64,
+        /// Operations a second.
+        #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=5_000))]
+        rate: u64,
+        /// Print every event to standard error.
+        #[arg(long)]
+        events: bool,
+        /// Print the stores' own logs to standard error. RUST_LOG chooses them.
+        #[arg(long)]
+        logs: bool,
+    },
     /// Plant each bug, and count the seeds until it is caught. Exit code 1: one was not.
     Bugs {
         /// Seeds for each bug at most.
@@ -134,11 +163,7 @@ fn command(command: Command) -> std::io::Result<ExitCode> {
             size,
         } => {
             if logs {
-                tracing_subscriber::fmt()
-                    .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-                    .with_writer(std::io::stderr)
-                    .without_time()
-                    .init();
+                print_logs();
             }
             let options = RunOptions {
                 without: without.into_iter().collect(),
@@ -213,7 +238,116 @@ fn command(command: Command) -> std::io::Result<ExitCode> {
             Ok(code(report.violations.is_empty()))
         }
         Command::Bugs { seeds, only, size } => bugs(seeds, only, &size),
+        Command::Tonic {
+            seeds,
+            first,
+            bug,
+            controls,
+            seconds,
+            rate,
+            events,
+            logs,
+        } => {
+            if logs {
+                print_logs();
+            }
+            let base = tcp::Options {
+                bug,
+                rate,
+                fault_s: seconds,
+                print: events,
+                ..tcp::Options::new(first)
+            };
+            Ok(code(if controls {
+                tonic_controls(seeds, &base)
+            } else {
+                tonic(seeds, &base)
+            }))
+        }
     }
+}
+
+fn print_logs() {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .without_time()
+        .init();
+}
+
+/// Runs seeds over simulated TCP. Whether everything held.
+fn tonic(seeds: u64, base: &tcp::Options) -> bool {
+    let (mut failed, mut simulated_ms, began) = (0_u64, 0, Instant::now());
+    for seed in (base.seed..).take(usize::try_from(seeds).unwrap_or(usize::MAX)) {
+        let options = tcp::Options {
+            seed,
+            ..base.clone()
+        };
+        let began = Instant::now();
+        let report = tcp::run(&options);
+        simulated_ms += report.simulated_ms;
+        println!(
+            "seed {seed}: {} faults, {} restarts, {} writes acknowledged, {} unknown, {} reads, {} entries looked at, {:.0} times real time, trace {:016x} of {} events",
+            report.plan.len(),
+            report.restarts,
+            report.tally.acknowledged,
+            report.tally.unknown,
+            report.tally.read,
+            report.looked.entries,
+            report.simulated_ms as f64 / 1_000.0 / began.elapsed().as_secs_f64().max(0.001),
+            report.trace.0,
+            report.trace.1
+        );
+        if !report.violations.is_empty() {
+            failed += 1;
+            for planned in &report.plan {
+                println!("  {planned}");
+            }
+            for violation in &report.violations {
+                println!("  BROKEN {violation}");
+            }
+            println!(
+                "  again: rdb-sim tonic --first {seed} --seeds 1 --seconds {} --rate {}",
+                options.fault_s, options.rate
+            );
+        }
+    }
+    println!(
+        "{seeds} seeds from {}, {failed} failed; {:.0} times real time",
+        base.seed,
+        simulated_ms as f64 / 1_000.0 / began.elapsed().as_secs_f64().max(0.001)
+    );
+    failed == 0 && seeds > 0
+}
+
+/// Plants each bug of that mode. Whether every one was caught.
+fn tonic_controls(seeds: u64, base: &tcp::Options) -> bool {
+    let mut all_caught = true;
+    println!("{:<28} {:>6}  caught by", "bug", "seeds");
+    for bug in <tcp::bugs::Bug as clap::ValueEnum>::value_variants() {
+        let name = clap::ValueEnum::to_possible_value(bug)
+            .map_or_else(String::new, |value| value.get_name().to_owned());
+        let caught = (1..=seeds).find_map(|seed| {
+            let report = tcp::run(&tcp::Options {
+                seed,
+                bug: Some(*bug),
+                ..base.clone()
+            });
+            let caught: BTreeSet<_> = report.violations.iter().map(|v| v.invariant).collect();
+            (!caught.is_empty()).then_some((seed, caught))
+        });
+        match caught {
+            Some((seed, by)) => {
+                let by: Vec<_> = by.into_iter().collect();
+                println!("{name:<28} {seed:>6}  {}", by.join(", "));
+            }
+            None => {
+                all_caught = false;
+                println!("{name:<28} {seeds:>6}  nobody");
+            }
+        }
+    }
+    all_caught
 }
 
 fn bugs(seeds: u64, only: Option<Bug>, size: &Size) -> std::io::Result<ExitCode> {

@@ -5,23 +5,22 @@
 
 use crate::invariants::{Findings, applied, committed, digests, one_leader, sane_time};
 use crate::network::{Answer, Letter, Tap};
-use crate::store::Process;
+use crate::trace::Trace;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message;
 use rdb_proto::raft::{self, peer_request};
 use rdb_server::peer::Peer;
 use rdb_server::region::state::NamespaceState;
+use rdb_server::store::StoreCore;
 use rdb_storage::{Family, KeyRange, StorageError, View};
 use rdb_types::{Digest, GlobalKey, Mode, NamespaceId, Record, RegionId, StoreId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// How long the log below a snapshot that was put in place may stay on a slow disk.
-const PURGED_WITHIN: Duration = Duration::from_secs(3);
+const PURGED_WITHIN_MS: u64 = 3_000;
 
 /// What was seen so far.
 #[derive(Default)]
@@ -33,14 +32,15 @@ struct Seen {
     present: sane_time::Present,
     /// For each replica, up to where its log was compared.
     compared: BTreeMap<(StoreId, RegionId), u64>,
-    /// For each replica, how many snapshots were begun or put in place, and when that changed.
-    installs: BTreeMap<(StoreId, RegionId), (u64, Instant)>,
+    /// For each replica, how many snapshots were begun or put in place, and when that changed (ms).
+    installs: BTreeMap<(StoreId, RegionId), (u64, u64)>,
 }
 
 /// Watches one cluster.
 #[derive(Clone)]
 pub struct Observer {
     findings: Findings,
+    trace: Trace,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -56,10 +56,11 @@ pub struct Looked {
 }
 
 impl Observer {
-    /// Reports to `findings`.
-    pub fn new(findings: Findings) -> Observer {
+    /// Reports to `findings`; `trace` has the time.
+    pub fn new(findings: Findings, trace: Trace) -> Observer {
         Observer {
             findings,
+            trace,
             seen: Arc::default(),
         }
     }
@@ -90,8 +91,8 @@ impl Observer {
     }
 
     /// Looks at a running store. `disk` is what it has written.
-    pub fn look(&self, store: StoreId, process: &Process, disk: &dyn View) {
-        for peer in process.core.manager().peers() {
+    pub fn look(&self, store: StoreId, core: &StoreCore, disk: &dyn View) {
+        for peer in core.manager().peers() {
             self.look_at(store, &peer, disk);
         }
     }
@@ -123,16 +124,17 @@ impl Observer {
         }
         // What a snapshot replaced may lie in the log until it is purged, a moment later. Then all that is
         // left is compared again.
+        let now_ms = self.trace.now_ms();
         let installs = peer.cell().with(|summary| summary.installs);
         let known = seen
             .installs
             .entry((store, region))
-            .or_insert((installs, Instant::now()));
+            .or_insert((installs, now_ms));
         if known.0 != installs {
-            *known = (installs, Instant::now());
+            *known = (installs, now_ms);
             seen.compared.remove(&(store, region));
         }
-        if installs > 0 && known.1.elapsed() < PURGED_WITHIN {
+        if installs > 0 && now_ms - known.1 < PURGED_WITHIN_MS {
             return;
         }
         let from = seen.compared.get(&(store, region)).copied().unwrap_or(0);
@@ -149,8 +151,8 @@ impl Observer {
     }
 
     /// Compares what a store keeps as digests with what it holds. Nothing may be going on.
-    pub fn recount(&self, store: StoreId, process: &Process, disk: &dyn View) {
-        for peer in process.core.manager().peers() {
+    pub fn recount(&self, store: StoreId, core: &StoreCore, disk: &dyn View) {
+        for peer in core.manager().peers() {
             let kept: BTreeMap<NamespaceId, Digest> = peer.cell().with(|summary| {
                 let digests = summary.namespaces.iter();
                 strong(digests).collect()

@@ -46,7 +46,7 @@ pub struct Ledger {
     pub findings: Findings,
     /// What happened, for the trace.
     pub trace: Trace,
-    recorder: Recorder,
+    pub(crate) recorder: Recorder,
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -77,8 +77,8 @@ pub struct Tally {
 impl Ledger {
     /// Nothing was seen yet.
     pub fn new(findings: Findings, trace: Trace) -> Ledger {
-        let began = Instant::now();
-        let clock = move || began.elapsed().as_nanos() as u64;
+        let time = trace.clone();
+        let clock = move || time.now().as_nanos() as u64;
         Ledger {
             findings,
             trace,
@@ -103,13 +103,15 @@ impl Ledger {
         self.findings.check(nothing_lost::NAME, verdict);
     }
 
-    fn value(&self) -> u64 {
+    /// A value that was never used.
+    pub(crate) fn value(&self) -> u64 {
         let mut shared = self.shared.lock();
         shared.next_value += 1;
         shared.next_value
     }
 
-    fn acknowledged(&self, receipt: Option<&kv::Receipt>) {
+    /// A write was acknowledged.
+    pub(crate) fn acknowledged(&self, receipt: Option<&kv::Receipt>) {
         let now_ms = self.trace.now_ms();
         let mut shared = self.shared.lock();
         shared.tally.acknowledged += 1;
@@ -122,7 +124,8 @@ impl Ledger {
         }
     }
 
-    fn answered(&self, receipt: Option<&kv::Receipt>, asked_ms: u64, session: &Bytes) {
+    /// A read that was asked at `asked_ms` with this session was answered.
+    pub(crate) fn answered(&self, receipt: Option<&kv::Receipt>, asked_ms: u64, session: &Bytes) {
         let mut shared = self.shared.lock();
         shared.tally.read += 1;
         let Some(receipt) = receipt else { return };
@@ -144,13 +147,31 @@ impl Ledger {
         self.findings.check(freshness::NAME, verdict);
     }
 
-    fn refused(&self, refusal: &Refusal) {
+    /// A call was refused, or had no answer.
+    pub(crate) fn refused(&self, reason: &str) {
         let mut shared = self.shared.lock();
-        *shared
-            .tally
-            .refused
-            .entry(refusal.reason.clone())
-            .or_default() += 1;
+        *shared.tally.refused.entry(reason.to_owned()).or_default() += 1;
+    }
+
+    /// A write ended without anybody knowing how.
+    pub(crate) fn unknown(&self) {
+        self.shared.lock().tally.unknown += 1;
+    }
+
+    /// What became of a key that is put once.
+    pub(crate) fn put_once(&self, key: u64, fate: &Outcome) {
+        let puts = &mut self.shared.lock().puts;
+        match fate {
+            Outcome::NotApplied => puts.refused.insert(key),
+            Outcome::Unknown => puts.unknown.insert(key),
+            _ => puts.acknowledged.insert(key),
+        };
+    }
+
+    /// A write with this id was answered like this.
+    pub(crate) fn answered_once(&self, id: &Bytes, answer: String) {
+        let verdict = self.shared.lock().answers.seen(id, answer);
+        self.findings.check(answered_once::NAME, verdict);
     }
 }
 
@@ -256,7 +277,7 @@ impl Client {
             ended.unwrap_or("done")
         ));
         if let Err(refusal) = &answer {
-            self.ledger.refused(refusal);
+            self.ledger.refused(&refusal.reason);
         }
         answer
     }
@@ -281,7 +302,7 @@ impl Client {
             sleep(Duration::from_millis(self.chance.random_range(5..100))).await;
         }
         if maybe_applied {
-            self.ledger.shared.lock().tally.unknown += 1;
+            self.ledger.unknown();
             Ended::Unknown
         } else {
             Ended::NotApplied
@@ -298,15 +319,11 @@ impl Client {
         operation: Operation<T>,
         show: impl Fn(&T) -> String,
     ) {
-        let seen = |ledger: &Ledger, answer: String| {
-            let verdict = ledger.shared.lock().answers.seen(id, answer);
-            ledger.findings.check(answered_once::NAME, verdict);
-        };
-        seen(&self.ledger, first);
+        self.ledger.answered_once(id, first);
         if self.chance.random_range(0..10) == 0
             && let Ok(again) = self.attempt(what, operation).await
         {
-            seen(&self.ledger, show(&again));
+            self.ledger.answered_once(id, show(&again));
         }
     }
 
@@ -479,13 +496,8 @@ impl Client {
         let ended = self
             .persist("put", !id.is_empty(), || put(message.clone()))
             .await;
-        let mut shared = self.ledger.shared.lock();
-        match &ended {
-            Ended::Answered(_) => shared.puts.acknowledged.insert(value),
-            Ended::NotApplied => shared.puts.refused.insert(value),
-            Ended::Unknown => shared.puts.unknown.insert(value),
-        };
-        drop(shared);
+        self.ledger
+            .put_once(value, &ended.outcome(|_| Outcome::Done));
         if let Ended::Answered(answer) = ended {
             self.ledger.acknowledged(answer.receipt.as_ref());
             self.remember(answer.receipt);
@@ -598,7 +610,7 @@ pub async fn probe(door: &Door, ledger: &Ledger, store: StoreId) -> Result<(), R
 
 /// The key of a register: even ones begin with another letter than odd ones, so that they lie in
 /// different regions.
-fn key(number: u64) -> Bytes {
+pub(crate) fn key(number: u64) -> Bytes {
     let letter = if number.is_multiple_of(2) { 'b' } else { 'y' };
     format!("{letter}{number}").into()
 }
@@ -611,7 +623,7 @@ pub(crate) fn number_of(value: &[u8]) -> u64 {
     value.try_into().map_or(u64::MAX, u64::from_be_bytes)
 }
 
-fn value_of(answer: &kv::GetResponse) -> Option<u64> {
+pub(crate) fn value_of(answer: &kv::GetResponse) -> Option<u64> {
     answer.found.then(|| number_of(&answer.value))
 }
 

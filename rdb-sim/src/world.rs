@@ -157,7 +157,7 @@ impl World {
         let ids: Vec<StoreId> = (1..=options.stores).filter_map(StoreId::new).collect();
         let trace = Trace::new(options.print);
         let findings = Findings::default();
-        let observer = Observer::new(findings.clone());
+        let observer = Observer::new(findings.clone(), trace.clone());
         let bugs = Bugs::new(options.bug);
         let door = Door::new(seed ^ 0xd00);
         let aim = Arc::new(Aim::new(door.clone()));
@@ -339,7 +339,8 @@ impl World {
             if let Some(process) = store.process()
                 && !self.damaged.contains(id)
             {
-                self.observer.look(*id, process, store.disk.engine.as_ref());
+                self.observer
+                    .look(*id, &process.core, store.disk.engine.as_ref());
                 self.eventual.look(*id, process, self.far_ahead.len() < 2);
             }
         }
@@ -590,7 +591,7 @@ impl World {
         for (id, store) in &self.stores {
             if let Some(process) = store.process() {
                 let disk = store.disk.engine.as_ref();
-                self.observer.recount(*id, process, disk);
+                self.observer.recount(*id, &process.core, disk);
             }
         }
         if converged {

@@ -68,6 +68,11 @@ fn shipped_code_has_no_name_of_a_planted_bug() {
     let names: Vec<String> = <rdb_sim::bugs::Bug as clap::ValueEnum>::value_variants()
         .iter()
         .map(|bug| format!("{bug:?}"))
+        .chain(
+            <rdb_sim::tcp::bugs::Bug as clap::ValueEnum>::value_variants()
+                .iter()
+                .map(|bug| format!("{bug:?}")),
+        )
         .collect();
     assert!(names.len() >= 12);
     let mut read = 0;
@@ -91,7 +96,11 @@ fn shipped_code_has_no_name_of_a_planted_bug() {
         }
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         read += 1;
-        for name in names.iter().map(String::as_str).chain(["rdb_sim"]) {
+        for name in names
+            .iter()
+            .map(String::as_str)
+            .chain(["rdb_sim", "turmoil"])
+        {
             assert!(!text.contains(name), "{} names {name}", path.display());
         }
     }

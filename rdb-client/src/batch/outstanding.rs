@@ -67,7 +67,10 @@ impl Outstanding {
     pub(super) fn close(&self, failure: &Failure) {
         let mut table = self.table.lock();
         table.closed = true;
-        for (_, reply) in table.waiting.drain() {
+        let mut waiting: Vec<_> = table.waiting.drain().collect();
+        // Who asked first hears first.
+        waiting.sort_unstable_by_key(|(id, _)| *id);
+        for (_, reply) in waiting {
             let _ = reply.send(Err(failure.clone()));
         }
     }

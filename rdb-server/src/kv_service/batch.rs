@@ -40,6 +40,8 @@ pub(super) fn serve(service: KvService, mut requests: Streaming<kv::BatchRequest
         let mut end = None;
         while open || !work.is_empty() {
             tokio::select! {
+                // Answers first: there are never more of them than were read.
+                biased;
                 Some(response) = work.next(), if !work.is_empty() => {
                     // An error: the runtime is shutting down, and the stream with it.
                     let Ok(response) = response else { return };

@@ -9,18 +9,21 @@
 //! - No request leaves before the other store's identity was checked on that very stream.
 //! - A request that was handed to a stream which then broke fails with `NoAnswer`, one that was not
 //!   with `Unreachable`; neither is ever sent a second time.
+//! - Sockets are opened and accepted by [`Dial`] and [`Listen`] alone, which are arguments.
 //! - Every queue is bounded by `max_in_flight`. Where there is no connection nothing is queued: calls
 //!   fail at once until the next attempt is due.
 //! - After [`GrpcTransport::shutdown`], or once it is dropped, no task of it is left.
 
 mod accept;
 mod calls;
+mod dial;
 mod line;
 mod link;
 mod places;
 mod serve;
 
-pub use accept::{Accepted, Incoming};
+pub use accept::{Accepted, Incoming, Listen};
+pub use dial::{Dial, Tcp};
 pub use places::{Kind, PROBATION, Place, Places};
 pub use serve::PeerService;
 
@@ -99,6 +102,7 @@ pub struct GrpcTransport {
     me: StoreId,
     handshake: Arc<dyn Handshake>,
     options: GrpcOptions,
+    dial: Arc<dyn Dial>,
     routes: RwLock<Routes>,
 }
 
@@ -116,10 +120,21 @@ impl GrpcTransport {
         handshake: Arc<dyn Handshake>,
         options: GrpcOptions,
     ) -> Arc<GrpcTransport> {
+        GrpcTransport::with_dial(me, handshake, options, Arc::new(Tcp))
+    }
+
+    /// As [`GrpcTransport::new`], with another way to make connections than TCP.
+    pub fn with_dial(
+        me: StoreId,
+        handshake: Arc<dyn Handshake>,
+        options: GrpcOptions,
+        dial: Arc<dyn Dial>,
+    ) -> Arc<GrpcTransport> {
         Arc::new(GrpcTransport {
             me,
             handshake,
             options,
+            dial,
             routes: RwLock::default(),
         })
     }
@@ -153,9 +168,10 @@ impl GrpcTransport {
             return None;
         }
         let Routes { links, lines, .. } = &mut *routes;
-        let link = links
-            .entry(to)
-            .or_insert_with(|| Link::new(to, Arc::clone(&self.handshake), self.options.clone()));
+        let link = links.entry(to).or_insert_with(|| {
+            let (handshake, dial) = (Arc::clone(&self.handshake), Arc::clone(&self.dial));
+            Link::new(to, handshake, self.options.clone(), dial)
+        });
         let line = lines
             .entry((to, lane))
             .or_insert_with(|| Line::new(lane, Arc::clone(link)));

@@ -1,6 +1,6 @@
 //! Connections that come in, bounded before anybody knows who they are from.
 //!
-//! Owns the accepted sockets' options, and the time that a caller has to say its first words in HTTP/2,
+//! Owns where connections come from ([`Listen`]), the accepted sockets' options, and the time that a caller has to say its first words in HTTP/2,
 //! or, where clients hold every place, that it is a store. How many there may be is [`Places`]'. Knows
 //! nothing of what is said after: from then on HTTP/2's keep-alives find the dead, and the handshake the
 //! strangers.
@@ -46,9 +46,39 @@ const REST: Duration = Duration::from_millis(50);
 /// How often the log says that there are too many connections, or strange ones.
 const SAID_EVERY: Duration = Duration::from_secs(10);
 
+/// Where connections come from.
+pub trait Listen: Send + Unpin + 'static {
+    /// A connection.
+    type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    /// The next connection and the address of its caller, set up so that small answers leave at once.
+    ///
+    /// # Errors
+    /// None can be accepted at the moment.
+    fn poll_accept(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<(Self::Io, SocketAddr)>>;
+}
+
+impl Listen for TcpListener {
+    type Io = TcpStream;
+
+    fn poll_accept(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+        let (stream, from) = ready!(TcpListener::poll_accept(self, context))?;
+        // An answer is not worth less for being small. A socket that is gone already fails to be
+        // set, and says so when it is read.
+        let _ = stream.set_nodelay(true);
+        Poll::Ready(Ok((stream, from)))
+    }
+}
+
 /// The connections to a port, for tonic's `serve_with_incoming`.
-pub struct Incoming {
-    listener: TcpListener,
+pub struct Incoming<L = TcpListener> {
+    listener: L,
     places: Arc<Places>,
     rest: Option<Pin<Box<Sleep>>>,
     said: Option<Instant>,
@@ -64,9 +94,9 @@ fn is_due(said: &mut Option<Instant>) -> bool {
     due
 }
 
-impl Incoming {
+impl<L: Listen> Incoming<L> {
     /// Accepts from `listener` what has a place.
-    pub fn new(listener: TcpListener, places: Arc<Places>) -> Incoming {
+    pub fn new(listener: L, places: Arc<Places>) -> Incoming<L> {
         Incoming {
             listener,
             places,
@@ -90,8 +120,8 @@ impl Incoming {
     }
 }
 
-impl Stream for Incoming {
-    type Item = io::Result<Accepted>;
+impl<L: Listen> Stream for Incoming<L> {
+    type Item = io::Result<Accepted<L::Io>>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
@@ -117,9 +147,6 @@ impl Stream for Incoming {
             let Some(place) = place else {
                 continue;
             };
-            // An answer is not worth less for being small. A socket that is gone already fails to be
-            // set, and says so when it is read.
-            let _ = stream.set_nodelay(true);
             return Poll::Ready(Some(Ok(Accepted {
                 stream,
                 from,
@@ -135,8 +162,8 @@ impl Stream for Incoming {
 
 /// An accepted connection, which ends if its caller stays silent, or is no store where only stores are
 /// let in.
-pub struct Accepted {
-    stream: TcpStream,
+pub struct Accepted<I = TcpStream> {
+    stream: I,
     from: SocketAddr,
     /// Bytes of the preface that have come.
     preface_bytes: usize,
@@ -149,7 +176,7 @@ pub struct Accepted {
     said_strange: Arc<Mutex<Option<Instant>>>,
 }
 
-impl Accepted {
+impl<I> Accepted<I> {
     fn may_stay(&self) -> bool {
         self.place.kind() != Kind::Probation && self.greeted()
     }
@@ -157,7 +184,9 @@ impl Accepted {
     fn greeted(&self) -> bool {
         self.preface_bytes == PREFACE.len()
     }
+}
 
+impl<I: AsyncWrite + Unpin> Accepted<I> {
     /// Sends what was kept back.
     fn poll_release(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.kept_back.is_empty() {
@@ -167,9 +196,11 @@ impl Accepted {
         }
         Poll::Ready(Ok(()))
     }
+}
 
+impl<I: AsyncRead + AsyncWrite + Unpin> Accepted<I> {
     /// Compares what came with what is still to come of the preface.
-    fn check_preface(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn check_preface(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
         let wanted = &PREFACE[self.preface_bytes..];
         let compared = bytes.len().min(wanted.len());
         if bytes[..compared] == wanted[..compared] {
@@ -177,11 +208,13 @@ impl Accepted {
             return Ok(());
         }
         // As much as the socket takes at once, which is all of it unless the caller reads nothing.
-        let _ = self.stream.try_write(OTHER_PROTOCOL);
+        let _ = Pin::new(&mut self.stream).poll_write(context, OTHER_PROTOCOL);
         // A socket that is closed with bytes unread takes the answer back.
         let mut rest = [0; 4096];
         for _ in 0..16 {
-            if !matches!(self.stream.try_read(&mut rest), Ok(1..)) {
+            let mut rest = ReadBuf::new(&mut rest);
+            let read = Pin::new(&mut self.stream).poll_read(context, &mut rest);
+            if !matches!(read, Poll::Ready(Ok(()))) || rest.filled().is_empty() {
                 break;
             }
         }
@@ -202,14 +235,14 @@ impl Accepted {
     }
 }
 
-impl Drop for Accepted {
+impl<I> Drop for Accepted<I> {
     fn drop(&mut self) {
         // Requests that are still worked on may hold the place, too; the connection is what counts.
         self.place.give_back();
     }
 }
 
-impl Connected for Accepted {
+impl<I> Connected for Accepted<I> {
     type ConnectInfo = Arc<Place>;
 
     fn connect_info(&self) -> Arc<Place> {
@@ -217,7 +250,7 @@ impl Connected for Accepted {
     }
 }
 
-impl AsyncRead for Accepted {
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Accepted<I> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -237,7 +270,7 @@ impl AsyncRead for Accepted {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         if !self.greeted() {
-            self.check_preface(&buffer.filled()[before..])?;
+            self.check_preface(context, &buffer.filled()[before..])?;
             if self.greeted()
                 && let Poll::Ready(Err(error)) = self.poll_release(context)
             {
@@ -248,7 +281,7 @@ impl AsyncRead for Accepted {
     }
 }
 
-impl AsyncWrite for Accepted {
+impl<I: AsyncWrite + Unpin> AsyncWrite for Accepted<I> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -129,10 +129,12 @@ impl Calls {
         }
     }
 
-    /// Hands out everything, in no particular order, and is empty.
+    /// Hands out everything, in the order in which it was entered, and is empty.
     pub(super) fn drain(&mut self) -> Vec<Waiting> {
         self.queue.clear();
-        self.waiting.drain().map(|(_, waiting)| waiting).collect()
+        let mut waiting: Vec<_> = self.waiting.drain().collect();
+        waiting.sort_unstable_by_key(|(id, _)| *id);
+        waiting.into_iter().map(|(_, waiting)| waiting).collect()
     }
 }
 

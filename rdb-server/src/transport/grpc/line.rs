@@ -18,14 +18,15 @@ use super::LONGEST_WAIT;
 use super::calls::{Answer, Calls, Waiting};
 use super::link::{Link, NoStream, explain};
 use crate::error::Error;
+use crate::tasks;
 use crate::transport::{Lane, TransportError};
 use futures::Stream;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use prost::Message;
+use rand::RngExt;
 use rdb_proto::raft::{PeerRequest, PeerResponse, peer_request, peer_response};
 use rdb_types::RegionId;
-use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -161,7 +162,7 @@ impl Line {
         if matches!(state.phase, Phase::Idle | Phase::Resting { .. }) {
             state.attempt += 1;
             state.phase = Phase::Opening;
-            state.task = Some(tokio::spawn(Arc::clone(self).run(state.attempt)).abort_handle());
+            state.task = Some(tasks::spawn(Arc::clone(self).run(state.attempt)).abort_handle());
         } else if state.phase == Phase::Open {
             let outbound = state.outbound.take();
             drop(state);
@@ -388,7 +389,5 @@ fn back_off(failures: u32) -> Duration {
     let full = BACK_OFF_MIN
         .saturating_mul(1 << failures.min(8))
         .min(BACK_OFF_MAX);
-    // Any randomness does here; that of a new hash map costs no dependency.
-    let fraction = RandomState::new().hash_one(failures) % 1024;
-    full / 2 + (full / 2).mul_f64(fraction as f64 / 1024.0)
+    full / 2 + (full / 2).mul_f64(tasks::random().random())
 }

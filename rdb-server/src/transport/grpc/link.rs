@@ -3,7 +3,7 @@
 //! Owns where the store is dialled and how HTTP/2 is set up. Knows nothing of calls.
 
 use super::{
-    CONNECTION_WINDOW_BYTES, GrpcOptions, HANDSHAKE_TIMEOUT, MESSAGE_SLACK_BYTES,
+    CONNECTION_WINDOW_BYTES, Dial, GrpcOptions, HANDSHAKE_TIMEOUT, MESSAGE_SLACK_BYTES,
     STREAM_WINDOW_BYTES,
 };
 use crate::error::Error;
@@ -57,6 +57,7 @@ pub(super) struct Link {
     pub(super) to: StoreId,
     pub(super) options: GrpcOptions,
     handshake: Arc<dyn Handshake>,
+    dial: Arc<dyn Dial>,
     /// The connection, and the address that it is for.
     channel: Mutex<Option<(String, Channel)>>,
 }
@@ -66,11 +67,13 @@ impl Link {
         to: StoreId,
         handshake: Arc<dyn Handshake>,
         options: GrpcOptions,
+        dial: Arc<dyn Dial>,
     ) -> Arc<Link> {
         Arc::new(Link {
             to,
             options,
             handshake,
+            dial,
             channel: Mutex::new(None),
         })
     }
@@ -142,7 +145,7 @@ impl Link {
         let channel = match &*current {
             Some((known, channel)) if *known == address => channel.clone(),
             _ => {
-                let channel = self.dial(&address)?;
+                let channel = self.channel_to(&address)?;
                 *current = Some((address, channel.clone()));
                 channel
             }
@@ -156,18 +159,18 @@ impl Link {
             .max_encoding_message_size(max_bytes))
     }
 
-    fn dial(&self, address: &str) -> Result<Channel, String> {
+    fn channel_to(&self, address: &str) -> Result<Channel, String> {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|error| format!("its address {address:?} is not host:port ({error})"))?;
-        Ok(endpoint
+        let endpoint = endpoint
             .connect_timeout(self.options.connect_timeout)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(self.options.keep_alive_interval)
             .keep_alive_timeout(self.options.keep_alive_timeout)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .connect_lazy())
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        Ok(self.dial.channel(&endpoint))
     }
 
     /// Lets the connection go; it ends with the last stream on it.

@@ -90,6 +90,7 @@ impl Peer for PeerService {
         let place = request.extensions().get::<Arc<Place>>().cloned();
         let mut requests = request.into_inner();
         let first = tokio::select! {
+            biased;
             first = timeout(HANDSHAKE_TIMEOUT, requests.message()) => first,
             () = self.closed.cancelled() => return Err(shutting_down()),
         };
