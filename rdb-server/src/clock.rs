@@ -315,7 +315,9 @@ impl StoreClock {
     }
 
     /// Reserves `count` consecutive stamps for eventual writes and returns the first; waits as
-    /// [`StoreClock::reserve`] does.
+    /// [`StoreClock::reserve`] does. A store that was never confirmed takes writes under the smallest
+    /// stamps beyond the last one, too: its hybrid clock gives stamps to logs as well, which others apply
+    /// whatever they say, and then they hold no stream of it any more.
     ///
     /// # Errors
     /// `CLOCK_SKEW` while the clock is off: nothing else would bound its stamps. The disk fails.
@@ -323,8 +325,7 @@ impl StoreClock {
         self.wait_confirmed().await;
         let time = || match self.off() {
             Some(skew) => Err(self.refusal(skew)),
-            // Not confirmed in time: alone, it keeps its offset and takes writes.
-            None => Ok(Some(self.unix_ms())),
+            None => Ok(self.own_time_ms()),
         };
         self.give_out(count, time).await
     }

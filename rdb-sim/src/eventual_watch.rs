@@ -25,6 +25,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
+/// Everything that can expire has.
+pub const ANY_TIME_MS: u64 = u64::MAX / 2;
+
 #[derive(Default)]
 struct Seen {
     entries: entries_fixed::Entries,
@@ -212,7 +215,8 @@ impl EventualWatch {
     }
 
     /// Compares everything that the replicas hold. Nothing may be going on, and all vectors are equal.
-    pub fn compare(&self, running: &[(StoreId, Process)], ledger: &EventualLedger) {
+    /// `sane`: no majority of the clocks ever was wrong; else what can expire may have.
+    pub fn compare(&self, running: &[(StoreId, Process)], ledger: &EventualLedger, sane: bool) {
         let mut all: BTreeMap<(RegionId, NamespaceId), (StoreId, BTreeMap<Bytes, Record>)> =
             BTreeMap::new();
         // What some replica counts as expired counts as expired.
@@ -277,7 +281,7 @@ impl EventualWatch {
                 }
             }
         }
-        let now_ms = self.now_ms();
+        let now_ms = if sane { self.now_ms() } else { ANY_TIME_MS };
         ledger.with_writes(|writes| {
             for (store, _) in running {
                 for at in writes.keys() {
@@ -289,7 +293,7 @@ impl EventualWatch {
                 }
             }
         });
-        ledger.check_absences();
+        ledger.check_absences(sane);
     }
 
     /// The records of a namespace on a disk; compared with what the replica keeps as their digest.

@@ -160,10 +160,10 @@ impl Eventual {
     pub fn start(core: EventualCore, stop: CancellationToken) -> Result<Eventual, Error> {
         let region = RegionId(core.descriptor.id);
         let on_disk = EventualState::load_all(region, core.engine.as_ref())?;
-        // The bound of the clock on disk covers what this store gave out, not what it merged.
-        for state in on_disk.values() {
-            core.clock.observe(state.last_stamp);
-        }
+        // The bound of the clock on disk covers what this store gave out, not what it merged or applied.
+        let applied = core.cell.with(|summary| summary.last_stamp);
+        let merged = on_disk.values().map(|state| state.last_stamp).max();
+        core.clock.observe(applied.max(merged.unwrap_or_default()));
         let (sender, inbox) = mpsc::channel(INBOX);
         let load = Load::new(core.max_inflight);
         let shared = Arc::new(Shared {
