@@ -12,6 +12,7 @@ use crate::registers::FlareDb;
 use crate::run::load_options;
 use rdb_bench::etcd::{self, Etcd};
 use rdb_check::Verdict;
+use std::time::Duration;
 
 /// Writes that a control sees, at least.
 const WRITES: usize = 600;
@@ -52,11 +53,17 @@ pub async fn healthy_etcd(seed: u64) -> Result<Option<String>, ChaosError> {
 /// When they are not: the harness proves nothing.
 pub async fn stale_reads(seed: u64, cluster: &ClusterOptions) -> Result<String, ChaosError> {
     let cluster = Cluster::start(cluster).await?;
-    let options = options(seed);
+    let options = LoadOptions {
+        // A write at the store that is cut off hangs as long, and a read has its turn after it.
+        timeout: Duration::from_secs(2),
+        ..options(seed)
+    };
     let clients = FlareDb::clients(&cluster.endpoints(), &options)?;
     let broken = clients
         .into_iter()
         .map(FlareDb::taking_stale_for_linearizable);
+    // The pinned ones come last, one for each store.
+    let roaming = options.clients as u64;
     let load = Load::start(broken.collect(), options);
     load.more(WRITES / 4).await?;
     let leader = cluster.leader().await?;
@@ -66,6 +73,10 @@ pub async fn stale_reads(seed: u64, cluster: &ClusterOptions) -> Result<String, 
         cluster.network().cut(other, follower)?;
     }
     load.more(WRITES / 2).await?;
+    // Its own client may hang in its writes for as long as the others need for theirs; any read of it now is
+    // of a key that was written since the cut.
+    let at_follower = roaming + follower as u64;
+    load.more_reads_of(at_follower, 1).await?;
     cluster.network().heal()?;
     load.more(WRITES / 4).await?;
     let calls = load.stop().await.calls();

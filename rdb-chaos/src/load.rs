@@ -84,6 +84,8 @@ pub(crate) struct Seen {
     pub(crate) unknown: BTreeSet<String>,
     pub(crate) refused: BTreeSet<String>,
     pub(crate) acks: Vec<Ack>,
+    /// Answered reads of each client.
+    pub(crate) reads: BTreeMap<u64, usize>,
     /// Failed calls, by reason.
     pub(crate) errors: BTreeMap<String, u64>,
     /// The first answer that no store may give.
@@ -153,6 +155,22 @@ impl Load {
                     self.shared.seen.lock().errors
                 )),
             }
+        })
+        .await
+    }
+
+    /// Waits until the client of this number has read so many more times.
+    ///
+    /// # Errors
+    ///
+    /// When that takes longer than any machine should need.
+    pub async fn more_reads_of(&self, client: u64, count: usize) -> Result<(), ChaosError> {
+        let reads = || self.shared.seen.lock().reads.get(&client).copied();
+        let goal = reads().unwrap_or(0) + count;
+        let what = format!("client {client} reads {count} more times");
+        eventually(MORE, &what, async || match reads().unwrap_or(0) {
+            enough if enough >= goal => Ok(()),
+            few => Err(format!("{few} of {goal}")),
         })
         .await
     }
@@ -278,6 +296,13 @@ impl<R: Registers> Worker<R> {
         match self.client.read(shared_key(key)).await {
             Ok((version, value)) => {
                 self.shared.recorder.complete(token, Outcome::Read(value));
+                *self
+                    .shared
+                    .seen
+                    .lock()
+                    .reads
+                    .entry(self.number)
+                    .or_default() += 1;
                 Some((version, value))
             }
             Err(failed) => {

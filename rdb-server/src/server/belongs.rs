@@ -94,3 +94,52 @@ impl http_body::Body for Answers {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tasks::{self, Blocking};
+    use std::convert::Infallible;
+    use std::future::{pending, poll_fn};
+
+    /// A stream of answers that starts a task and ends.
+    struct Starts;
+
+    impl http_body::Body for Starts {
+        type Data = Bytes;
+        type Error = tonic::Status;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<Bytes>, tonic::Status>>> {
+            tasks::spawn(pending::<()>());
+            Poll::Ready(None)
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_call_and_its_answers_start_ends_with_the_store() {
+        let store = Tasks::new(1, Blocking::Inline);
+        let handler = tower::service_fn(|_: Request<()>| {
+            tasks::spawn(pending::<()>());
+            async {
+                tasks::spawn(pending::<()>());
+                Ok::<_, Infallible>(Response::new(Body::new(Starts)))
+            }
+        });
+        let mut service = BelongsLayer::new(store.clone()).layer(handler);
+        let response = service.call(Request::new(())).await.unwrap();
+        assert_eq!(store.count(), 2, "before the answers are read");
+        let mut answers = response.into_body();
+        let end =
+            poll_fn(|context| http_body::Body::poll_frame(Pin::new(&mut answers), context)).await;
+        assert!(end.is_none());
+        assert_eq!(store.count(), 3);
+        store.abort_all();
+        assert_eq!(store.count(), 3, "they end when the runtime comes by them");
+        while store.count() > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
