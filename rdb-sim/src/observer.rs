@@ -84,8 +84,8 @@ impl Observer {
     }
 
     /// Looks at a store's clock, at `now_ms` of the simulation. The clocks before the stores.
-    pub fn clock(&self, store: StoreId, process: &Process, now_ms: u64) {
-        let clock = &process.core.manager().context().clock;
+    pub fn clock(&self, store: StoreId, core: &StoreCore, now_ms: u64) {
+        let clock = &core.manager().context().clock;
         let mut seen = self.seen.lock();
         seen.present.shows(store, clock.unix_ms(), now_ms);
     }

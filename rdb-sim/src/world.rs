@@ -331,7 +331,7 @@ impl World {
     fn look(&self) {
         for (id, store) in &self.stores {
             if let Some(process) = store.process() {
-                self.observer.clock(*id, process, self.trace.now_ms());
+                self.observer.clock(*id, &process.core, self.trace.now_ms());
             }
         }
         for (id, store) in &self.stores {

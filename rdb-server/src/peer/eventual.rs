@@ -369,6 +369,10 @@ impl Eventual {
     }
 
     /// A request of another store about eventual namespaces; others come back. Queued when this returns.
+    #[allow(
+        clippy::result_large_err,
+        reason = "the request comes back for whoever knows it, and is not an error"
+    )]
     pub fn handle(
         &self,
         from: StoreId,

@@ -76,6 +76,10 @@ impl PhysicalClock for HostClock {
     fn unix_ms(&self) -> u64 {
         EPOCH_MS + self.ahead_ms + self.trace.now_ms()
     }
+
+    fn wall_unix_ms(&self) -> u64 {
+        self.unix_ms()
+    }
 }
 
 /// The network's name of a store.
@@ -195,6 +199,7 @@ impl Host {
         while failure.borrow().is_none() && !self.has_failed() {
             sleep(LOOK).await;
             let disk = self.disk.engine.as_ref();
+            observer.clock(self.id, core, trace.now_ms());
             observer.look(self.id, core, disk);
             if self.recount.swap(false, Ordering::Relaxed) {
                 observer.recount(self.id, core, disk);

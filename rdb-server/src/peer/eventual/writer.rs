@@ -170,15 +170,22 @@ impl Job {
 
 /// Answers that wait for a sync, or the sync that waits for them.
 #[derive(Default)]
-struct AtSync(Mutex<(Vec<Answer>, Option<Result<(), StorageError>>)>);
+struct AtSync(Mutex<Gathered>);
+
+#[derive(Default)]
+struct Gathered {
+    answers: Vec<Answer>,
+    /// What the sync came to, once it did.
+    result: Option<Result<(), StorageError>>,
+}
 
 impl AtSync {
     /// The batch is synced, or will not be.
     fn synced(&self, shared: &Shared, result: Result<(), StorageError>) {
         let answers = {
             let mut state = self.0.lock();
-            state.1 = Some(result.clone());
-            std::mem::take(&mut state.0)
+            state.result = Some(result.clone());
+            std::mem::take(&mut state.answers)
         };
         Self::answer(shared, answers, &result);
     }
@@ -186,10 +193,10 @@ impl AtSync {
     fn wait(&self, shared: &Shared, answers: Vec<Answer>) {
         let result = {
             let mut state = self.0.lock();
-            match &state.1 {
+            match &state.result {
                 Some(result) => result.clone(),
                 None => {
-                    state.0 = answers;
+                    state.answers = answers;
                     return;
                 }
             }
