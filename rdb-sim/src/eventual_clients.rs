@@ -160,6 +160,12 @@ impl EventualClient {
         self.stores[at]
     }
 
+    /// Every other client has a session. The reads of one wait, in a partition, for what it has seen
+    /// elsewhere; the others keep all stores busy meanwhile.
+    fn has_session(&self) -> bool {
+        self.number.is_multiple_of(2)
+    }
+
     fn key(&mut self) -> At {
         let namespace = if self.chance.random_bool(0.5) {
             SYNCED
@@ -341,6 +347,7 @@ impl EventualClient {
 
     fn options(&self, at: &At) -> kv::ReadOptions {
         let token = self.tokens.get(&(at.0, at.1[0]));
+        let token = token.filter(|_| self.has_session());
         kv::ReadOptions {
             session: token.map(SessionToken::encode).unwrap_or_default(),
             ..Default::default()
@@ -389,6 +396,9 @@ impl EventualClient {
     }
 
     fn saw(&mut self, at: &At, found: Option<Stamp>, store: StoreId) {
+        if !self.has_session() {
+            return;
+        }
         let at_ms = self.ledger.trace.now_ms();
         let mut shared = self.ledger.shared.lock();
         let by = format!("client {}: store {store} at {at_ms} ms", self.number);

@@ -52,33 +52,6 @@ fn a_snapshot_that_was_lost_in_a_cut_is_sent_again_after_the_heal() {
     );
 }
 
-/// A leader whose clock was ten years ahead took its regions' time along, for good. Now it learns that it
-/// is off before it stamps, on its own disk, too; one that is set right while it runs is believed again.
-#[test]
-fn one_wild_clock_moves_no_time() {
-    let crash = |id, down_ms| Fault::Crash {
-        stores: vec![store(id)],
-        down_ms,
-        keep: Keep::Some,
-    };
-    let years = 10 * 365 * 86_400_000;
-    for far in [years, -years, 3_600_000] {
-        tell(
-            &format!("store 2 is off by {far} ms"),
-            25,
-            vec![
-                (5_000, Fault::ClockJump(store(2), far)),
-                (6_000, crash(2, 300)),
-                // Each of the others away in turn: store 2 is one of two.
-                (9_000, crash(1, 4_000)),
-                (15_000, crash(3, 4_000)),
-                (21_000, crash(2, 300)),
-                (23_000, Fault::ClockJump(store(2), -far)),
-            ],
-        );
-    }
-}
-
 /// Whatever links are cut, as long as some store reaches a majority in both directions, some leader is
 /// found within ten seconds, and kept.
 #[test]
@@ -155,7 +128,7 @@ fn a_store_alone_takes_eventual_writes_and_all_are_equal_after_the_heal() {
         .range((store(2), 6)..(store(2), 16))
         .map(|(_, count)| *count)
         .collect();
-    assert!(taken.len() >= 6, "{taken:?}");
-    assert!(taken.iter().sum::<u64>() > 40, "{taken:?}");
+    assert!(taken.len() >= 8, "{taken:?}");
+    assert!(taken.iter().sum::<u64>() > 80, "{taken:?}");
     assert_eq!(report.eventual.held, 0);
 }
