@@ -147,16 +147,8 @@ impl EventualClient {
         }
     }
 
-    /// Every other client mostly stays at one store: sessions that move wait, in a partition, for what
-    /// they have seen elsewhere, and a store that is cut off is to be kept busy.
     fn store(&mut self) -> StoreId {
-        let count = self.stores.len();
-        let stays = !self.number.is_multiple_of(2) && self.chance.random_bool(0.97);
-        let at = if stays {
-            self.number as usize % count
-        } else {
-            self.chance.random_range(0..count)
-        };
+        let at = self.chance.random_range(0..self.stores.len());
         self.stores[at]
     }
 
