@@ -4,7 +4,7 @@
 # Arguments are passed on: make demo ARGS="--help", make bench ARGS="--help".
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test verify fix bench sim sim-search chaos chaos-short clean
+.PHONY: help setup demo test verify fix bench sim sim-bugs sim-search chaos chaos-short clean
 
 help: ## this list
 	@awk -F '## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,11 +29,14 @@ bench: setup ## put and get side by side with etcd, as ratios
 	cargo build -p rdb-server --bin rdb-server
 	cargo run -p rdb-bench --bin rdb-bench -- $(ARGS)
 
-sim: setup ## the simulator over fixed seeds, over gRPC too, and every planted bug caught (SEEDS=n, default 150)
+sim: setup ## the simulator over fixed seeds, and over gRPC (SEEDS=n, default 110)
 	cargo build -p rdb-sim
-	cargo run -q -p rdb-sim -- search --first 1 --seeds $(or $(SEEDS),150) --minutes 8
-	cargo run -q -p rdb-sim -- bugs --seeds 200
+	cargo run -q -p rdb-sim -- search --first 1 --seeds $(or $(SEEDS),110) --minutes 8
 	cargo run -q -p rdb-sim -- tonic --seeds 24
+
+sim-bugs: setup ## every planted bug, and the seeds until the simulator catches it; some minutes
+	cargo build -p rdb-sim
+	cargo run -q -p rdb-sim -- bugs --seeds 200
 	cargo run -q -p rdb-sim -- tonic --controls --seeds 40
 
 sim-search: setup ## the simulator over new seeds, from where the last search stopped (MINUTES=n, default 10)
