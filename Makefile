@@ -31,7 +31,7 @@ bench: setup ## put and get side by side with etcd, as ratios
 
 sim: setup ## the simulator over fixed seeds, and over gRPC (SEEDS=n, default 110)
 	cargo build -p rdb-sim
-	cargo run -q -p rdb-sim -- search --first 1 --seeds $(or $(SEEDS),110) --minutes 8
+	cargo run -q -p rdb-sim -- search --first 1 --seeds $(or $(SEEDS),110) --seconds 15 --minutes 8
 	cargo run -q -p rdb-sim -- tonic --seeds 24
 
 sim-bugs: setup ## every planted bug, and the seeds until the simulator catches it; some minutes

@@ -203,9 +203,12 @@ async fn report_health(
             .filter(|row| !row.deleted)
         {
             // An eventual one is served by this store alone, too.
-            let served = data_quorum || convert::mode(row.mode) == Some(Mode::Eventual);
+            let served = match convert::mode(row.mode) {
+                Some(Mode::Eventual) => probes.serves_eventual(),
+                _ => ready && data_quorum,
+            };
             reporter
-                .set_service_status(row.name.clone(), status(ready && served))
+                .set_service_status(row.name.clone(), status(served))
                 .await;
         }
         tokio::select! {

@@ -7,6 +7,7 @@
 use super::bugs::{Bug, Watched};
 use super::net::{Cable, Port};
 use crate::bugs::Bugs;
+use crate::clock::EPOCH_MS;
 use crate::disk::Disk;
 use crate::invariants::{Findings, liveness};
 use crate::observer::Observer;
@@ -31,9 +32,6 @@ use tokio_util::sync::CancellationToken;
 pub const PORT: u16 = 50051;
 /// How often the inside of a store is looked at.
 const LOOK: Duration = Duration::from_millis(100);
-/// When the simulated world begins, in Unix time.
-const EPOCH_MS: u64 = 1_700_000_000_000;
-
 /// What all hosts of a run share.
 #[derive(Clone)]
 pub struct Common {
