@@ -58,6 +58,7 @@ pub(super) async fn run(shared: Arc<Shared>, to: StoreId) {
         next: NamespaceId(0),
         rest: REST.0,
         resting: None,
+        stuck: false,
     };
     let mut synced = shared.synced.subscribe();
     let mut answers: FuturesUnordered<BoxFuture<'static, Answer>> = FuturesUnordered::new();
@@ -70,6 +71,7 @@ pub(super) async fn run(shared: Arc<Shared>, to: StoreId) {
         }
         link.resting.take_if(|until| now >= *until);
         while link.resting.is_none()
+            && !link.stuck
             && pushes < WINDOW
             && let Some(push) = link.push()
         {
@@ -124,6 +126,9 @@ struct Link {
     next: NamespaceId,
     rest: Duration,
     resting: Option<Instant>,
+    /// A push was not taken: nothing more goes out before all answers are there, and then what was lost goes
+    /// out again. Another push that was taken says nothing of it.
+    stuck: bool,
 }
 
 impl Link {
@@ -211,11 +216,12 @@ impl Link {
         }
         if taken {
             self.rest = REST.0;
-            return;
+        } else {
+            self.stuck = true;
+            self.resting = Some(Instant::now() + self.rest);
+            self.rest = (self.rest * 2).min(REST.1);
         }
-        self.resting = Some(Instant::now() + self.rest);
-        self.rest = (self.rest * 2).min(REST.1);
-        if last {
+        if last && std::mem::take(&mut self.stuck) {
             self.outbox.lost();
         }
     }
