@@ -29,6 +29,7 @@ pub mod redis;
 pub mod report;
 pub mod run;
 pub mod summary;
+pub mod switching;
 pub mod target;
 
 /// Why a run could not be made. Says what to do.

@@ -17,7 +17,7 @@ use rdb_bench::redis::{self, Redis};
 use rdb_bench::report::{self, Measured, Results};
 use rdb_bench::run::{self, Sample};
 use rdb_bench::target::{Kind, Target};
-use rdb_bench::{BenchError, etcd, failover, flaredb, summary};
+use rdb_bench::{BenchError, etcd, failover, flaredb, summary, switching};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -78,6 +78,20 @@ enum Other {
         /// How often
         #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
         times: u32,
+        /// The rdb-server to measure [default: the one beside this program]
+        #[arg(long, value_name = "FILE")]
+        rdb_server: Option<PathBuf>,
+    },
+    /// How long writes stand still when a namespace changes its mode, as clients and stores see it
+    ///
+    /// FlareDB alone, under load. Exit code 1 also when a write fails or an acknowledged one is lost.
+    Switch {
+        /// How often there and back, at each number of keys
+        #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        times: u32,
+        /// Keys in the namespace, growing
+        #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1000,100000,1000000", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+        keys: Vec<u64>,
         /// The rdb-server to measure [default: the one beside this program]
         #[arg(long, value_name = "FILE")]
         rdb_server: Option<PathBuf>,
@@ -167,6 +181,20 @@ async fn bench(args: &Args) -> Result<(), BenchError> {
         let program = flaredb::find_server(rdb_server.as_deref())?;
         let failovers = failover::measure(&program, *times, |line| println!("{line}")).await?;
         println!("\n{failovers}");
+        return Ok(());
+    }
+    if let Some(Other::Switch {
+        times,
+        keys,
+        rdb_server,
+    }) = &args.other
+    {
+        let program = flaredb::find_server(rdb_server.as_deref())?;
+        let found = switching::measure(&program, *times, keys, |line| println!("{line}")).await?;
+        println!();
+        for switches in found {
+            println!("{switches}");
+        }
         return Ok(());
     }
     if let Some(Other::Eventual {

@@ -201,7 +201,7 @@ impl Drop for Cluster {
 }
 
 /// VmRSS of a process; `None` where the system does not say.
-fn resident_bytes(pid: u32) -> Option<u64> {
+pub fn resident_bytes(pid: u32) -> Option<u64> {
     parse_resident(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
 }
 

@@ -7,6 +7,7 @@
 //! | [`schedule`] | which fault comes when: all of it from one seed |
 //! | [`run`] | a run: load, faults, healing, the times, the last judgement |
 //! | [`control`] | the harness judged: a healthy etcd passes, a client that is broken on purpose is caught |
+//! | [`heal`] | a long cut of an eventual namespace, healed: the lag falls, all become equal |
 //! | [`load`], [`registers`], [`etcd`] | recorded load, and the stores it runs against |
 //! | [`cluster`], [`node`] | the processes |
 //! | [`network`], [`disks`] | what they stand on, and how that is broken |
@@ -27,6 +28,7 @@ pub mod dice;
 pub mod disks;
 pub mod etcd;
 pub mod faults;
+pub mod heal;
 pub mod http;
 pub mod load;
 pub mod network;

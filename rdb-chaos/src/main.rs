@@ -10,6 +10,7 @@
 use clap::Parser;
 use rdb_chaos::cluster::ClusterOptions;
 use rdb_chaos::faults::Kind;
+use rdb_chaos::heal::{HealOptions, heal};
 use rdb_chaos::run::{Ended, RunOptions, run};
 use rdb_chaos::{ChaosError, control, network};
 use std::path::PathBuf;
@@ -40,6 +41,28 @@ enum Command {
         #[command(flatten)]
         on: On,
     },
+    /// Both sides of a cut write to an eventual namespace; the cut is healed, and the lag falls
+    ///
+    /// Exit code 1 unless all replicas become equal in time and hold what was acknowledged.
+    Heal(Heal),
+}
+
+#[derive(clap::Args, Debug)]
+struct Heal {
+    /// Records that each side writes, one in ten under a key of the other
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    records: u64,
+    /// Size of each value
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    value_bytes: u32,
+    /// Seconds after the heal within which all have to be equal
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..))]
+    within: u32,
+    /// No store may hold more memory [default: as much as it takes]
+    #[arg(long, value_name = "MIB")]
+    resident_mib: Option<u64>,
+    #[command(flatten)]
+    on: On,
 }
 
 #[derive(clap::Args, Debug)]
@@ -141,6 +164,7 @@ async fn execute(command: Command) -> bool {
             etcd_if_installed,
             on,
         } => controls(seed, etcd_if_installed, on).await,
+        Command::Heal(args) => healed(args).await,
     };
     match done {
         Ok(held) => held,
@@ -206,6 +230,34 @@ async fn chaos(args: Run) -> Result<bool, ChaosError> {
             false
         }
     })
+}
+
+async fn healed(args: Heal) -> Result<bool, ChaosError> {
+    let options = HealOptions {
+        records: args.records,
+        value_bytes: args.value_bytes as usize,
+        within: Duration::from_secs(args.within.into()),
+        resident_mib: args.resident_mib,
+        cluster: args.on.options()?,
+    };
+    match heal(&options, &|line| println!("{line}")).await {
+        Ok(healed) => {
+            let ((listed, dropped), [one, two, three]) = (healed.conflicts, healed.resident_mib);
+            println!(
+                "every acknowledged write is there or lost to a newer one: {} keys, {listed} conflicts listed, \
+                 {dropped} pushed out of the list; resident at most {one} {two} {three} MiB; equal after {:.2} s",
+                healed.keys,
+                healed.equal_after.as_secs_f64()
+            );
+            Ok(true)
+        }
+        Err((error, kept)) => {
+            if let Some(kept) = kept {
+                eprintln!("rdb-chaos: kept in {}", kept.display());
+            }
+            Err(error)
+        }
+    }
 }
 
 async fn controls(seed: u64, etcd_if_installed: bool, on: On) -> Result<bool, ChaosError> {

@@ -102,6 +102,11 @@ impl Node {
         self.process.is_some()
     }
 
+    /// The process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+
     /// The first members, in the order of their ids.
     pub fn set_peers(&mut self, peers: &[SocketAddr]) {
         self.remove_flag("--peer");

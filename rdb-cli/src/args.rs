@@ -122,6 +122,8 @@ pub(crate) enum Command {
     /// Waits until all have applied the same writes, and compares digests. Exit code 0: equal. 1: not
     /// equal. 4: a store does not answer, or they have not applied the same within --timeout.
     Verify(cmd::verify::Verify),
+    /// Have every store of --endpoints read its configuration again, as SIGHUP does
+    Reload,
     /// See it work: three stores here, broken on purpose, and judged
     Demo(crate::demo::Demo),
     /// A completion script for your shell
@@ -134,11 +136,16 @@ impl Shared {
     /// The client that the flags describe. It sends each request as a call of its own and, unlike a
     /// program, does not wait for stores to be started.
     pub(crate) fn client(&self) -> Result<Client, Error> {
-        let attempts = u32::try_from(self.endpoints.len() * 2)
+        self.client_of(self.endpoints.clone())
+    }
+
+    /// As [`Shared::client`], of these stores.
+    pub(crate) fn client_of(&self, endpoints: Vec<String>) -> Result<Client, Error> {
+        let attempts = u32::try_from(endpoints.len() * 2)
             .unwrap_or(u32::MAX)
             .max(5);
         Ok(Client::new(ClientOptions {
-            endpoints: self.endpoints.clone(),
+            endpoints,
             request_timeout: self.timeout,
             batch: false,
             wait_for_ready: false,

@@ -72,6 +72,16 @@ impl Output {
         matches!(self.format, Format::Table | Format::Raw)
     }
 
+    /// Whether this is columns for people.
+    pub(crate) fn is_table(&self) -> bool {
+        matches!(self.format, Format::Table)
+    }
+
+    /// Brings what was added to its reader, where it is written as it comes.
+    pub(crate) fn flush(&mut self) -> Result<(), Error> {
+        self.out.flush().map_err(write_failed)
+    }
+
     /// Adds a result.
     pub(crate) fn add(&mut self, item: Item) -> Result<(), Error> {
         let first = self.written == 0;

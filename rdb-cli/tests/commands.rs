@@ -100,6 +100,7 @@ fn help_names_every_command_and_the_exit_codes() {
         "status",
         "conflicts",
         "verify",
+        "reload",
         "demo",
         "completion",
         "Exit codes: 0 done",
@@ -116,6 +117,7 @@ fn help_names_every_command_and_the_exit_codes() {
         "status",
         "conflicts",
         "verify",
+        "reload",
         "demo",
         "completion",
     ] {
@@ -518,9 +520,112 @@ fn the_status_ends_with_a_verdict() {
 #[test]
 fn what_a_store_does_not_do_yet_it_says_itself() {
     let running = Store::start();
-    let ran = run(&running.address, &["ns", "set-mode", "logs", "eventual"]);
+    let ran = run(&running.address, &["ns", "delete", "logs", "--yes"]);
     assert_eq!((ran.code, ran.out()), (1, ""), "{}", ran.err);
-    assert!(ran.err.contains("switching a mode failed"), "{}", ran.err);
+    assert!(
+        ran.err.contains("deleting a namespace failed"),
+        "{}",
+        ran.err
+    );
+}
+
+#[test]
+fn a_switch_is_shown_to_its_end() {
+    let running = Store::start();
+    let ns = |args: &[&str]| run(&running.address, &[&["ns", "set-mode"], args].concat());
+    // Off a terminal: a line for each change on stderr, the last one as the result; in JSON all of them.
+    let table = ns(&["cart", "strong", "-o", "table"]);
+    assert_eq!(table.code, 0, "{}", table.err);
+    assert!(
+        table.out().contains("strong") && table.out().contains("12.3 ms"),
+        "{}",
+        table.out()
+    );
+    assert!(!table.out().contains("draining"), "{}", table.out());
+    let draining =
+        "flaredb: draining, 1 of 2 regions there, 5 writes to be exchanged, waits for store 3\n";
+    assert!(table.err.starts_with(draining), "{}", table.err);
+    let lines = ns(&["cart", "strong"]);
+    let steps: Vec<&str> = lines.out().lines().collect();
+    assert_eq!((lines.code, steps.len(), lines.err.as_str()), (0, 2, ""));
+    assert!(
+        steps[1].contains(r#""write_pause_us":"12300""#),
+        "{steps:?}"
+    );
+    assert_eq!(ns(&["cart", "strong", "-o", "raw"]).out(), "done\n");
+    let document = ns(&["cart", "strong", "-o", "json"]);
+    assert!(document.out().starts_with("[\n"), "{}", document.out());
+
+    let stuck = ns(&["stuck", "strong", "-o", "json"]);
+    assert_eq!(stuck.code, 1, "{}", stuck.err);
+    assert!(stuck.out().ends_with("]\n"), "{}", stuck.out());
+    assert!(stuck.err.contains("was given up"), "{}", stuck.err);
+    assert_eq!(
+        ns(&["cart", "strong", "--no-wait", "-o", "raw"]).out(),
+        "recorded\n"
+    );
+    let cancelled = ns(&["cart", "--cancel", "--no-wait", "-o", "raw"]);
+    assert_eq!(cancelled.out(), "undoing\n");
+    for wrong in [
+        &["cart"][..],
+        &["cart", "weak"],
+        &["cart", "--cancel", "--dry-run"],
+        &["cart", "--cancel", "--accept-missing", "3"],
+    ] {
+        assert_eq!(ns(wrong).code, 2, "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_plan_says_whether_it_would_succeed_and_so_does_the_exit_code() {
+    let running = Store::start();
+    let plan = |args: &[&str]| {
+        let set_mode = ["ns", "set-mode", "cart", "strong", "--dry-run"];
+        run(&running.address, &[&set_mode, args].concat())
+    };
+    let without = plan(&["--accept-missing", "3", "-o", "table"]);
+    assert_eq!(without.code, 0, "{}", without.err);
+    for part in ["would succeed", "yes", "120", "9.5 ms", "compare-and-swap"] {
+        assert!(without.out().contains(part), "no {part}: {}", without.out());
+    }
+    let with = plan(&["-o", "jsonl"]);
+    assert_eq!(with.code, 1, "{}", with.err);
+    assert!(
+        with.out()
+            .contains(r#""obstacles":["store 3 cannot be reached"]"#),
+        "{}",
+        with.out()
+    );
+    assert_eq!(plan(&["-o", "raw"]).out(), "no\n");
+}
+
+#[test]
+fn modes_show_what_disagrees() {
+    let running = Store::start();
+    let table = run(&running.address, &["ns", "modes", "-o", "table"]);
+    for part in [
+        "logs",
+        "strong",
+        "eventual",
+        "switching",
+        "store 3 declares strong",
+    ] {
+        assert!(table.out().contains(part), "no {part}: {}", table.out());
+    }
+    let json = run(&running.address, &["ns", "modes", "-o", "jsonl"]);
+    let since = r#""mismatched_since_ms":"1700000000000""#;
+    assert!(json.out().contains(since), "{}", json.out());
+}
+
+#[test]
+fn a_reload_says_what_it_changed() {
+    let running = Store::start();
+    let ran = run(&running.address, &["reload", "-o", "raw"]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    assert_eq!(
+        ran.out(),
+        "namespaces.logs.mode: \"strong\" -> \"eventual\"\n"
+    );
 }
 
 #[test]

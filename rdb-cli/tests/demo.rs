@@ -123,7 +123,7 @@ fn kept_clusters_obey_and_given_directories_stay() {
         "nothing passes between store 3 and stores 1 and 2",
         "stale, from store 3",
         "every cut is taken back",
-        "not yet",
+        "bank is eventual after",
         "there is no command \"explode\"",
     ] {
         assert!(prompt.contains(part), "{part} is missing in\n{prompt}");

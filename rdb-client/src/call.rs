@@ -8,7 +8,7 @@ use crate::endpoints::Endpoints;
 use crate::error::{ClientError, ErrorKind, MODE, Outcome};
 use crate::failure::Failure;
 use crate::node::Node;
-use crate::retry::{self, Next, Safety, Situation};
+use crate::retry::{self, Bound, Next, Safety, Situation};
 use bytes::Bytes;
 use rdb_types::reason::NOT_APPLIED;
 use rdb_types::{Mode, Reason};
@@ -33,6 +33,14 @@ pub(crate) struct Call<'a> {
     pub(crate) safety: Safety,
     pub(crate) request_id: Option<Bytes>,
     pub(crate) timeout: Option<Duration>,
+}
+
+/// What an attempt has to know that depends on those before it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sending {
+    /// Not 0: a write that may have been applied, under the rule of strong namespaces. In another epoch
+    /// it may not be taken anew: an eventual namespace may have taken it where no other store knows.
+    pub(crate) only_epoch: u64,
 }
 
 impl<'a> Call<'a> {
@@ -66,7 +74,7 @@ impl Client {
     /// Makes attempts until one succeeds, none is left, or the time is up.
     pub(crate) async fn run<T, F, Fut>(&self, call: Call<'_>, attempt: F) -> Result<T, ClientError>
     where
-        F: Fn(Arc<Node>, Instant) -> Fut,
+        F: Fn(Arc<Node>, Instant, Sending) -> Fut,
         Fut: Future<Output = Result<T, Failure>>,
     {
         let span = tracing::debug_span!(
@@ -80,7 +88,7 @@ impl Client {
 
     async fn attempts<T, F, Fut>(&self, call: Call<'_>, attempt: F) -> Result<T, ClientError>
     where
-        F: Fn(Arc<Node>, Instant) -> Fut,
+        F: Fn(Arc<Node>, Instant, Sending) -> Fut,
         Fut: Future<Output = Result<T, Failure>>,
     {
         let options = self.options();
@@ -97,7 +105,10 @@ impl Client {
                 None => self.route(call.namespace, &so_far.tried, began),
             };
             so_far.attempts += 1;
-            let failure = match attempt(node.clone(), deadline).await {
+            let sending = Sending {
+                only_epoch: self.only_epoch(call.namespace, &so_far),
+            };
+            let failure = match attempt(node.clone(), deadline, sending).await {
                 Ok(answer) => {
                     node.answered();
                     if so_far.attempts > 1 {
@@ -117,11 +128,17 @@ impl Client {
                 error = failure.message,
                 "attempt failed"
             );
-            so_far.maybe_applied |= failure.may_be_applied;
+            self.learned().note_refusal(call.namespace, &failure);
             so_far.tried.push(position);
+            if failure.may_be_applied {
+                so_far.maybe_applied_at(position, &node);
+            }
             let eventual = self.learned().is_eventual(call.namespace);
-            so_far.eventual = eventual;
-            let bound = eventual && call.safety.is_write() && so_far.maybe_applied;
+            so_far.eventual = self.learned().may_be_eventual(call.namespace);
+            let bound = match so_far.eventual && call.safety.is_write() {
+                true => so_far.bound(position),
+                false => Bound::No,
+            };
             // A store that hangs is not waited for by every caller in turn.
             let hangs =
                 failure.kind == ErrorKind::Deadline && now.duration_since(began) >= PATIENCE;
@@ -154,7 +171,10 @@ impl Client {
                 return Err(so_far.error(&call, failure));
             }
             if !elsewhere {
-                so_far.bound_to = bound.then_some((position, node));
+                so_far.bound_to = match bound {
+                    Bound::No => None,
+                    _ => so_far.maybe_applied.first().cloned(),
+                };
                 so_far.tried.pop();
             } else if !situation.other_endpoint {
                 // A new round: everyone is asked again, the last one last.
@@ -172,12 +192,22 @@ impl Client {
     }
 }
 
+impl Client {
+    fn only_epoch(&self, namespace: &str, so_far: &SoFar) -> u64 {
+        match so_far.maybe_applied.is_empty() || self.learned().may_be_eventual(namespace) {
+            true => 0,
+            false => self.learned().common_epoch(namespace),
+        }
+    }
+}
+
 /// What became of the call up to now.
 #[derive(Default)]
 struct SoFar {
     attempts: u32,
-    maybe_applied: bool,
-    /// The namespace is known to be eventual.
+    /// Where attempts may have been applied.
+    maybe_applied: Vec<(usize, Arc<Node>)>,
+    /// The namespace is known to be eventual, in some region at least.
     eventual: bool,
     /// The endpoint of the next attempt, where no other will do.
     bound_to: Option<(usize, Arc<Node>)>,
@@ -189,6 +219,23 @@ struct SoFar {
 }
 
 impl SoFar {
+    fn maybe_applied_at(&mut self, position: usize, node: &Arc<Node>) {
+        if self.maybe_applied.iter().all(|(at, _)| *at != position) {
+            self.maybe_applied.push((position, node.clone()));
+        }
+    }
+
+    /// Where an eventual namespace may be asked again, after an attempt at `position`. Also where it was sent
+    /// under another mode: the store may have taken it in the new one by then.
+    fn bound(&self, position: usize) -> Bound {
+        match &self.maybe_applied[..] {
+            [] => Bound::No,
+            [(at, _)] if *at == position => Bound::Here,
+            [_] => Bound::There,
+            _ => Bound::Nowhere,
+        }
+    }
+
     /// What the caller is told, when `failure` was the last of its attempts.
     fn error(&self, call: &Call<'_>, failure: Failure) -> ClientError {
         let Failure {
@@ -199,10 +246,10 @@ impl SoFar {
             mut metadata,
             ..
         } = self.most_telling(failure);
-        let outcome = match (call.safety.is_write(), self.maybe_applied) {
+        let outcome = match (call.safety.is_write(), self.maybe_applied.is_empty()) {
             (false, _) => Outcome::NotAWrite,
-            (true, false) => Outcome::NotApplied,
-            (true, true) => Outcome::Unknown,
+            (true, true) => Outcome::NotApplied,
+            (true, false) => Outcome::Unknown,
         };
         // One attempt's word is not the call's, neither in the metadata nor in the text: another one may
         // have been applied.

@@ -4,7 +4,7 @@
 //! `namespaces.rs`, scans `scan.rs`.
 
 use crate::batch::{MAX_ANSWER_BYTES, encoded_bytes};
-use crate::call::Call;
+use crate::call::{Call, Sending};
 use crate::dial::{Dial, Tcp};
 use crate::discovery::Discovery;
 use crate::endpoints::{Endpoints, parse};
@@ -116,6 +116,9 @@ impl Client {
     /// has seen before, whichever store answers. A store that has not seen as much waits for it, or
     /// leaves the read to another. Clones belong to the session; other clients are not affected.
     ///
+    /// A read of a session that has seen writes which a change of mode has set aside fails once, with
+    /// `SESSION_LOST`; from then on the session goes on without them.
+    ///
     /// A scan over several regions holds to it in the region that answered the session last. A read
     /// that brings a token of its own goes by that one.
     pub fn session(&self) -> Client {
@@ -145,13 +148,14 @@ impl Client {
                 Answer::Get(response) => Some(response),
                 _ => None,
             });
-            let answer = answer.await?;
+            let answer = answer.await;
+            let answer = self.not_lost(namespace, &options, answer)?;
             // Which region holds the key, the answer tells; what the session has seen of that one may be
             // more than the answer has.
             let region = answer.receipt.as_ref().map(|receipt| receipt.region_id);
             let wanted = self.in_session(namespace, &read, region);
             if self.is_of_session(answer.receipt.as_ref(), &options, &wanted) {
-                self.note(namespace, answer.receipt.as_ref());
+                self.note_read(namespace, answer.receipt.as_ref(), &options);
                 return Ok(answer);
             }
             options = wanted;
@@ -167,8 +171,6 @@ impl Client {
         region: Option<u64>,
     ) -> kv::ReadOptions {
         let mut wire = read.to_wire();
-        let seen_epoch = self.inner.learned.seen_epoch(namespace);
-        wire.seen_epoch = wire.seen_epoch.max(seen_epoch);
         if wire.session.is_empty()
             && let Some(session) = &self.session
         {
@@ -191,13 +193,38 @@ impl Client {
             || receipt.is_none_or(|receipt| region(&asked.session) == Some(receipt.region_id))
     }
 
-    /// Takes note of how an answer was served.
-    pub(crate) fn note(&self, namespace: &str, receipt: Option<&kv::Receipt>) {
+    /// Takes note of how a write was served. Nobody has looked for what the session saw before.
+    fn note(&self, namespace: &str, receipt: Option<&kv::Receipt>) {
+        self.note_read(namespace, receipt, &kv::ReadOptions::default());
+    }
+
+    /// Takes note of how a read was served that was asked like this.
+    pub(crate) fn note_read(
+        &self,
+        namespace: &str,
+        receipt: Option<&kv::Receipt>,
+        asked: &kv::ReadOptions,
+    ) {
         let Some(receipt) = receipt else { return };
         self.inner.learned.note(namespace, receipt);
         if let Some(session) = &self.session {
-            session.note(namespace, receipt);
+            session.note(namespace, receipt, &asked.session);
         }
+    }
+
+    /// The answer to a read that was asked like this. Where it is that the session is lost, the caller is told,
+    /// and the session goes on with the fresh token: the next read is answered.
+    pub(crate) fn not_lost<T>(
+        &self,
+        namespace: &str,
+        asked: &kv::ReadOptions,
+        answer: Result<T, ClientError>,
+    ) -> Result<T, ClientError> {
+        answer.inspect_err(|error| {
+            if let (Some(session), Some(fresh)) = (&self.session, error.fresh_session()) {
+                session.lost(namespace, &asked.session, &fresh);
+            }
+        })
     }
 
     /// Writes a key.
@@ -221,7 +248,8 @@ impl Client {
             value: value.into(),
             ttl_ms: ttl_ms("put", options.ttl)?,
             request_id: call.request_id.clone().unwrap_or_default(),
-            seen_epoch: self.inner.learned.seen_epoch(namespace),
+            // Each attempt tells the epoch that is known by then.
+            ..Default::default()
         };
         let answer = self.operation(call, Op::Put(request), |answer| match answer {
             Answer::Put(response) => Some(response),
@@ -250,7 +278,8 @@ impl Client {
             namespace: namespace.to_owned(),
             key: key.into(),
             request_id: call.request_id.clone().unwrap_or_default(),
-            seen_epoch: self.inner.learned.seen_epoch(namespace),
+            // Each attempt tells the epoch that is known by then.
+            ..Default::default()
         };
         let answer = self.operation(call, Op::Delete(request), |answer| match answer {
             Answer::Delete(response) => Some(response),
@@ -288,7 +317,8 @@ impl Client {
             }),
             ttl_ms: ttl_ms("compare-and-swap", options.ttl)?,
             request_id: call.request_id.clone().unwrap_or_default(),
-            seen_epoch: self.inner.learned.seen_epoch(namespace),
+            // Each attempt tells the epoch that is known by then.
+            ..Default::default()
         };
         let answer = self.operation(call, Op::CompareAndSwap(request), |answer| match answer {
             Answer::CompareAndSwap(response) => Some(response),
@@ -307,10 +337,12 @@ impl Client {
     ) -> Result<T, ClientError> {
         let options = &self.inner.options;
         let encoded_bytes = encoded_bytes(&op);
+        let namespace = call.namespace;
         // After a message was refused for its size: this operation may have been what was too much.
         let alone = &AtomicBool::new(!options.batch);
-        self.run(call, |node, deadline| {
-            let op = op.clone();
+        self.run(call, |node, deadline, sending| {
+            let mut op = op.clone();
+            self.tell_epoch(namespace, &mut op, sending);
             // One too large for a shared message travels alone: its refusal is then its own.
             let batched =
                 !alone.load(Ordering::Relaxed) && encoded_bytes <= node.max_batch_bytes(options);
@@ -329,6 +361,24 @@ impl Client {
             }
         })
         .await
+    }
+
+    /// Fills in what is known by now of the namespace's epoch.
+    fn tell_epoch(&self, namespace: &str, op: &mut Op, sending: Sending) {
+        let learned = &self.inner.learned;
+        let seen = match op {
+            Op::Get(get) => &mut get.read.get_or_insert_default().seen_epoch,
+            Op::Put(put) => {
+                put.only_epoch = sending.only_epoch;
+                &mut put.seen_epoch
+            }
+            Op::Delete(delete) => {
+                delete.only_epoch = sending.only_epoch;
+                &mut delete.seen_epoch
+            }
+            Op::CompareAndSwap(swap) => &mut swap.seen_epoch,
+        };
+        *seen = learned.seen_epoch(namespace).max(*seen);
     }
 
     pub(crate) fn options(&self) -> &ClientOptions {

@@ -5,8 +5,7 @@
 use crate::batch::MAX_ANSWER_BYTES;
 use crate::call::Call;
 use crate::client::{Client, with_deadline};
-use crate::error::{ClientError, Outcome};
-use crate::failure::Failure;
+use crate::error::ClientError;
 use bytes::Bytes;
 use rdb_proto::raft::{self, raft_service_client::RaftServiceClient};
 use tonic::{Response, Streaming};
@@ -33,20 +32,8 @@ impl Conflicts {
     /// # Errors
     /// The listing broke off; it is to be begun anew.
     pub async fn next(&mut self) -> Result<Option<raft::Conflict>, ClientError> {
-        self.rows.message().await.map_err(|status| {
-            let failure = Failure::from_status("the store", &status);
-            ClientError {
-                reason: failure.reason,
-                code: failure.code,
-                message: failure.message,
-                metadata: failure.metadata,
-                outcome: Outcome::NotAWrite,
-                attempts: 1,
-                kind: failure.kind,
-                operation: LISTING,
-                request_id: None,
-            }
-        })
+        let next = self.rows.message().await;
+        next.map_err(|status| ClientError::of_stream(LISTING, &status))
     }
 }
 
@@ -65,7 +52,7 @@ impl Client {
             limit,
         };
         let call = Call::read(LISTING, namespace, None);
-        self.run(call, |node, deadline| {
+        self.run(call, |node, deadline, _| {
             let request = request.clone();
             async move {
                 node.unary(deadline, async |channel| {

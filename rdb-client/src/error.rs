@@ -2,11 +2,14 @@
 //!
 //! Owns [`ClientError`] and its wording. Knows nothing of how attempts are made.
 
+use crate::failure::Failure;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use rdb_types::Reason;
 use std::collections::BTreeMap;
 use std::fmt;
-use tonic::Code;
+use tonic::{Code, Status};
 
 /// What became of the request, over all its attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +78,22 @@ impl ClientError {
         }
     }
 
+    /// A stream that had begun ended with this.
+    pub(crate) fn of_stream(operation: &'static str, status: &Status) -> ClientError {
+        let failure = Failure::from_status("the store", status);
+        ClientError {
+            reason: failure.reason,
+            code: failure.code,
+            message: failure.message,
+            metadata: failure.metadata,
+            outcome: Outcome::NotAWrite,
+            attempts: 1,
+            kind: failure.kind,
+            operation,
+            request_id: None,
+        }
+    }
+
     /// Whether a later try of the same call may succeed with nothing else changed.
     pub fn is_unavailable(&self) -> bool {
         matches!(
@@ -92,6 +111,14 @@ impl ClientError {
         }
         let passes = self.is_unavailable() || matches!(self.kind, ErrorKind::Broken);
         self.outcome == Outcome::Unknown && self.request_id.is_some() && passes
+    }
+
+    /// With `SESSION_LOST`: the token to go on with, for whoever brings tokens of his own.
+    pub fn fresh_session(&self) -> Option<Bytes> {
+        let fresh = self.metadata.get("session")?;
+        let fresh =
+            (self.reason == Some(Reason::SessionLost)).then(|| BASE64_STANDARD.decode(fresh));
+        fresh?.ok().map(Bytes::from)
     }
 
     /// What to say of an endpoint that may be a store's other port. A store of ours gives a reason with

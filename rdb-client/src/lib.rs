@@ -39,6 +39,7 @@ mod node;
 mod options;
 mod retry;
 mod scan;
+mod switching;
 
 pub use client::Client;
 pub use conflicts::Conflicts;
@@ -53,3 +54,4 @@ pub use rdb_proto as proto;
 pub use rdb_proto::kv::{
     CompareAndSwapResponse, DeleteResponse, GetResponse, KeyValue, PutResponse, Receipt,
 };
+pub use switching::ModeChanges;

@@ -11,7 +11,7 @@ use rdb_proto::raft::{self, raft_service_client::RaftServiceClient};
 use rdb_proto::{convert, kv};
 use rdb_types::{Mode, Policies};
 use tonic::transport::Channel;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status};
 
 impl Client {
     /// Creates a namespace; without a mode in the cluster's default one.
@@ -112,20 +112,6 @@ impl Client {
         Ok(response.namespaces)
     }
 
-    /// Switches a namespace's mode, or says what that would do. The stream tells the progress; a
-    /// failure on the way is its last item.
-    pub async fn update_mode(
-        &self,
-        request: raft::UpdateNamespaceModeRequest,
-    ) -> Result<Streaming<raft::ModeChange>, ClientError> {
-        let name = request.namespace.clone();
-        let call = Call::anonymous("switching a mode", &name);
-        self.raft(call, request, async |mut client, request| {
-            client.update_namespace_mode(request).await
-        })
-        .await
-    }
-
     /// How far each replica of a namespace is.
     pub async fn replication_status(
         &self,
@@ -172,6 +158,18 @@ impl Client {
         Ok(response.regions)
     }
 
+    /// Has the store that answers read its configuration again. Give the client one endpoint to say which.
+    pub async fn reload(&self) -> Result<admin::ReloadResponse, ClientError> {
+        // Read twice it is the same: a read in the sense of repeats.
+        let call = Call::read("reloading a configuration", "", None);
+        self.admin(
+            call,
+            admin::ReloadRequest {},
+            async |mut client, request| client.reload(request).await,
+        )
+        .await
+    }
+
     pub(crate) async fn raft<Q, R, F>(
         &self,
         call: Call<'_>,
@@ -182,7 +180,7 @@ impl Client {
         Q: Clone,
         F: AsyncFn(RaftServiceClient<Channel>, Request<Q>) -> Result<Response<R>, Status>,
     {
-        self.run(call, |node, deadline| {
+        self.run(call, |node, deadline, _| {
             let (request, send) = (request.clone(), &send);
             async move {
                 node.unary(deadline, async |channel| {
@@ -203,7 +201,7 @@ impl Client {
         Q: Clone,
         F: AsyncFn(AdminClient<Channel>, Request<Q>) -> Result<Response<R>, Status>,
     {
-        self.run(call, |node, deadline| {
+        self.run(call, |node, deadline, _| {
             let (request, send) = (request.clone(), &send);
             async move {
                 node.unary(deadline, async |channel| {

@@ -30,6 +30,19 @@ impl Safety {
     }
 }
 
+/// Which endpoint a write that may have been applied may be repeated at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bound {
+    /// At any.
+    No,
+    /// At the one that was asked just now: the namespace is eventual, and no other one knows.
+    Here,
+    /// At one that was asked before.
+    There,
+    /// At none: several may have applied it, each unknown to the others.
+    Nowhere,
+}
+
 /// What to do after a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
@@ -53,8 +66,8 @@ pub(crate) struct Situation<'a> {
     pub(crate) wait_for_ready: bool,
     /// Every store takes the call itself: another one is not worse.
     pub(crate) eventual: bool,
-    /// A write that an eventual namespace may have taken at this endpoint: no other one knows.
-    pub(crate) bound: bool,
+    /// Where a write may be repeated that an eventual namespace may have taken.
+    pub(crate) bound: Bound,
     /// What the last store that answered an earlier attempt of this call said, if one did.
     pub(crate) heard: Option<&'a Failure>,
     pub(crate) policy: &'a RetryPolicy,
@@ -75,12 +88,29 @@ pub(crate) fn next(failure: &Failure, situation: &Situation<'_>) -> Next {
     let passing = is_passing(failure)
         // That store's clock is off; what another accepts is stamped by its own.
         || failure.reason == Some(Reason::ClockSkew) && situation.other_endpoint;
-    // Whoever waits for a store that is gone learns no more than that it is not known.
-    let gone = situation.bound && failure.kind == ErrorKind::Connect;
+    let gone = match situation.bound {
+        // Whoever waits for a store that is gone learns no more than that it is not known.
+        Bound::Here => failure.kind == ErrorKind::Connect,
+        Bound::Nowhere => true,
+        Bound::No | Bound::There => false,
+    };
     if unsafe_repeat || exhausted || gone || !passing {
         return Next::GiveUp;
     }
-    let elsewhere = concerns_the_endpoint(failure) && !situation.bound;
+    if let Some(told) = failure.retry_after.filter(|_| is_being_switched(failure)) {
+        // That takes as long as the store says, however often it was asked; and callers who were refused
+        // together do not return together.
+        let spread = if policy.jitter {
+            situation.draw.clamp(0.0, 1.0)
+        } else {
+            0.0
+        };
+        return Next::Again {
+            wait: told + told.mul_f64(spread),
+            elsewhere: false,
+        };
+    }
+    let elsewhere = concerns_the_endpoint(failure) && situation.bound == Bound::No;
     let at_once = failure.is_network() || situation.eventual;
     if at_once && elsewhere && situation.other_endpoint {
         return Next::Again {
@@ -137,6 +167,14 @@ fn is_passing(failure: &Failure) -> bool {
     }
 }
 
+/// Whether the namespace changes its mode just now: every store says so, for moments.
+fn is_being_switched(failure: &Failure) -> bool {
+    matches!(
+        failure.reason,
+        Some(Reason::ModeSwitching | Reason::ModeChanged)
+    )
+}
+
 /// Whether another endpoint may answer where this one could not. A namespace that is being switched
 /// or a store that is overloaded is no better anywhere else: stores forward to each other.
 fn concerns_the_endpoint(failure: &Failure) -> bool {
@@ -190,7 +228,7 @@ mod tests {
                 other_endpoint,
                 wait_for_ready: true,
                 eventual: false,
-                bound: false,
+                bound: Bound::No,
                 heard: None,
                 policy: &policy,
                 draw,
@@ -296,7 +334,7 @@ mod tests {
             other_endpoint: false,
             wait_for_ready: false,
             eventual: false,
-            bound: false,
+            bound: Bound::No,
             heard: None,
             policy: &policy,
             draw: 0.0,
@@ -331,7 +369,7 @@ mod tests {
     #[test]
     fn what_an_eventual_namespace_may_have_taken_is_repeated_there_or_not_at_all() {
         let policy = RetryPolicy::default();
-        let situation = |eventual, bound| Situation {
+        let situation = |eventual, bound: Bound| Situation {
             safety: Safety::Identified,
             attempts: 1,
             other_endpoint: true,
@@ -348,9 +386,15 @@ mod tests {
             wait,
             elsewhere: false,
         };
-        assert_eq!(next(&broken, &situation(true, true)), there);
+        assert_eq!(next(&broken, &situation(true, Bound::Here)), there);
         let gone = Failure::connect("a:1", &"refused");
-        assert_eq!(next(&gone, &situation(true, true)), Next::GiveUp);
+        assert_eq!(next(&gone, &situation(true, Bound::Here)), Next::GiveUp);
+        // Another one was asked meanwhile, in vain.
+        assert_eq!(next(&gone, &situation(true, Bound::There)), there);
+        assert_eq!(
+            next(&broken, &situation(true, Bound::Nowhere)),
+            Next::GiveUp
+        );
         // What certainly was not applied goes to another one, at once.
         let at_once = Next::Again {
             wait: Duration::ZERO,
@@ -359,9 +403,44 @@ mod tests {
         let stale = refused(Code::Unavailable, "STALE_REPLICA", "not_applied", 50);
         let skewed = refused(Code::FailedPrecondition, "CLOCK_SKEW", "not_applied", 0);
         for failure in [&gone, &stale, &skewed] {
-            assert_eq!(next(failure, &situation(true, false)), at_once);
+            assert_eq!(next(failure, &situation(true, Bound::No)), at_once);
         }
-        assert_ne!(next(&stale, &situation(false, false)), at_once);
+        assert_ne!(next(&stale, &situation(false, Bound::No)), at_once);
+    }
+
+    #[test]
+    fn a_switch_is_waited_for_as_long_as_the_store_says_however_often() {
+        let policy = RetryPolicy::default();
+        for (reason, safety) in [
+            ("MODE_SWITCHING", Safety::Anonymous),
+            ("MODE_CHANGED", Safety::Anonymous),
+            ("MODE_SWITCHING", Safety::Read),
+        ] {
+            let failure = refused(Code::Unavailable, reason, "not_applied", 20);
+            for (attempts, draw, wait_ms) in [(1, 0.0, 20), (1, 1.0, 40), (30, 0.5, 30)] {
+                let situation = Situation {
+                    safety,
+                    attempts,
+                    other_endpoint: true,
+                    wait_for_ready: false,
+                    eventual: true,
+                    bound: Bound::No,
+                    heard: None,
+                    policy: &policy,
+                    draw,
+                };
+                let again = Next::Again {
+                    wait: Duration::from_millis(wait_ms),
+                    elsewhere: false,
+                };
+                assert_eq!(next(&failure, &situation), again, "{reason}");
+            }
+        }
+        let unknown = refused(Code::Unavailable, "MODE_CHANGED", "unknown", 20);
+        assert_eq!(
+            decide(&unknown, Safety::Anonymous, 1, true, 0.0),
+            Next::GiveUp
+        );
     }
 
     #[test]
@@ -378,7 +457,7 @@ mod tests {
                 other_endpoint: true,
                 wait_for_ready: true,
                 eventual: false,
-                bound: false,
+                bound: Bound::No,
                 heard: None,
                 policy: &policy,
                 draw: 0.0,

@@ -50,6 +50,7 @@ impl Client {
         let scan = Scan {
             client: self.clone(),
             rest: Rest::new(namespace, &options),
+            asked: kv::ReadOptions::default(),
             options,
             stream: None,
             done: false,
@@ -65,6 +66,8 @@ struct Scan {
     client: Client,
     options: ScanOptions,
     rest: Rest,
+    /// How the open stream was asked for.
+    asked: kv::ReadOptions,
     stream: Option<(Arc<Node>, Streaming<kv::ScanResponse>)>,
     done: bool,
 }
@@ -107,12 +110,16 @@ impl Scan {
         let read = self
             .client
             .in_session(&self.rest.namespace, &self.options.read, None);
+        self.asked.clone_from(&read);
         let request = self.rest.request(&self.options, read);
         let call = Call::read("scan", &self.rest.namespace, Some(timeout));
-        let (stream, first) = self
+        let begun = self
             .client
-            .run(call, |node, deadline| {
-                let request = request.clone();
+            .run(call, |node, deadline, _| {
+                let mut request = request.clone();
+                let seen = self.client.learned().seen_epoch(&request.namespace);
+                let read = request.read.get_or_insert_default();
+                read.seen_epoch = read.seen_epoch.max(seen);
                 async move {
                     let mut stream = node
                         .unary(deadline, async |channel| {
@@ -127,7 +134,10 @@ impl Scan {
                     Ok(((node, stream), first))
                 }
             })
-            .await?;
+            .await;
+        let (stream, first) = self
+            .client
+            .not_lost(&self.rest.namespace, &self.asked, begun)?;
         self.stream = Some(stream);
         Ok(self.take(first))
     }
@@ -136,7 +146,7 @@ impl Scan {
     fn take(&mut self, page: Option<kv::ScanResponse>) -> Option<kv::ScanResponse> {
         if let Some(page) = &page {
             self.client
-                .note(&self.rest.namespace, page.receipt.as_ref());
+                .note_read(&self.rest.namespace, page.receipt.as_ref(), &self.asked);
             self.rest.given(&page.entries, self.options.reverse);
             self.done = self.rest.is_empty();
         }

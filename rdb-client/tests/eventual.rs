@@ -11,7 +11,7 @@ use mock::{Act, Net, refuse, unknown};
 use rdb_client::proto::kv::batch_request::Op;
 use rdb_client::proto::kv::{GetRequest, Receipt};
 use rdb_client::{Client, ClientOptions, Outcome, PutOptions, ReadOptions, RetryPolicy};
-use rdb_types::{NamespaceId, RegionId, SessionToken, StoreId};
+use rdb_types::{Epoch, NamespaceId, RegionId, SessionToken, StoreId};
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Code;
@@ -29,12 +29,10 @@ fn options() -> ClientOptions {
 
 fn token(region: u64, parts: &[(u64, u64)]) -> Bytes {
     let store = |id| StoreId::new(id).unwrap();
-    SessionToken::Vector {
-        region: RegionId(region),
-        namespace: NamespaceId(5),
-        vector: parts.iter().map(|(id, at)| (store(*id), *at)).collect(),
-    }
-    .encode()
+    let vector = parts.iter().map(|(id, at)| (store(*id), *at)).collect();
+    SessionToken::new(RegionId(region), NamespaceId(5), Epoch(3))
+        .with_writes(Epoch(0), &vector)
+        .encode()
 }
 
 fn receipt(region_id: u64, parts: &[(u64, u64)]) -> Receipt {

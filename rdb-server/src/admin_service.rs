@@ -1,9 +1,11 @@
 //! The `Admin` service: what an operator asks of the cluster beyond namespaces.
 
+use crate::config::KeyChange;
 use crate::error::Error;
 use crate::grpc_edge::deadline_of;
 use crate::namespace::Namespaces;
 use crate::peer_manager::PeerManager;
+use crate::store::reload::Reloader;
 use crate::stores::Stores;
 use rdb_proto::admin::{self, admin_server::Admin};
 use rdb_types::{Reason, RegionId, StoreId};
@@ -16,6 +18,7 @@ pub struct AdminService {
     manager: Arc<PeerManager>,
     namespaces: Namespaces,
     stores: Stores,
+    reloader: Arc<Reloader>,
 }
 
 impl AdminService {
@@ -25,12 +28,14 @@ impl AdminService {
         manager: Arc<PeerManager>,
         namespaces: Namespaces,
         stores: Stores,
+        reloader: Arc<Reloader>,
     ) -> AdminService {
         AdminService {
             me,
             manager,
             namespaces,
             stores,
+            reloader,
         }
     }
 }
@@ -104,5 +109,23 @@ impl Admin for AdminService {
             return Err(Error::new(Reason::NotLeader, format!("store {} leads none of these regions; ask the store that does (`flaredb status`)", self.me)).to_status(false));
         }
         Ok(Response::new(admin::TransferLeaderResponse { regions }))
+    }
+
+    async fn reload(
+        &self,
+        request: Request<admin::ReloadRequest>,
+    ) -> Result<Response<admin::ReloadResponse>, Status> {
+        deadline_of(&request);
+        let reloaded = self
+            .reloader
+            .reload()
+            .map_err(|error| error.to_status(true))?;
+        let lines = |changes: &[KeyChange]| changes.iter().map(KeyChange::to_string).collect();
+        Ok(Response::new(admin::ReloadResponse {
+            store_id: u32::from(self.me.get()),
+            changed: lines(&reloaded.changed),
+            waiting: lines(&reloaded.waiting),
+            warnings: reloaded.warnings,
+        }))
     }
 }

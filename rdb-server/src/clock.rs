@@ -33,6 +33,9 @@ const BOUND_WINDOW_MS: u64 = 500;
 const BOUND_LOW_MS: u64 = 250;
 /// How long a store that has just joined waits for a majority's word on its clock before it stamps.
 const CONFIRM: Duration = Duration::from_secs(2);
+/// How long of that an eventual write waits. Who can be asked has answered by then; it needs nobody's word,
+/// and a store that is alone has to take it within the shortest deadlines that callers have.
+const CONFIRM_WRITES: Duration = Duration::from_millis(500);
 
 /// Where physical time comes from.
 pub trait PhysicalClock: Send + Sync + 'static {
@@ -310,19 +313,19 @@ impl StoreClock {
     /// ahead of it. While the clock is off, or was never confirmed, these are the smallest stamps beyond
     /// the last one: the log goes on, and no wild time gets into it.
     pub async fn reserve(self: &Arc<Self>, count: u64) -> Result<Stamp, StorageError> {
-        self.wait_confirmed().await;
+        self.wait_confirmed(CONFIRM).await;
         self.give_out(count, || Ok(self.own_time_ms())).await
     }
 
     /// Reserves `count` consecutive stamps for eventual writes and returns the first; waits as
-    /// [`StoreClock::reserve`] does. A store that was never confirmed takes writes under the smallest
+    /// [`StoreClock::reserve`] does, but shorter for others. A store that was never confirmed takes writes under the smallest
     /// stamps beyond the last one, too: its hybrid clock gives stamps to logs as well, which others apply
     /// whatever they say, and then they hold no stream of it any more.
     ///
     /// # Errors
     /// `CLOCK_SKEW` while the clock is off: nothing else would bound its stamps. The disk fails.
     pub async fn stamp_writes(self: &Arc<Self>, count: u64) -> Result<Stamp, Error> {
-        self.wait_confirmed().await;
+        self.wait_confirmed(CONFIRM_WRITES).await;
         let time = || match self.off() {
             Some(skew) => Err(self.refusal(skew)),
             None => Ok(self.own_time_ms()),
@@ -344,14 +347,18 @@ impl StoreClock {
         .outcome(Outcome::NotApplied)
     }
 
-    /// Returns once a majority had its say on this clock, or has taken too long for it.
-    async fn wait_confirmed(&self) {
+    /// Returns once a majority had its say on this clock, or has taken longer for it, since the store joined,
+    /// than `at_most`, which is no more than [`CONFIRM`].
+    async fn wait_confirmed(&self, at_most: Duration) {
         loop {
             let woken = self.confirmed.notified();
             let Standing::Unconfirmed(until) = self.standing() else {
                 return;
             };
-            if timeout_at(until, woken).await.is_err() {
+            if timeout_at(until - (CONFIRM - at_most), woken)
+                .await
+                .is_err()
+            {
                 return;
             }
         }

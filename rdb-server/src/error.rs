@@ -105,7 +105,8 @@ impl Error {
         .with("limit", limit)
     }
 
-    /// How long a client should wait before it repeats; `None` where it must not.
+    /// How long a client should wait before it repeats; `None` where it must not, or where the same request
+    /// meets the same refusal again.
     ///
     /// `has_request_id`: the request was a write that brought one, or a read.
     pub fn retry_after(&self, has_request_id: bool) -> Option<Duration> {
@@ -113,6 +114,12 @@ impl Error {
             return None;
         }
         let ms = match self.reason {
+            // It names another token to come with.
+            Reason::SessionLost => return None,
+            // The store that says so serves the new mode already, or does in moments.
+            Reason::ModeChanged | Reason::StaleEpoch => 10,
+            // A seal takes a few round trips between stores.
+            Reason::ModeSwitching => 20,
             Reason::NotLeader | Reason::OutcomeUnknown => 20,
             Reason::NoQuorum | Reason::NotReady => 200,
             _ => 50,

@@ -158,8 +158,9 @@ impl KvService {
                 })
             }
             batch_request::Op::Put(put) => {
-                let op =
+                let mut op =
                     self.write_op(Kind::Put, put.key, put.value, put.ttl_ms, put.request_id)?;
+                op.epoch = put.only_epoch;
                 Ok(Decoded::Write {
                     namespace: put.namespace,
                     op,
@@ -167,8 +168,9 @@ impl KvService {
                 })
             }
             batch_request::Op::Delete(delete) => {
-                let op =
+                let mut op =
                     self.write_op(Kind::Delete, delete.key, Bytes::new(), 0, delete.request_id)?;
+                op.epoch = delete.only_epoch;
                 Ok(Decoded::Write {
                     namespace: delete.namespace,
                     op,

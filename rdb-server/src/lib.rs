@@ -7,6 +7,7 @@
 //! | [`config`] | every key of the configuration |
 //! | [`kv_service`], [`raft_service`], [`admin_service`], [`http`] | the edges: decode, validate, decide nothing |
 //! | [`grpc_edge`] | what gRPC would answer by itself, in our words and in time |
+//! | [`modes`] | how far a switch of modes is, when it is over, and which stores disagree |
 //! | [`router`], [`namespace`], [`session`] | from names and keys to regions, and back to one answer |
 //! | [`peer_manager`], [`peer`] | the replicas of this store; a region's writes, reads and quorum |
 //! | [`region`] | what a log entry does to a region's data |
@@ -31,6 +32,7 @@ pub mod kv_service;
 pub mod layout_store;
 pub mod logging;
 pub mod metrics;
+pub mod modes;
 pub mod namespace;
 pub mod peer;
 pub mod peer_manager;

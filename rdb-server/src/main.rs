@@ -8,7 +8,7 @@
 use clap::Parser;
 use rdb_server::config::{self, Cli, LogConfig, LogFormat};
 use rdb_server::logging::LogLevel;
-use rdb_server::server::{Store, StoreOptions};
+use rdb_server::server::{NewConfig, Store, StoreOptions};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -75,7 +75,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(format, &format!("cannot start: {error}")),
     };
-    runtime.block_on(run(loaded, &cli, &level))
+    runtime.block_on(run(loaded, cli, level))
 }
 
 /// The last word of a process that cannot start or go on: a line as plain as it can be, or in JSON where
@@ -88,7 +88,7 @@ fn fail(format: LogFormat, why: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn run(loaded: config::Loaded, cli: &Cli, level: &LogLevel) -> ExitCode {
+async fn run(loaded: config::Loaded, cli: Cli, level: LogLevel) -> ExitCode {
     let format = loaded.config.log.format;
     let mut options = StoreOptions::new(loaded.config);
     // A failed sync is final: what was written since the last good one may be gone, and only a restart
@@ -97,6 +97,7 @@ async fn run(loaded: config::Loaded, cli: &Cli, level: &LogLevel) -> ExitCode {
         tracing::error!(%error, "the disk can no longer be trusted: this process ends");
         std::process::abort();
     });
+    options.read_config = Some(Box::new(move || read_again(&cli, &level)));
     let signals = [
         SignalKind::terminate(),
         SignalKind::interrupt(),
@@ -115,7 +116,8 @@ async fn run(loaded: config::Loaded, cli: &Cli, level: &LogLevel) -> ExitCode {
             why = store.failed() => break Some(why),
             _ = terminate.recv() => break None,
             _ = interrupt.recv() => break None,
-            _ = hangup.recv() => reload(&store, cli, level),
+            // What came of it is in the log.
+            _ = hangup.recv() => drop(store.reload()),
         }
     };
     tracing::info!("leaving");
@@ -126,33 +128,19 @@ async fn run(loaded: config::Loaded, cli: &Cli, level: &LogLevel) -> ExitCode {
     }
 }
 
-/// Reads the configuration again. What is wrong with it changes nothing.
-fn reload(store: &Store, cli: &Cli, level: &LogLevel) {
-    let loaded = match config::load(cli, config::process_env(), |path| std::fs::read(path)) {
-        Ok(loaded) => loaded,
-        Err(errors) => {
-            for error in errors.as_slice() {
-                tracing::error!(%error, "the new configuration is not taken up");
-            }
-            return;
-        }
-    };
-    for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
-    }
+/// Reads the configuration again, and takes up the log level, which is the process's.
+fn read_again(cli: &Cli, level: &LogLevel) -> Result<NewConfig, Vec<String>> {
+    let loaded = config::load(cli, config::process_env(), |path| std::fs::read(path));
+    let loaded = loaded.map_err(|errors| {
+        let errors = errors.as_slice().iter();
+        errors.map(ToString::to_string).collect::<Vec<_>>()
+    })?;
+    let mut warnings = loaded.warnings;
     if let Err(error) = level.set(&loaded.config.log) {
-        tracing::error!(%error, "the log level stays as it was");
+        warnings.push(format!("the log level stays as it was: {error}"));
     }
-    let (live, restart) = store.reload(&loaded.config);
-    for change in &live {
-        tracing::info!(%change, "configuration changed");
-    }
-    for change in &restart {
-        tracing::warn!(%change, "this change waits for a restart");
-    }
-    tracing::info!(
-        changed = live.len(),
-        waiting = restart.len(),
-        "configuration read again"
-    );
+    Ok(NewConfig {
+        config: loaded.config,
+        warnings,
+    })
 }

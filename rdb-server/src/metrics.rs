@@ -49,6 +49,14 @@ struct StoreLabels {
     store: u32,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct SwitchLabels {
+    namespace: String,
+    from: &'static str,
+    to: &'static str,
+    outcome: &'static str,
+}
+
 /// All numbers of a store.
 pub struct Metrics {
     registry: OnceLock<Registry>,
@@ -60,6 +68,8 @@ pub struct Metrics {
     wild_stamps: Family<NamespaceLabel, Counter>,
     repairs: Family<NamespaceLabel, Counter>,
     lag_breaches: Family<StoreLabels, Counter>,
+    switches: Family<SwitchLabels, Counter>,
+    write_pauses: Family<SwitchLabels, Histogram, fn() -> Histogram>,
     /// Not held: the regions count into this, and a store that is gone has to let go of its disk.
     manager: OnceLock<Weak<PeerManager>>,
 }
@@ -113,6 +123,8 @@ impl Metrics {
             wild_stamps: Family::default(),
             repairs: Family::default(),
             lag_breaches: Family::default(),
+            switches: Family::default(),
+            write_pauses: Family::new_with_constructor(latency_histogram),
             manager: OnceLock::new(),
         })
     }
@@ -159,10 +171,43 @@ impl Metrics {
             "Times that a replica fell further behind than the namespace's max_lag",
             self.lag_breaches.clone(),
         );
+        registry.register(
+            "mode_switches",
+            "Switches of modes that ended while this store led the meta region",
+            self.switches.clone(),
+        );
+        registry.register_with_unit(
+            "mode_switch_write_pause",
+            "Time without writes in a switch of modes",
+            Unit::Seconds,
+            self.write_pauses.clone(),
+        );
         registry.register_collector(Box::new(Regions::new(manager.clone(), places)));
         // A second call would change nothing.
         let _ = self.manager.set(manager);
         let _ = self.registry.set(registry);
+    }
+
+    /// A switch of modes ended; where it is done, for how long it took no writes.
+    pub fn switched(
+        &self,
+        namespace: &str,
+        from: &'static str,
+        to: &'static str,
+        outcome: &'static str,
+        write_pause: Option<Duration>,
+    ) {
+        let labels = SwitchLabels {
+            namespace: self.label(namespace),
+            from,
+            to,
+            outcome,
+        };
+        self.switches.get_or_create(&labels).inc();
+        if let Some(pause) = write_pause {
+            let histogram = self.write_pauses.get_or_create(&labels);
+            histogram.observe(pause.as_secs_f64());
+        }
     }
 
     /// The text that `/metrics` answers.

@@ -8,13 +8,15 @@
 
 use crate::error::{Error, Outcome};
 use crate::peer::Peer;
+use crate::peer::orders::Order;
 use crate::peer_manager::PeerManager;
 use crate::region::meta::{self, MetaState};
 use rdb_proto::convert;
 use rdb_proto::raft::{self, CreateNamespaceCommand, NamespaceRow, command, command_outcome};
-use rdb_types::{Mode, NamespaceId, NamespaceName, Policies, Reason, RegionId};
+use rdb_types::{Mode, NamespaceId, NamespaceName, Policies, Reason, RegionId, StoreId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// Finds, creates and installs namespaces.
@@ -53,6 +55,42 @@ impl Namespaces {
         let rows = tables.namespaces.iter().filter(|(_, row)| !row.deleted);
         rows.filter_map(|(id, row)| Some((*id, convert::policies(row.policies.as_ref()).ok()?)))
             .collect()
+    }
+
+    /// What all namespaces shall be, as far as this store has applied the tables.
+    pub fn orders(&self) -> BTreeMap<NamespaceId, Order> {
+        let tables = self.tables();
+        let rows = tables.namespaces.iter().filter(|(_, row)| !row.deleted);
+        rows.filter_map(|(id, row)| {
+            let missing = row.accept_missing.iter();
+            let order = Order {
+                target: convert::mode(row.target)?,
+                attempt: row.attempt,
+                accept_missing: missing
+                    .filter_map(|id| StoreId::new(u64::from(*id)))
+                    .collect(),
+            };
+            Some((*id, order))
+        })
+        .collect()
+    }
+
+    /// Where the tables stand, for [`Namespaces::changed`].
+    pub fn applied_index(&self) -> u64 {
+        let peer = self.manager.peer(RegionId::META);
+        peer.map_or(0, |peer| peer.cell().applied_index())
+    }
+
+    /// Waits until the tables may have changed since they stood at `seen`, and no longer than `limit`.
+    pub async fn changed(&self, seen: u64, limit: Duration) {
+        let Some(peer) = self.manager.peer(RegionId::META) else {
+            return tokio::time::sleep(limit).await;
+        };
+        tokio::select! {
+            biased;
+            () = peer.cell().wait_applied(seen + 1) => {}
+            () = tokio::time::sleep(limit) => {}
+        }
     }
 
     /// Waits until this store's copy holds everything that was committed.
@@ -152,6 +190,44 @@ impl Namespaces {
         Ok(row)
     }
 
+    /// Says what a namespace shall become. Its regions follow by themselves, and what is said here stays
+    /// true whatever becomes of the one who said it.
+    ///
+    /// # Errors
+    /// There is no such namespace, it may not be asked for now, or the meta region has no quorum.
+    pub async fn set_target(
+        &self,
+        set: raft::SetTarget,
+        deadline: Instant,
+    ) -> Result<NamespaceRow, Error> {
+        let (mode, cancel) = (set.mode, set.cancel);
+        let kind = command::Kind::SetTarget(set);
+        let row = self.change(kind, deadline).await.map_err(may_switch)?;
+        tracing::info!(
+            namespace = %row.name,
+            asked = convert::mode(mode).map_or("none", Mode::as_str),
+            cancel,
+            mode = convert::mode(row.mode).map_or("none", Mode::as_str),
+            target = convert::mode(row.target).map_or("none", Mode::as_str),
+            attempt = row.attempt,
+            "a mode was asked for"
+        );
+        Ok(row)
+    }
+
+    /// Says that an attempt has ended.
+    ///
+    /// # Errors
+    /// The meta region has no quorum.
+    pub async fn settle(
+        &self,
+        settle: raft::SettleTarget,
+        deadline: Instant,
+    ) -> Result<NamespaceRow, Error> {
+        self.change(command::Kind::SettleTarget(settle), deadline)
+            .await
+    }
+
     /// Creates a namespace and installs it in its regions.
     pub async fn create(
         &self,
@@ -215,6 +291,16 @@ fn may_exist(mut error: Error) -> Error {
         error
             .message
             .push_str("; the namespace may have been created");
+    }
+    error
+}
+
+/// As [`may_exist`], of a switch.
+fn may_switch(mut error: Error) -> Error {
+    if error.is_unknown() {
+        error.message.push_str(
+            "; the switch may have been asked for: `flaredb ns modes` shows it, and asking again does no harm",
+        );
     }
     error
 }

@@ -7,11 +7,15 @@
 //! Invariant: the region's data has one writer, the state machine; everything here only asks it.
 
 pub mod damage;
+mod donation;
 pub mod eventual;
 pub mod load;
+pub mod orders;
 pub mod quorum;
 pub mod reads;
 pub mod strong;
+pub mod switch;
+mod telling;
 
 use crate::clock::{Standing, StoreClock};
 use crate::config::LiveConfig;
@@ -21,25 +25,31 @@ use crate::raft::{
     Inbound, NetworkSettings, QuorumView, RaftLogStore, RaftOf, RaftSettings, RegionNetwork,
     SnapshotSpool, StoreNode, raft_config,
 };
+use crate::region::fresh_copy::CopySource;
+use crate::region::layout;
 use crate::region::machine::SummaryCell;
-use crate::region::{RegionMachine, layout};
+use crate::region::{RegionMachine, expiring};
 use crate::tasks::{self, Tasks};
 use crate::transport::SharedTransport;
 use damage::{Damage, ReadOf};
+use donation::Donation;
 use eventual::{Counters, Eventual, EventualCore, PolicyBook};
 use futures::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver;
+use orders::OrderBook;
 use prost::Message;
 use quorum::QuorumWatch;
 use rdb_proto::convert;
 use rdb_proto::raft::{self, WriteOp, WriteResult, command_outcome, peer_request, peer_response};
-use rdb_storage::{Committer, Engine, Family, KeyRange, View};
-use rdb_types::{NamespaceId, Reason, Record, RegionId, StoreId};
+use rdb_storage::{Committer, Engine, Family, View};
+use rdb_types::{Mode, NamespaceId, Reason, Record, RegionId, StoreId};
 use reads::{ReadCore, Reads};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use strong::{StrongCore, StrongQueue, StrongSettings};
+use switch::driver::{self, DriverCore, Progress};
+use telling::Telling;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -76,6 +86,8 @@ pub struct PeerContext {
     pub request_id_retention: Duration,
     /// Policies of namespaces.
     pub policies: Arc<PolicyBook>,
+    /// What the cluster's tables want of namespaces.
+    pub orders: Arc<OrderBook>,
     /// Who counts what happens to eventual writes.
     pub counters: Arc<dyn Counters>,
 }
@@ -92,6 +104,8 @@ pub struct Peer {
     eventual: Eventual,
     quorum: Arc<QuorumWatch>,
     damage: Damage,
+    progress: Progress,
+    donation: tokio::sync::Mutex<Option<Donation>>,
     stop: CancellationToken,
 }
 
@@ -103,12 +117,20 @@ impl Peer {
         founders: Vec<StoreId>,
     ) -> Result<Arc<Peer>, Error> {
         let region = RegionId(descriptor.id);
+        let stop = CancellationToken::new();
         let machine = RegionMachine::open(
             context.me,
             descriptor.clone(),
             context.engine.clone(),
             context.committer.clone(),
             context.spool.clone(),
+            Some(CopySource {
+                me: context.me,
+                region,
+                transport: context.transport.clone(),
+                spool: context.spool.clone(),
+                stop: stop.clone(),
+            }),
         )
         .await
         .map_err(|error| {
@@ -165,7 +187,6 @@ impl Peer {
             cell: cell.clone(),
             transport: context.transport.clone(),
         });
-        let stop = CancellationToken::new();
         let eventual = Eventual::start(
             EventualCore {
                 me: context.me,
@@ -196,8 +217,29 @@ impl Peer {
             eventual,
             quorum,
             damage: Damage::none(region),
+            progress: Progress::default(),
+            donation: tokio::sync::Mutex::default(),
             stop: stop.clone(),
         });
+        if region != RegionId::META {
+            tasks::spawn(driver::run(DriverCore {
+                me: context.me,
+                peer: Arc::downgrade(&peer),
+                transport: context.transport.clone(),
+                orders: context.orders.clone(),
+                config: context.config.clone(),
+                progress: peer.progress.clone(),
+                stop: stop.clone(),
+            }));
+            let telling = Telling {
+                peer: Arc::downgrade(&peer),
+                engine: context.engine.clone(),
+                committer: context.committer.clone(),
+                policies: context.policies.clone(),
+                stop: stop.clone(),
+            };
+            tasks::spawn(telling.run());
+        }
         tasks::spawn(watch_over(
             Arc::downgrade(&peer),
             context.clock.clone(),
@@ -259,12 +301,51 @@ impl Peer {
         &self.quorum
     }
 
-    /// What this store holds under a global key of an eventual namespace: no snapshot of the region's log
-    /// ever replaces it.
+    /// What this store holds under a global key of an eventual namespace, which it goes on with while a
+    /// snapshot replaces the rest of the region.
     ///
     /// # Errors
-    /// The disk does not give the record, or not what was written.
-    pub fn own(&self, global: &[u8]) -> Result<Option<Record>, Error> {
+    /// A snapshot replaces this, too; the disk does not give the record, or not what was written.
+    pub fn own(&self, namespace: NamespaceId, global: &[u8]) -> Result<Option<Record>, Error> {
+        let before = self.own_settled(namespace)?;
+        let stored = self.read(global)?;
+        self.still(before)?;
+        Ok(stored)
+    }
+
+    /// As [`Peer::settled`], for a namespace that is eventual.
+    ///
+    /// # Errors
+    /// A snapshot replaces its rows right now.
+    pub fn own_settled(&self, namespace: NamespaceId) -> Result<u64, Error> {
+        let (installs, replaced) = self
+            .cell
+            .with(|summary| (summary.installs, summary.replacing.contains(&namespace)));
+        if replaced {
+            return Err(self.being_replaced());
+        }
+        Ok(installs)
+    }
+
+    /// What stands under a key of a namespace here, as its list of lost writes counts.
+    ///
+    /// # Errors
+    /// As [`Peer::own`].
+    pub fn standing(&self, namespace: NamespaceId, global: &[u8]) -> Result<Option<Record>, Error> {
+        let strong = self.cell.with(|summary| {
+            let state = summary.namespaces.get(&namespace);
+            state.filter(|state| state.mode == Mode::Strong).cloned()
+        });
+        match strong {
+            None => self.own(namespace, global),
+            Some(state) => {
+                let stored = self.stored(global)?;
+                Ok(stored.filter(|record| state.counts(record)))
+            }
+        }
+    }
+
+    fn read(&self, global: &[u8]) -> Result<Option<Record>, Error> {
         let stored = self.engine.get(Family::Data, global);
         let stored = self.damage.check(ReadOf::Record, stored)?;
         stored
@@ -279,7 +360,7 @@ impl Peer {
     /// A snapshot replaces the region; the disk does not give the record, or not what was written.
     pub fn stored(&self, global: &[u8]) -> Result<Option<Record>, Error> {
         let installs = self.settled()?;
-        let stored = self.own(global)?;
+        let stored = self.read(global)?;
         self.still(installs)?;
         Ok(stored)
     }
@@ -346,7 +427,43 @@ impl Peer {
         ops: Vec<WriteOp>,
         deadline: Instant,
     ) -> Result<Vec<WriteResult>, Error> {
-        self.queue.write(ops, false, deadline).await
+        self.write_new(ops, false, deadline).await
+    }
+
+    /// Writes what was not answered before, in an eventual time of its namespace.
+    async fn write_new(
+        &self,
+        ops: Vec<WriteOp>,
+        forwarded: bool,
+        deadline: Instant,
+    ) -> Result<Vec<WriteResult>, Error> {
+        let namespaces: BTreeSet<NamespaceId> =
+            ops.iter().map(|op| NamespaceId(op.namespace_id)).collect();
+        if !namespaces
+            .into_iter()
+            .any(|namespace| self.eventual.was_eventual(namespace))
+        {
+            return self.queue.write(ops, forwarded, deadline).await;
+        }
+        let mut results = Vec::with_capacity(ops.len());
+        let mut new = Vec::with_capacity(ops.len());
+        for op in ops {
+            let known = self.eventual.answered_before(&op)?;
+            if known.is_none() {
+                new.push(op);
+            }
+            results.push(known);
+        }
+        let mut written = if new.is_empty() {
+            Vec::new()
+        } else {
+            self.queue.write(new, forwarded, deadline).await?
+        }
+        .into_iter();
+        let results = results.into_iter();
+        Ok(results
+            .map(|known| known.or_else(|| written.next()).unwrap_or_default())
+            .collect())
     }
 
     /// Gets a command into the region's log and brings back what apply answered.
@@ -385,14 +502,30 @@ impl Peer {
             Ok(answer) => return answer,
             Err(request) => request,
         };
-        let request = match self.eventual.handle(from, request) {
-            Ok(answer) => return answer,
-            Err(request) => request,
-        };
         let deadline = Instant::now() + timeout;
         let peer = Arc::clone(self);
+        let request = match request {
+            // The list of a strong namespace is the log's.
+            peer_request::Body::RemoveConflicts(remove)
+                if self.is_strong(NamespaceId(remove.namespace_id)) =>
+            {
+                return Box::pin(async move {
+                    peer.remove_set_aside(remove, deadline).await?;
+                    let reply = raft::RemoveConflictsReply {};
+                    Ok(peer_response::Body::RemoveConflicts(reply))
+                });
+            }
+            other => match self.eventual.handle(from, other) {
+                Ok(answer) => return answer,
+                Err(request) => request,
+            },
+        };
         Box::pin(async move {
             match request {
+                peer_request::Body::ReadRegion(read) => {
+                    let piece = peer.donate(read).await?;
+                    Ok(peer_response::Body::RegionPiece(piece))
+                }
                 peer_request::Body::ReadIndex(_) => {
                     let index = peer.reads.barrier(true, deadline).await?;
                     Ok(peer_response::Body::ReadIndex(raft::ReadIndexReply {
@@ -400,7 +533,7 @@ impl Peer {
                     }))
                 }
                 peer_request::Body::Write(write) => {
-                    let results = peer.queue.write(write.ops, true, deadline).await?;
+                    let results = peer.write_new(write.ops, true, deadline).await?;
                     Ok(peer_response::Body::Write(raft::WriteForwardReply {
                         results,
                     }))
@@ -422,6 +555,30 @@ impl Peer {
         })
     }
 
+    fn is_strong(&self, namespace: NamespaceId) -> bool {
+        self.namespace(namespace)
+            .is_some_and(|(mode, _)| mode == Mode::Strong)
+    }
+
+    /// Takes writes out of the list of those that were set aside, on all replicas.
+    async fn remove_set_aside(
+        &self,
+        remove: raft::RemoveConflicts,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let remove = raft::RemoveSetAside {
+            namespace_id: remove.namespace_id,
+            rows: remove.rows,
+        };
+        let command = raft::Command {
+            kind: Some(raft::command::Kind::RemoveSetAside(remove)),
+        };
+        match self.command(command, deadline).await? {
+            command_outcome::Outcome::Error(error) => Err(Error::from_wire(error)),
+            _ => Ok(()),
+        }
+    }
+
     /// What this replica knows of itself.
     pub fn report(&self) -> raft::RegionReport {
         // Copied out before anything else looks at the same watch: a second look while a writer waits
@@ -437,11 +594,12 @@ impl Peer {
                 metrics.last_log_index.unwrap_or(0),
             )
         };
+        let strong = convert::mode_to_wire(Mode::Strong);
         let mut namespaces: Vec<raft::NamespaceReport> = self.cell.with(|summary| {
             summary
                 .namespaces
                 .iter()
-                .filter(|(_, state)| state.mode == rdb_types::Mode::Strong)
+                .filter(|(_, state)| state.mode == Mode::Strong)
                 .map(|(id, state)| raft::NamespaceReport {
                     namespace_id: id.0,
                     mode: convert::mode_to_wire(state.mode),
@@ -454,6 +612,31 @@ impl Peer {
                 .collect()
         });
         namespaces.extend(self.eventual.reports());
+        self.cell.with(|summary| {
+            for report in &mut namespaces {
+                let id = NamespaceId(report.namespace_id);
+                if let Some(state) = summary.namespaces.get(&id) {
+                    report.attempt = state.attempt;
+                }
+                let pause = summary.pauses.get(&id).copied().unwrap_or_default();
+                report.write_pause_us = pause.last.as_micros() as u64;
+                report.progress = self.progress.of(id);
+                report.fresh_copy_needed = summary.fresh_copy.is_some();
+            }
+        });
+        for report in namespaces.iter_mut().filter(|report| report.mode == strong) {
+            let id = NamespaceId(report.namespace_id);
+            if self.cell.with(|summary| {
+                summary
+                    .namespaces
+                    .get(&id)
+                    .is_some_and(|state| !state.fences.is_empty())
+            }) {
+                let own = self.eventual.state(id);
+                report.conflicts = own.conflicts;
+                report.conflicts_dropped = own.conflicts_dropped;
+            }
+        }
         raft::RegionReport {
             region_id: self.descriptor.id,
             leader: leader as u32,
@@ -517,10 +700,34 @@ impl Peer {
     }
 
     fn expiry_due(&self, now_ms: u64) -> bool {
-        let range = KeyRange::prefix(&layout::region(self.id()));
-        let first = self.engine.scan(Family::Expiry, &range, false).next();
-        let first = self.damage.check(ReadOf::Expiry, first.transpose());
-        matches!(first, Ok(Some((key, _))) if layout::parse_expiry(&key).is_some_and(|(at, _)| at <= now_ms))
+        // What is left of an eventual time is swept with the ticks, too.
+        if self.cell.with(|summary| summary.unswept) {
+            return true;
+        }
+        for first in expiring::firsts(self.engine.as_ref(), self.id()) {
+            match self.damage.check(ReadOf::Expiry, first) {
+                Ok((namespace, at_ms)) if at_ms <= now_ms && self.is_strong(namespace) => {
+                    return true;
+                }
+                Ok(_) => {}
+                Err(_) => return false,
+            }
+        }
+        false
+    }
+
+    /// A replica that waits for a fresh copy neither stands for election nor leads: whoever leads answers
+    /// for everybody.
+    async fn stand_back(&self, standing_back: &mut bool) {
+        let waits = self.cell.with(|summary| summary.fresh_copy.is_some());
+        if waits != *standing_back {
+            self.raft.runtime_config().elect(!waits);
+            *standing_back = waits;
+        }
+        if waits {
+            // Tried again at the next turn.
+            let _ = self.transfer_leader(None).await;
+        }
     }
 
     /// A leader whose own time must not get into stamps leaves its regions' time standing still: it offers
@@ -579,7 +786,7 @@ async fn watch_over(
     stop: CancellationToken,
 ) {
     let (mut leader, mut available) = (None, true);
-    let (mut told, mut done) = (false, false);
+    let (mut told, mut done, mut standing_back) = (false, false, false);
     let mut turn = 0u32;
     loop {
         tokio::select! {
@@ -595,6 +802,7 @@ async fn watch_over(
             // Once a second the data here is made sure of, so that a stale read after a cut can say how
             // stale it is.
             peer.reads.staleness();
+            peer.stand_back(&mut standing_back).await;
             peer.give_up_leading().await;
             peer.give_up_timing(clock.standing(), &mut told, &mut done)
                 .await;

@@ -7,10 +7,11 @@ use crate::clock::Standing;
 use crate::cluster::Cluster;
 use crate::contacts::Contacts;
 use crate::error::Error;
+use crate::modes::mismatch::Mismatches;
 use crate::peer::{Peer, PeerContext};
 use crate::transport::PeerHandler;
 use futures::future::BoxFuture;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use rdb_proto::convert;
 use rdb_proto::raft::{self, peer_request, peer_response};
 use rdb_types::{Policies, Reason, RegionId, StoreId};
@@ -35,6 +36,7 @@ pub struct PeerManager {
     contacts: Arc<Contacts>,
     cluster: Arc<Cluster>,
     facts: StoreFacts,
+    mismatches: Mutex<Mismatches>,
     started: Instant,
 }
 
@@ -48,6 +50,7 @@ impl PeerManager {
             contacts,
             cluster,
             facts,
+            mismatches: Mutex::default(),
             started: Instant::now(),
         })
     }
@@ -113,7 +116,14 @@ impl PeerManager {
             uptime_ms: self.started.elapsed().as_millis() as u64,
             http_address: self.facts.http_address.clone(),
             clock: Some(self.clock_status()),
+            mismatches: self.mismatches().to_wire(),
         }
+    }
+
+    /// Which stores disagree with the cluster about modes, as far as this one looks after them. Held for
+    /// moments only.
+    pub fn mismatches(&self) -> MutexGuard<'_, Mismatches> {
+        self.mismatches.lock()
     }
 
     fn clock_status(&self) -> raft::ClockStatus {

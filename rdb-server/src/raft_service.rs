@@ -1,16 +1,21 @@
 //! The mode endpoints: what people and tools ask about namespaces.
 //!
 //! Decodes, asks the tables and the regions, encodes. What is not built yet says so. Who holds what is
-//! put together in [`replication`], the conflict logs in [`conflicts`].
+//! put together in [`replication`], who is in which mode in [`listing`], the conflict logs in [`conflicts`].
+//! Modes are switched in [`switching`].
 
 mod conflicts;
+mod listing;
 mod replication;
+mod switching;
 
 use crate::error::{Error, Outcome};
 use crate::grpc_edge::deadline_of;
 use crate::kv_service::not_built;
+use crate::modes::{self, text_of};
 use crate::namespace::Namespaces;
 use crate::peer_manager::PeerManager;
+use crate::region::meta::modes::under_way;
 use crate::region::meta::{self, MetaState};
 use crate::router::Router;
 use crate::stores::Stores;
@@ -22,6 +27,7 @@ use rdb_proto::raft::{self, NamespaceRow, raft_service_server::RaftService};
 use rdb_types::{Mode, NamespaceId, NamespaceName, Policies, RegionId, StoreId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use switching::Switching;
 use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
@@ -88,7 +94,7 @@ impl ModeService {
             id: row.id,
             name: row.name.clone(),
             mode: row.mode,
-            state: state_of(row) as i32,
+            state: modes::state(under_way(row), &self.regions(row)) as i32,
             // Read and written again: an older row may leave out what is the default.
             policies: Some(
                 convert::policies(row.policies.as_ref())
@@ -99,6 +105,14 @@ impl ModeService {
             bytes,
             regions,
         }
+    }
+
+    /// The regions of a namespace as this store has them.
+    fn regions(&self, row: &NamespaceRow) -> BTreeMap<RegionId, modes::RegionView> {
+        let peers = self.manager.data_peers();
+        let ids: Vec<_> = peers.iter().map(|peer| peer.id()).collect();
+        let own: Vec<_> = peers.iter().map(|peer| peer.report()).collect();
+        modes::regions(NamespaceId(row.id), &ids, &own)
     }
 
     fn row<'t>(tables: &'t MetaState, name: &str) -> Result<&'t NamespaceRow, Error> {
@@ -132,65 +146,6 @@ impl ModeService {
             self.stores.clone(),
         ))
     }
-
-    /// What each store declares and applies of a namespace.
-    fn mode_of(
-        &self,
-        row: &NamespaceRow,
-        statuses: &BTreeMap<StoreId, Result<raft::StoreStatus, String>>,
-    ) -> raft::NamespaceMode {
-        let mut stores = Vec::new();
-        let mut disagree = Vec::new();
-        let mut epoch = 0;
-        for (store, status) in statuses {
-            let mut mode = raft::StoreMode {
-                store_id: u32::from(store.get()),
-                reachable: status.is_ok(),
-                ..Default::default()
-            };
-            if let Ok(status) = status {
-                mode.declared = status
-                    .declared
-                    .iter()
-                    .find(|declared| declared.name == row.name)
-                    .map_or(0, |declared| declared.mode);
-                for report in status
-                    .regions
-                    .iter()
-                    .flat_map(|region| &region.namespaces)
-                    .filter(|report| report.namespace_id == row.id)
-                {
-                    mode.applied = report.mode;
-                    mode.epoch = mode.epoch.max(report.epoch);
-                }
-                if mode.declared != 0 && mode.declared != row.mode {
-                    disagree.push(format!("store {store} declares {}", text_of(mode.declared)));
-                }
-            }
-            epoch = epoch.max(mode.epoch);
-            stores.push(mode);
-        }
-        let mismatch = if disagree.is_empty() {
-            String::new()
-        } else {
-            format!(
-                "{}, the cluster serves {}: the committed mode wins until the files agree",
-                disagree.join(", "),
-                text_of(row.mode)
-            )
-        };
-        raft::NamespaceMode {
-            namespace: row.name.clone(),
-            mode: row.mode,
-            target: row.target,
-            epoch,
-            state: state_of(row) as i32,
-            from_default: row.from_default,
-            mismatched: !mismatch.is_empty(),
-            mismatch,
-            stores,
-        }
-    }
 }
 
 /// Policies that a request brings; the defaults where it brings none.
@@ -202,18 +157,6 @@ fn policies_of(wire: Option<&raft::Policies>) -> Result<Policies, Error> {
         Error::invalid(&field, text).with("limit", error.limit)
     })?;
     Ok(policies)
-}
-
-fn text_of(mode: i32) -> &'static str {
-    convert::mode(mode).map_or("nothing", rdb_types::Mode::as_str)
-}
-
-fn state_of(row: &NamespaceRow) -> raft::State {
-    if row.mode == row.target {
-        raft::State::Stable
-    } else {
-        raft::State::Switching
-    }
 }
 
 fn status(error: Error) -> Status {
@@ -236,7 +179,8 @@ impl RaftService for ModeService {
         let tables = self.namespaces.refresh(deadline).await.map_err(status)?;
         let row = Self::row(&tables, &request.get_ref().namespace).map_err(status)?;
         let statuses = self.stores.statuses(&tables).await;
-        Ok(Response::new(self.mode_of(row, &statuses)))
+        let now_ms = self.router.unix_ms();
+        Ok(Response::new(listing::of(row, &tables, &statuses, now_ms)))
     }
 
     async fn list_namespace_modes(
@@ -249,24 +193,30 @@ impl RaftService for ModeService {
             .await
             .map_err(status)?;
         let statuses = self.stores.statuses(&tables).await;
+        let now_ms = self.router.unix_ms();
         let namespaces = tables
             .namespaces
             .values()
             .filter(|row| !row.deleted)
-            .map(|row| self.mode_of(row, &statuses))
+            .map(|row| listing::of(row, &tables, &statuses, now_ms))
             .collect();
         Ok(Response::new(raft::ListNamespaceModesResponse {
             namespaces,
         }))
     }
 
-    type UpdateNamespaceModeStream = BoxStream<'static, Result<raft::ModeChange, Status>>;
+    type UpdateNamespaceModeStream = switching::Changes;
 
+    /// A caller that waits is answered for as long as the switch takes: his deadline is for the asking.
     async fn update_namespace_mode(
         &self,
-        _: Request<raft::UpdateNamespaceModeRequest>,
+        request: Request<raft::UpdateNamespaceModeRequest>,
     ) -> Result<Response<Self::UpdateNamespaceModeStream>, Status> {
-        Err(not_built("UpdateNamespaceMode"))
+        let deadline = self.deadline(&request);
+        let (manager, stores) = (self.manager.clone(), self.stores.clone());
+        let switching = Switching::new(manager, self.namespaces.clone(), stores);
+        let changes = switching.update(request.into_inner(), deadline).await;
+        Ok(Response::new(changes.map_err(status)?))
     }
 
     async fn create_namespace(

@@ -11,12 +11,16 @@
 //!   entry.
 
 pub mod apply;
+pub mod expiring;
+pub mod fresh_copy;
 mod install;
 pub mod layout;
 pub mod machine;
 pub mod meta;
 pub mod request_ids;
+mod set_aside;
 pub mod state;
+pub mod switching;
 
 pub use machine::RegionMachine;
 pub use state::{NamespaceState, RegionState, Summary};

@@ -11,18 +11,21 @@ use crate::namespace::Namespaces;
 use crate::peer::Peer;
 use crate::peer::strong::result_of;
 use crate::peer_manager::PeerManager;
-use crate::session::SessionToken;
+use crate::region::state::Summary;
+use crate::session::{self, Here, SessionToken, Verdict};
 use bytes::Bytes;
+use openraft::async_runtime::WatchReceiver;
 use rdb_proto::convert;
 use rdb_proto::kv::{self, Consistency, Receipt};
 use rdb_proto::raft::{NamespaceRow, WriteOp, write_op, write_result::Applied};
 use rdb_types::{
     Epoch, GlobalKey, Mode, NamespaceId, Reason, Record, RegionId, Stamp, StoreId, VersionVector,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 /// A staleness bound that is not known: nothing was heard of a leader since the start.
 pub const STALENESS_UNKNOWN_MS: u64 = u64::MAX;
@@ -86,7 +89,17 @@ struct Place {
     peer: Arc<Peer>,
     mode: Mode,
     epoch: u64,
+    /// It takes no writes, and will be strong in moments.
+    sealing: bool,
 }
+
+/// How often a read begins anew because the namespace was switched under it.
+const SWITCHES_UNDER_A_READ: usize = 8;
+/// How long a read waits at most until this replica has seen what its session has.
+const CATCH_UP: Duration = Duration::from_secs(2);
+/// How long a request waits at most for a change of mode that its client has seen elsewhere. A follower hears
+/// what is committed with the next heartbeat; one that takes longer is told from those that do not.
+const REACH: Duration = Duration::from_millis(150);
 
 /// The operations of a request that lie in one region, and where their answers belong.
 struct RegionWrites {
@@ -129,22 +142,21 @@ impl Router {
         })
     }
 
-    fn place(&self, row: &NamespaceRow, key: &[u8], seen_epoch: u64) -> Result<Place, Error> {
+    fn peer_of(&self, row: &NamespaceRow, key: &[u8]) -> Result<Arc<Peer>, Error> {
         let global = GlobalKey::new(NamespaceId(row.id), key);
-        let peer = self.manager.peer_of_key(global.as_bytes()).ok_or_else(|| {
+        self.manager.peer_of_key(global.as_bytes()).ok_or_else(|| {
             Error::new(
                 Reason::NotReady,
                 "this store is still joining its cluster; try again",
             )
             .outcome(Outcome::NotApplied)
-        })?;
-        place_in(peer, row, seen_epoch)
+        })
     }
 
     fn receipt(&self, place: &Place, token: &SessionToken, staleness_bound_ms: u64) -> Receipt {
-        let revision = match token {
-            SessionToken::Revision { revision, .. } => *revision,
-            SessionToken::Vector { .. } => 0,
+        let revision = match place.mode {
+            Mode::Strong => token.revision(),
+            Mode::Eventual => 0,
         };
         Receipt {
             mode: convert::mode_to_wire(place.mode),
@@ -193,22 +205,20 @@ impl Router {
         deadline: Instant,
     ) -> Result<Found, Error> {
         let namespace = NamespaceId(row.id);
-        let place = self
-            .place(row, &read.key, read.options.seen_epoch)
-            .map_err(without_outcome)?;
-        let settled = self
-            .settle(&place, row, &read.options, barriers, deadline)
+        let peer = self.peer_of(row, &read.key).map_err(without_outcome)?;
+        let (place, settled) = self
+            .settled(peer, row, &read.options, barriers, deadline)
             .await?;
         let global = GlobalKey::new(namespace, &read.key);
         let peer = &place.peer;
         let stored = match place.mode {
             Mode::Strong => peer.stored(global.as_bytes())?,
-            Mode::Eventual => peer.own(global.as_bytes())?,
+            Mode::Eventual => peer.own(namespace, global.as_bytes())?,
         };
-        let mut look = look(&place, namespace, settled.seen);
+        let mut look = look(&place, namespace, settled.token.as_ref());
         // What is known of the region follows its data: what was read may be newer.
         if let Some(record) = &stored {
-            look.token.saw(record);
+            look.token.saw(record, look.since);
         }
         let record = stored.filter(|record| !record.tombstone && !record.is_expired(look.now));
         Ok(Found {
@@ -217,7 +227,37 @@ impl Router {
         })
     }
 
-    /// Waits until the region may be read here as asked.
+    /// Waits until the region may be read here as asked, in the mode that it has by then.
+    async fn settled(
+        &self,
+        peer: Arc<Peer>,
+        row: &NamespaceRow,
+        options: &kv::ReadOptions,
+        barriers: &mut BTreeMap<u64, Result<u64, Error>>,
+        deadline: Instant,
+    ) -> Result<(Place, Settled), Error> {
+        reach(&peer, NamespaceId(row.id), options.seen_epoch, deadline).await;
+        let mut place = place_in(peer, row, options.seen_epoch).map_err(without_outcome)?;
+        for _ in 0..SWITCHES_UNDER_A_READ {
+            let settled = self.settle(&place, row, options, barriers, deadline).await;
+            let now =
+                place_in(place.peer.clone(), row, options.seen_epoch).map_err(without_outcome)?;
+            if (now.mode, now.epoch) == (place.mode, place.epoch) {
+                return Ok((now, settled?));
+            }
+            // While it waited the namespace was switched. What a barrier made sure of before holds in the
+            // new mode, too: this store has applied everything that was committed when the read began.
+            place = now;
+        }
+        Err(Error::new(
+            Reason::ModeSwitching,
+            "the namespace was switched again and again while this read waited; repeat it",
+        )
+        .with("namespace", &row.name)
+        .with("epoch", place.epoch))
+    }
+
+    /// Waits until the region may be read here as asked, in the mode that it has now.
     async fn settle(
         &self,
         place: &Place,
@@ -227,22 +267,19 @@ impl Router {
         deadline: Instant,
     ) -> Result<Settled, Error> {
         let (peer, namespace) = (&place.peer, NamespaceId(row.id));
-        let mut seen = VersionVector::new();
-        if place.mode == Mode::Strong && !is_stale(options) {
+        let linearizable = !is_stale(options) && (place.mode == Mode::Strong || place.sealing);
+        if linearizable {
             let region = peer.id().0;
             if let std::collections::btree_map::Entry::Vacant(entry) = barriers.entry(region) {
                 entry.insert(peer.barrier(deadline).await);
             }
-            return match &barriers[&region] {
-                Ok(_) => Ok(Settled {
-                    staleness_ms: 0,
-                    seen,
-                }),
-                Err(error) => Err(error.clone()),
-            };
+            if let Err(error) = &barriers[&region] {
+                return Err(error.clone());
+            }
         }
-        if options.consistency == Consistency::Linearizable as i32 {
-            return Err(wrong_mode(
+        if options.consistency == Consistency::Linearizable as i32 && place.mode == Mode::Eventual {
+            return Err(not_strong(
+                place,
                 row,
                 "a linearizable read",
                 "read with the default consistency, or use a strong namespace",
@@ -251,70 +288,77 @@ impl Router {
         let token = if options.session.is_empty() {
             None
         } else {
-            Some(crate::session::decode(&options.session)?)
+            Some(session::decode(&options.session)?)
         };
-        match token {
-            Some(SessionToken::Revision { region, revision })
-                if region == peer.id() && place.mode == Mode::Strong =>
-            {
-                self.catch_up(peer, revision, deadline).await?;
-            }
-            Some(SessionToken::Vector {
-                region,
-                namespace: of,
-                vector,
-            }) if region == peer.id() && of == namespace && place.mode == Mode::Eventual => {
-                peer.eventual().catch_up(of, &vector, deadline).await?;
-                seen = vector;
-            }
-            _ => {}
+        if let Some(token) = &token {
+            self.caught_up(peer, row, token, deadline).await?;
         }
         // Read before the data is: a bound may be too large, never too small.
-        let age = match place.mode {
-            Mode::Strong => peer.staleness(),
-            Mode::Eventual => peer.eventual().staleness(namespace),
+        let staleness_ms = match place.mode {
+            Mode::Strong if linearizable => 0,
+            Mode::Strong => bound_ms(peer.staleness()),
+            Mode::Eventual => bound_ms(peer.eventual().staleness(namespace)),
         };
         Ok(Settled {
-            staleness_ms: age.map_or(STALENESS_UNKNOWN_MS, |age| age.as_millis() as u64 + 1),
-            seen,
+            staleness_ms,
+            token,
         })
     }
 
-    async fn catch_up(
+    /// Waits, boundedly, until this replica has seen what a session has.
+    async fn caught_up(
         &self,
-        peer: &Arc<Peer>,
-        revision: u64,
+        peer: &Peer,
+        row: &NamespaceRow,
+        token: &SessionToken,
         deadline: Instant,
     ) -> Result<(), Error> {
-        let caught_up = async {
-            loop {
-                let (seen, index) = peer
-                    .cell()
-                    .with(|summary| (summary.revision, summary.applied_index));
-                if seen >= revision {
-                    return;
+        let namespace = NamespaceId(row.id);
+        let deadline = deadline.min(Instant::now() + CATCH_UP);
+        let mut applied = peer.cell().subscribe();
+        let mut batches = peer.eventual().subscribe();
+        loop {
+            // Before what the log says is looked at: it may be older than that, never newer.
+            let vector = match peer.cell().with(|summary| {
+                let state = summary.namespaces.get(&namespace);
+                state.is_some_and(|state| state.mode == Mode::Eventual)
+            }) {
+                true => peer.eventual().vector(namespace),
+                false => VersionVector::new(),
+            };
+            let refusal = |missing| {
+                peer.cell().with(|summary| {
+                    let here = here(peer, summary, namespace, &vector);
+                    session::not_seen(self.me, here, missing)
+                })
+            };
+            let verdict = peer
+                .cell()
+                .with(|summary| session::judge(token, here(peer, summary, namespace, &vector)));
+            let missing = match verdict {
+                Verdict::Ready => return Ok(()),
+                Verdict::Lost { fresh, writes } => {
+                    return Err(session::lost(peer.id(), &row.name, &fresh, writes));
                 }
-                peer.cell().wait_applied(index + 1).await;
+                Verdict::Wait(missing) => missing,
+            };
+            let changed = async {
+                tokio::select! {
+                    biased;
+                    changed = applied.changed() => changed.is_ok(),
+                    changed = batches.changed() => changed.is_ok(),
+                }
+            };
+            if !timeout_at(deadline, changed).await.unwrap_or(false) {
+                return Err(refusal(&missing));
             }
-        };
-        tokio::time::timeout_at(deadline, caught_up)
-            .await
-            .map_err(|_| {
-                Error::new(
-                    Reason::StaleReplica,
-                    format!(
-                        "store {} has not seen yet what this session has; ask another one",
-                        self.me
-                    ),
-                )
-                .with("region", peer.id())
-                .with("revision", revision)
-            })
+        }
     }
 
     /// Writes to one namespace, all operations of a region in one piece. Answers in the order given.
     ///
-    /// `ops` come without namespace id and epoch: both are filled in here.
+    /// `ops` come without namespace id, and with an epoch only where they may be written in no other: both are
+    /// filled in here.
     pub async fn write(
         &self,
         namespace: &str,
@@ -332,8 +376,18 @@ impl Router {
         let default_ttl_ms = row.policies.as_ref().map_or(0, |policies| policies.ttl_ms);
         let mut answers: Vec<Option<Result<Written, Error>>> = (0..count).map(|_| None).collect();
         let mut by_region: BTreeMap<u64, RegionWrites> = BTreeMap::new();
+        // So that nobody waits for more than one of them.
+        let mut waited_for = BTreeSet::new();
         for (at, (mut op, seen_epoch)) in ops.into_iter().enumerate() {
-            let placed = self.place(&row, &op.key, seen_epoch);
+            let placed = match self.peer_of(&row, &op.key) {
+                Err(error) => Err(error),
+                Ok(peer) => {
+                    if waited_for.insert((peer.id(), seen_epoch)) {
+                        reach(&peer, id, seen_epoch, deadline).await;
+                    }
+                    place_in(peer, &row, seen_epoch)
+                }
+            };
             match placed.and_then(|place| fits(&place, &row, &op).map(|()| place)) {
                 Err(error) => answers[at] = Some(Err(error)),
                 Ok(place) => {
@@ -364,16 +418,14 @@ impl Router {
             }
         });
         for (place, places, results) in futures::future::join_all(groups).await {
-            let look = look(&place, id, VersionVector::new());
+            let written_in = SessionToken::new(place.peer.id(), id, Epoch(place.epoch));
+            let seen = (place.mode == Mode::Eventual).then(|| look(&place, id, None).token);
             for (at, result) in places.into_iter().zip(results) {
                 answers[at] = Some(result.map(|applied| {
-                    let token = match &look.token {
-                        SessionToken::Revision { region, .. } => SessionToken::Revision {
-                            region: *region,
-                            revision: applied.revision,
-                        },
-                        vector => vector.clone(),
-                    };
+                    let mut token = written_in.clone().at_revision(applied.revision);
+                    if let Some(seen) = &seen {
+                        token.join(seen);
+                    }
                     Written {
                         receipt: self.receipt(&place, &token, 0),
                         applied,
@@ -411,7 +463,20 @@ impl Router {
             Mode::Eventual => peer.eventual().write(ops, deadline).await,
         };
         match written {
-            Ok(results) => results.into_iter().map(result_of).collect(),
+            Ok(results) => {
+                let results = results.into_iter().map(result_of);
+                let results: Vec<_> = results
+                    .map(|result| result.map_err(|error| named(error, row)))
+                    .collect();
+                // Whoever hears of a change of mode finds it done here when he comes again.
+                let changed_to = results
+                    .iter()
+                    .filter_map(|result| changed_to(result.as_ref()));
+                if let Some(epoch) = changed_to.max() {
+                    reach(peer, NamespaceId(row.id), epoch, deadline).await;
+                }
+                results
+            }
             Err(error) => (0..count).map(|_| Err(error.clone())).collect(),
         }
     }
@@ -447,11 +512,62 @@ impl Router {
     }
 }
 
+/// Waits a moment until a region's log gets to an epoch of a namespace.
+async fn reach(peer: &Peer, namespace: NamespaceId, epoch: u64, deadline: Instant) {
+    let reached = || {
+        peer.cell().with(|summary| {
+            let state = summary.namespaces.get(&namespace);
+            state.map_or(Epoch::FIRST, |state| state.epoch).0 >= epoch
+        })
+    };
+    if reached() {
+        return;
+    }
+    let mut applied = peer.cell().subscribe();
+    let waited = async { while !reached() && applied.changed().await.is_ok() {} };
+    // Whoever asks looks himself how far it got.
+    let _ = timeout_at(deadline.min(Instant::now() + REACH), waited).await;
+}
+
+/// The refusal of a write for a change of mode, by whom the namespace has no name.
+fn named(error: Error, row: &NamespaceRow) -> Error {
+    match error.reason {
+        Reason::ModeChanged | Reason::ModeSwitching => error.with("namespace", &row.name),
+        _ => error,
+    }
+}
+
+/// The epoch that a write was refused for, where it was sent for another one.
+fn changed_to<T>(result: Result<T, &Error>) -> Option<u64> {
+    let refusal = result.err()?;
+    let epoch = refusal.metadata.get("epoch")?;
+    (refusal.reason == Reason::ModeChanged).then(|| epoch.parse().ok())?
+}
+
 /// What came of waiting for a read.
 struct Settled {
     staleness_ms: u64,
-    /// What the session had seen.
-    seen: VersionVector,
+    /// What the session had seen, all of which can be read here.
+    token: Option<SessionToken>,
+}
+
+fn bound_ms(age: Option<Duration>) -> u64 {
+    age.map_or(STALENESS_UNKNOWN_MS, |age| age.as_millis() as u64 + 1)
+}
+
+fn here<'h>(
+    peer: &Peer,
+    summary: &'h Summary,
+    namespace: NamespaceId,
+    vector: &'h VersionVector,
+) -> Here<'h> {
+    Here {
+        region: peer.id(),
+        namespace,
+        state: summary.namespaces.get(&namespace),
+        revision: summary.revision,
+        vector,
+    }
 }
 
 /// How a region's records look at this moment.
@@ -460,51 +576,79 @@ struct Look {
     now: Stamp,
     /// What whoever sees them has seen.
     token: SessionToken,
+    /// The last seal, while the namespace is eventual.
+    since: Option<Epoch>,
 }
 
-/// Taken after a record was read or written, and with what the session had seen before.
-fn look(place: &Place, namespace: NamespaceId, mut seen: VersionVector) -> Look {
-    let region = place.peer.id();
-    match place.mode {
-        Mode::Strong => place.peer.cell().with(|summary| Look {
-            now: summary.last_stamp,
-            token: SessionToken::Revision {
-                region,
-                revision: summary.revision,
-            },
-        }),
-        Mode::Eventual => {
-            let eventual = place.peer.eventual();
-            let state = eventual.state(namespace);
-            seen.join(&state.vector);
-            Look {
-                now: eventual
-                    .read_stamp()
-                    .at_unix_ms_or_later(state.expired_through_ms),
-                token: SessionToken::Vector {
-                    region,
-                    namespace,
-                    vector: seen,
-                },
-            }
-        }
+/// Taken after a record was read or written, and with what the session had seen before. The namespace may
+/// have been switched since `place` was: the token is then of what is known now, which is no less.
+fn look(place: &Place, namespace: NamespaceId, asked: Option<&SessionToken>) -> Look {
+    let peer = &place.peer;
+    let (last_stamp, revision, said) = peer.cell().with(|summary| {
+        let state = summary.namespaces.get(&namespace);
+        let said = state.map(|state| (state.mode, state.epoch));
+        (summary.last_stamp, summary.revision, said)
+    });
+    let (mode, epoch) = said.unwrap_or((place.mode, Epoch::FIRST));
+    let epoch = epoch.max(Epoch(place.epoch));
+    let token = |epoch| SessionToken::new(peer.id(), namespace, epoch);
+    if mode == Mode::Strong {
+        return Look {
+            now: last_stamp,
+            token: token(epoch).at_revision(revision),
+            since: None,
+        };
+    }
+    let eventual = peer.eventual();
+    let state = eventual.state(namespace);
+    let since = state.last_seal;
+    let mut token = token(epoch.max(since)).with_writes(since, &state.vector);
+    let asked = asked.filter(|asked| (asked.region(), asked.namespace()) == (peer.id(), namespace));
+    if let Some(seen) = asked.and_then(|asked| asked.writes(since)) {
+        token = token.with_writes(since, seen);
+    }
+    let now = eventual.read_stamp();
+    Look {
+        now: now.at_unix_ms_or_later(state.expired_through_ms),
+        token,
+        since: Some(since),
     }
 }
 
 /// How a region serves a namespace: as its own log says, or as the tables say where that has not heard
 /// of it yet.
 fn place_in(peer: Arc<Peer>, row: &NamespaceRow, seen_epoch: u64) -> Result<Place, Error> {
-    let said = peer.namespace(NamespaceId(row.id));
-    let (mode, epoch) = said.unwrap_or((
+    let namespace = NamespaceId(row.id);
+    let said = peer.cell().with(|summary| match &summary.fresh_copy {
+        Some(why) => Err(why.clone()),
+        None => Ok(summary.namespaces.get(&namespace).map(|state| {
+            let sealing = state.sealing.is_some();
+            (state.mode, state.epoch, sealing)
+        })),
+    });
+    let said = said.map_err(|why| {
+        Error::new(
+            Reason::StaleReplica,
+            format!(
+                "region {} waits for a fresh copy here ({why}); ask another store",
+                peer.id()
+            ),
+        )
+        .with("region", peer.id())
+        .outcome(Outcome::NotApplied)
+    })?;
+    let (mode, epoch, sealing) = said.unwrap_or((
         convert::mode(row.mode).unwrap_or_default(),
         // A region that was not told of the namespace yet is told by the first write.
         Epoch::FIRST,
+        false,
     ));
     if seen_epoch > epoch.0 {
         return Err(Error::new(
             Reason::StaleReplica,
             format!("you have seen epoch {seen_epoch}, this store has {epoch}; ask another one"),
         )
+        .with("region", peer.id())
         .with("epoch", epoch)
         .outcome(Outcome::NotApplied));
     }
@@ -512,6 +656,7 @@ fn place_in(peer: Arc<Peer>, row: &NamespaceRow, seen_epoch: u64) -> Result<Plac
         peer,
         mode,
         epoch: epoch.0,
+        sealing,
     })
 }
 
@@ -527,14 +672,36 @@ fn not_installed(peer: &Peer, row: &NamespaceRow) -> Error {
     .with("region", peer.id())
 }
 
-/// Whether an operation can be done in the mode that a namespace is in.
+/// Whether an operation can be done in the mode and the epoch that a namespace is in.
 fn fits(place: &Place, row: &NamespaceRow, op: &WriteOp) -> Result<(), Error> {
+    if op.epoch != 0 && op.epoch != place.epoch {
+        return Err(Error::new(
+            Reason::ModeChanged,
+            format!(
+                "namespace {:?} is in epoch {} here, and this write is for epoch {} only",
+                row.name, place.epoch, op.epoch
+            ),
+        )
+        .with("namespace", &row.name)
+        .with("region", place.peer.id())
+        .with("epoch", place.epoch)
+        .with(
+            "state",
+            if place.sealing {
+                "sealing"
+            } else {
+                place.mode.as_str()
+            },
+        )
+        .outcome(Outcome::NotApplied));
+    }
     let compares = matches!(
         write_op::Kind::try_from(op.kind),
         Ok(write_op::Kind::CasPut | write_op::Kind::CasDelete)
     );
     if place.mode == Mode::Eventual && compares {
-        return Err(wrong_mode(
+        return Err(not_strong(
+            place,
             row,
             "compare-and-swap",
             "use a strong namespace, or switch this one",
@@ -544,7 +711,21 @@ fn fits(place: &Place, row: &NamespaceRow, op: &WriteOp) -> Result<(), Error> {
     Ok(())
 }
 
-fn wrong_mode(row: &NamespaceRow, what: &str, hint: &str) -> Error {
+/// The refusal of what only a strong namespace does: one that is being sealed will be, in moments.
+fn not_strong(place: &Place, row: &NamespaceRow, what: &str, hint: &str) -> Error {
+    if place.sealing {
+        return Error::new(
+            Reason::ModeSwitching,
+            format!(
+                "{what} needs a strong namespace, and {:?} is being switched to strong, which takes moments: repeat it",
+                row.name
+            ),
+        )
+        .with("namespace", &row.name)
+        .with("region", place.peer.id())
+        .with("epoch", place.epoch)
+        .with("state", "sealing");
+    }
     Error::new(
         Reason::WrongMode,
         format!(

@@ -11,11 +11,13 @@ mod disk;
 mod edges;
 
 use crate::clock::{PhysicalClock, SystemClock};
-use crate::config::{Config, KeyChange};
+use crate::config::Config;
+use crate::error::Error;
 use crate::http;
 use crate::peer_manager::PeerManager;
 pub use crate::store::StartError;
 use crate::store::StoreSetup;
+pub use crate::store::reload::{NewConfig, ReadConfig, Reloaded};
 use crate::tasks::Tasks;
 use crate::transport::grpc::Tcp;
 use disk::open_disk;
@@ -47,6 +49,8 @@ pub struct StoreOptions {
     pub listeners: Option<(TcpListener, TcpListener)>,
     /// Puts something between the store and its network.
     pub wrap_transport: Option<WrapTransport>,
+    /// Where a new configuration is read from; none: it is never read again.
+    pub read_config: Option<ReadConfig>,
 }
 
 impl StoreOptions {
@@ -60,6 +64,7 @@ impl StoreOptions {
             ),
             listeners: None,
             wrap_transport: None,
+            read_config: None,
         }
     }
 }
@@ -85,6 +90,7 @@ impl Store {
             on_fatal,
             listeners,
             wrap_transport,
+            read_config,
         } = options;
         let (listener, http_listener) = match listeners {
             Some(listeners) => listeners,
@@ -115,6 +121,9 @@ impl Store {
             http_address: http_addr.to_string(),
         };
         let edges = Edges::open(setup, Arc::new(Tcp), wrap_transport)?;
+        if let Some(read) = read_config {
+            edges.core().reloader().reads(read);
+        }
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         edges.serve(&mut tasks, listener, &stop);
@@ -169,16 +178,12 @@ impl Store {
         }
     }
 
-    /// Takes up a new configuration: the changes that are in force now, and those that wait for a
-    /// restart.
-    pub fn reload(&self, new: &Config) -> (Vec<KeyChange>, Vec<KeyChange>) {
-        let old = self.edges.core().config().load();
-        let changes = old.diff_reloadable(new);
-        self.edges
-            .core()
-            .config()
-            .store(Arc::new(old.reloaded(new)));
-        changes
+    /// Reads the configuration again; the log says what came of it. What is wrong with it changes nothing.
+    ///
+    /// # Errors
+    /// It is not taken up.
+    pub fn reload(&self) -> Result<Reloaded, Error> {
+        self.edges.core().reloader().reload()
     }
 
     /// Leaves in order.

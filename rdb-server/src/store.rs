@@ -1,11 +1,14 @@
 //! A store without its ports: what it is whatever network, disk and clock it is given.
 //!
 //! Owns the wiring of a store's parts and its life: join the cluster ([`joining`]), compare clocks, open the
-//! regions, and keep the cluster's tables and regions in agreement. Listening, dialling and the process around it are
+//! regions, and keep the cluster's tables and regions in agreement ([`switches`], [`mismatches`]). Listening, dialling and the process around it are
 //! [`crate::server`]'s; a simulator brings edges of its own and runs this very code.
 
 mod clocks;
 pub mod joining;
+mod mismatches;
+pub mod reload;
+mod switches;
 
 use crate::clock::{PhysicalClock, StoreClock};
 use crate::cluster::{Cluster, first_members};
@@ -17,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
 use crate::peer::PeerContext;
 use crate::peer::eventual::PolicyBook;
+use crate::peer::orders::OrderBook;
 use crate::peer_manager::{PeerManager, StoreFacts};
 use crate::raft::{RaftSettings, SnapshotSpool};
 use crate::router::Router;
@@ -24,9 +28,11 @@ use crate::tasks::Tasks;
 use crate::transport::SharedTransport;
 use arc_swap::ArcSwap;
 use joining::{same_members, stored_plan, stored_promise};
+pub(crate) use mismatches::declared_mode;
 use rdb_proto::raft::Member;
 use rdb_storage::{Committer, DataDir, Engine, Family, StorageError};
 use rdb_types::{RegionId, StoreId};
+use reload::Reloader;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -118,6 +124,8 @@ pub struct StoreCore {
     namespaces: Namespaces,
     metrics: Arc<Metrics>,
     policies: Arc<PolicyBook>,
+    orders: Arc<OrderBook>,
+    reloader: Arc<Reloader>,
     tasks: Tasks,
     failed: watch::Sender<Option<String>>,
 }
@@ -201,8 +209,10 @@ impl StoreCore {
         let contacts = Arc::new(Contacts::new());
         let transport: SharedTransport = Listening::new(connect(me, &cluster), contacts.clone());
         let live: LiveConfig = Arc::new(ArcSwap::from_pointee(config.clone()));
+        let reloader = Reloader::new(live.clone());
         let (failed, _) = watch::channel(None);
         let (policies, metrics) = (Arc::<PolicyBook>::default(), Metrics::new());
+        let orders = Arc::<OrderBook>::default();
         let context = PeerContext {
             me,
             engine: engine.clone(),
@@ -227,6 +237,7 @@ impl StoreCore {
             max_inflight: config.limits.max_inflight as usize,
             request_id_retention: config.consistency.request_id_retention,
             policies: policies.clone(),
+            orders: orders.clone(),
             counters: metrics.clone(),
         };
         let facts = StoreFacts {
@@ -247,6 +258,8 @@ impl StoreCore {
             namespaces,
             metrics,
             policies,
+            orders,
+            reloader,
             tasks,
             failed,
         }))
@@ -260,6 +273,11 @@ impl StoreCore {
     /// The configuration in force.
     pub fn config(&self) -> &LiveConfig {
         &self.config
+    }
+
+    /// Takes up new configurations.
+    pub fn reloader(&self) -> &Arc<Reloader> {
+        &self.reloader
     }
 
     /// Who writes the disk.
@@ -334,16 +352,36 @@ impl StoreCore {
                 peer.initialize(Cluster::nodes(&plan)).await?;
             }
         }
-        self.register(&plan).await?;
+        let registered = async {
+            self.register(&plan).await?;
+            // None of these ends.
+            futures::join!(
+                self.declare_changes(),
+                self.install_namespaces(),
+                self.drive_switches(),
+                self.look_for_mismatches(),
+            );
+            Ok(())
+        };
+        tokio::select! {
+            biased;
+            registered = registered => registered,
+            () = self.keep_books() => Ok(()),
+        }
+    }
+
+    /// Whether this store leads the meta region, as far as it knows.
+    fn leads_meta(&self) -> bool {
+        let peer = self.manager.peer(RegionId::META);
+        peer.is_some_and(|peer| peer.quorum().is_leader())
+    }
+
+    /// Keeps regions and cluster in agreement about which namespaces there are.
+    async fn install_namespaces(&self) {
         loop {
-            self.policies.set(self.namespaces.policies());
             tokio::time::sleep(Duration::from_secs(1)).await;
-            let leads = self
-                .manager
-                .peer(RegionId::META)
-                .is_some_and(|peer| peer.quorum().is_leader());
             // What does not work now is tried again in a second.
-            if leads
+            if self.leads_meta()
                 && let Err(error) = self
                     .namespaces
                     .reconcile(Instant::now() + Duration::from_secs(5))

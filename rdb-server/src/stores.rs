@@ -9,6 +9,7 @@ use rdb_types::{RegionId, StoreId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// How long a store may take to say how it is; longer counts as unreachable.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -36,10 +37,20 @@ impl Stores {
         &self,
         tables: &MetaState,
     ) -> BTreeMap<StoreId, Result<StoreStatus, String>> {
-        let asked = tables
-            .stores
-            .keys()
-            .map(|store| async move { (*store, self.status(*store).await) });
+        let timed = self.timed_statuses(tables).await.into_iter();
+        timed.map(|(store, (status, _))| (store, status)).collect()
+    }
+
+    /// As [`Stores::statuses`], with how long each took to say so.
+    pub async fn timed_statuses(
+        &self,
+        tables: &MetaState,
+    ) -> BTreeMap<StoreId, (Result<StoreStatus, String>, Duration)> {
+        let asked = tables.stores.keys().map(|store| async move {
+            let asked = Instant::now();
+            let status = self.status(*store).await;
+            (*store, (status, asked.elapsed()))
+        });
         join_all(asked).await.into_iter().collect()
     }
 

@@ -3,8 +3,8 @@
 //!
 //! The way in, for strong namespaces: `basic.rs` (no fault at all), `crashes.rs`, `partitions.rs`,
 //! `replicas.rs` (regions, snapshots, digests), `writes.rs` (request ids, expiry, namespaces); for
-//! eventual ones: `eventual.rs`, `conflicts.rs`. The names of the tests are the
-//! promises.
+//! eventual ones: `eventual.rs`, `conflicts.rs`; for what goes from one to the other: `modes.rs`, `switches.rs`, `sessions.rs`. The names of
+//! the tests are the promises.
 
 #![allow(
     clippy::unwrap_used,
@@ -23,10 +23,16 @@ mod crashes;
 mod damage;
 #[path = "test_consistency/eventual.rs"]
 mod eventual;
+#[path = "test_consistency/modes.rs"]
+mod modes;
 #[path = "test_consistency/partitions.rs"]
 mod partitions;
 #[path = "test_consistency/replicas.rs"]
 mod replicas;
+#[path = "test_consistency/sessions.rs"]
+mod sessions;
 mod support;
+#[path = "test_consistency/switches.rs"]
+mod switches;
 #[path = "test_consistency/writes.rs"]
 mod writes;

@@ -19,7 +19,8 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use rdb_proto::kv;
 use rdb_server::session::SessionToken;
-use rdb_types::{RegionId, Stamp, StoreId};
+use rdb_types::{Stamp, StoreId};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -297,7 +298,7 @@ impl EventualClient {
             value: number(value),
             ttl_ms: ttl_ms as i64,
             request_id: id.clone(),
-            seen_epoch: 0,
+            ..Default::default()
         };
         let write = Write {
             value: Some(value),
@@ -320,7 +321,7 @@ impl EventualClient {
             namespace: at.0.to_owned(),
             key: at.1.clone(),
             request_id: id.clone(),
-            seen_epoch: 0,
+            ..Default::default()
         };
         let write = Write {
             value: None,
@@ -412,30 +413,15 @@ impl EventualClient {
     /// Joins what an answer's token says with what the session had: a write's token does not know of it.
     fn remember(&mut self, at: &At, receipt: Option<kv::Receipt>) {
         let Some(receipt) = receipt else { return };
-        let Some(SessionToken::Vector {
-            region,
-            namespace,
-            vector,
-        }) = SessionToken::decode(&receipt.session)
-        else {
+        let Some(token) = SessionToken::decode(&receipt.session) else {
             return;
         };
-        let known = self
-            .tokens
-            .entry((at.0, at.1[0]))
-            .or_insert(SessionToken::Vector {
-                region,
-                namespace,
-                vector: vector.clone(),
-            });
-        if let SessionToken::Vector {
-            region: of,
-            vector: known,
-            ..
-        } = known
-        {
-            debug_assert_eq!(*of, RegionId(receipt.region_id));
-            known.join(&vector);
+        match self.tokens.entry((at.0, at.1[0])) {
+            Entry::Occupied(mut known) => {
+                let of_one_region = known.get_mut().join(&token);
+                debug_assert!(of_one_region);
+            }
+            Entry::Vacant(entry) => drop(entry.insert(token)),
         }
     }
 }

@@ -17,6 +17,7 @@ use rdb_proto::convert::vector;
 use rdb_proto::raft::{self, OriginEntry, peer_request, peer_response};
 use rdb_server::eventual::{EventualState, layout};
 use rdb_server::peer::Peer;
+use rdb_server::region::layout::region_namespace;
 use rdb_storage::{Family, KeyRange, StorageError, View};
 use rdb_types::{
     Digest, GlobalKey, Mode, NamespaceId, Record, RegionId, Stamp, StoreId, VersionVector,
@@ -129,7 +130,7 @@ impl EventualWatch {
         let mut seen = self.seen.lock();
         let seen = &mut *seen;
         for (origin, last) in state.vector.iter() {
-            let log = (region, namespace, origin);
+            let log = (region, namespace, origin, state.last_seal.0);
             let have = seen.looked_at.entry((store, log)).or_default();
             // What a copy brought stands in no log here.
             *have = (*have).max(state.truncated.get(origin));
@@ -347,10 +348,11 @@ impl EventualWatch {
                 continue;
             };
             let namespace = NamespaceId(run.namespace_id);
-            let log = (letter.region, namespace, origin);
-            let Ok(state) = EventualState::load(letter.region, namespace, disk.as_ref()) else {
+            let place = (letter.region, namespace);
+            let Some(state) = self.synced(letter.from, place, disk.as_ref()) else {
                 continue;
             };
+            let log = (letter.region, namespace, origin, state.last_seal.0);
             for bytes in &run.entries {
                 let Ok(entry) = decode(bytes) else { continue };
                 let place = format!("as store {} sends it", letter.from);
@@ -360,10 +362,25 @@ impl EventualWatch {
                 self.findings.check(entries_fixed::NAME, verdict);
                 let forgotten = entry.sequence <= state.truncated.get(origin);
                 let on_disk = forgotten || state.vector.get(origin) >= entry.sequence;
-                let verdict = synced_first::entry(letter.from, log, entry.sequence, on_disk);
+                let place = (letter.region, namespace, origin);
+                let verdict = synced_first::entry(letter.from, place, entry.sequence, on_disk);
                 self.findings.check(synced_first::NAME, verdict);
             }
         }
+    }
+
+    /// What a store's disk holds for good of a namespace; `None`: it is another eventual time's. What a change
+    /// of mode does is as durable as the log that it follows from, before it is synced itself.
+    fn synced(
+        &self,
+        store: StoreId,
+        (region, namespace): (RegionId, NamespaceId),
+        durable: &dyn View,
+    ) -> Option<EventualState> {
+        let written = self.disks.get(&store)?.engine.clone();
+        let written = EventualState::load(region, namespace, written.as_ref()).ok()?;
+        let state = EventualState::load(region, namespace, durable).ok()?;
+        (state.last_seal == written.last_seal).then_some(state)
     }
 
     fn told(&self, letter: &Letter, namespace: u32, told: &[raft::VectorPart]) {
@@ -372,10 +389,30 @@ impl EventualWatch {
             return;
         };
         let place = (letter.region, namespace);
-        if let Ok(state) = EventualState::load(place.0, namespace, disk.as_ref()) {
+        if let Some(state) = self.synced(store, place, disk.as_ref()) {
             let verdict = synced_first::vector(store, place, &told, &state.vector);
             self.findings.check(synced_first::NAME, verdict);
         }
+    }
+
+    /// A store says how it stands while a namespace is being sealed: that it takes no more writes is synced.
+    fn is_there(&self, letter: &Letter, namespace: u32, epoch: u64) {
+        let (Some(durable), Some(written)) = (self.durable(letter.to), self.disks.get(&letter.to))
+        else {
+            return;
+        };
+        let key = region_namespace(letter.region, NamespaceId(namespace));
+        let row = |disk: &dyn View| {
+            let row = disk.get(Family::Region, &key).ok()??;
+            raft::RegionNamespaceRow::decode(row).ok()
+        };
+        let written = row(written.engine.as_ref());
+        if written.is_none_or(|row| row.sealing.is_none() || row.epoch != epoch) {
+            return;
+        }
+        let durable = row(durable.as_ref()).map_or(0, |row| row.epoch);
+        let verdict = synced_first::epoch(letter.to, letter.region, epoch, durable);
+        self.findings.check(synced_first::NAME, verdict);
     }
 
     fn copied(&self, letter: &Letter, namespace: u32, reply: &raft::CompareRangeReply) {
@@ -383,6 +420,10 @@ impl EventualWatch {
         let Some(disk) = self.durable(letter.to) else {
             return;
         };
+        let place = (letter.region, NamespaceId(namespace));
+        if self.synced(letter.to, place, disk.as_ref()).is_none() {
+            return;
+        }
         for stored in &reply.records {
             let global = GlobalKey::new(NamespaceId(namespace), &stored.key);
             let (Ok(on_disk), Ok(record)) = (
@@ -468,6 +509,12 @@ impl Tap for EventualWatch {
                         letter.to,
                     );
                     self.findings.check(convergence::NAME, verdict);
+                }
+            }
+            Ok(peer_response::Body::Sealing(reply)) => {
+                if let peer_request::Body::AskSealing(request) = &letter.body {
+                    self.told(letter, request.namespace_id, &reply.vector);
+                    self.is_there(letter, request.namespace_id, reply.epoch);
                 }
             }
             Ok(peer_response::Body::CompareRange(reply)) => {

@@ -5,8 +5,8 @@
 //! | [`world`] | a run from its beginning to its verdict |
 //! | [`plan`] | what goes wrong, and when |
 //! | [`store`], [`disk`], [`network`], [`clock`], [`door`], [`aim`] | the simulated edges of a store |
-//! | [`workload`], [`eventual_clients`] | what clients do |
-//! | [`observer`], [`eventual_watch`], [`invariants`] | what must hold |
+//! | [`workload`], [`eventual_clients`], [`switched_clients`] | what clients do |
+//! | [`observer`], [`eventual_watch`], [`switch_watch`], [`invariants`] | what must hold |
 //! | [`bugs`] | rules that are broken on purpose, to see whether that is caught |
 //! | [`tcp`] | the other mode: gRPC and the client over simulated TCP |
 //! | [`search`] | many seeds, and a failing one made smaller |
@@ -27,6 +27,8 @@ pub mod observer;
 pub mod plan;
 pub mod search;
 pub mod store;
+pub mod switch_watch;
+pub mod switched_clients;
 pub mod tcp;
 pub mod trace;
 pub mod workload;

@@ -214,9 +214,11 @@ fn command(command: Command) -> std::io::Result<ExitCode> {
             noted?;
             let (real, simulated) = (began.elapsed(), found.simulated);
             println!(
-                "{} seeds from {first}, {} failed; {:.0} s simulated in {:.1} s, {:.0} times real time",
+                "{} seeds from {first}, {} failed; {} switches of a region done, {} seals given up; {:.0} s simulated in {:.1} s, {:.0} times real time",
                 found.seeds,
                 found.failed.len(),
+                found.switches,
+                found.aborted,
                 simulated.as_secs_f64(),
                 real.as_secs_f64(),
                 simulated.as_secs_f64() / real.as_secs_f64().max(0.001)
@@ -453,6 +455,18 @@ fn print(report: &Report, took: Duration) {
         } else {
             ""
         }
+    );
+    let switches = &report.switches;
+    println!(
+        "switches: {} regions became eventual, {} strong, {} seals were given up; the last ended {} ms after the healing",
+        switches.opened, switches.sealed, switches.aborted, switches.settled_ms
+    );
+    println!(
+        "switched: {} writes acknowledged as strong, {} as eventual; {} calls judged from a seal on, {} writes set aside",
+        report.switched_acknowledged.0,
+        report.switched_acknowledged.1,
+        switches.judged,
+        switches.set_aside
     );
     println!("trace: {:016x}, {} events", report.trace.0, report.trace.1);
     if report.violations.is_empty() {

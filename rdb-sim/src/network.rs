@@ -425,6 +425,10 @@ pub fn kind(body: &peer_request::Body) -> &'static str {
         Body::ReadConflicts(_) => "read-conflicts",
         Body::ClockReading(_) => "clock-reading",
         Body::RemoveConflicts(_) => "remove-conflicts",
+        Body::AskSealing(ask) if ask.promise => "promise",
+        Body::AskSealing(_) => "ask-sealing",
+        Body::FetchOrigins(_) => "fetch-origins",
+        Body::ReadRegion(_) => "read-region",
     }
 }
 

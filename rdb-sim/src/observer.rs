@@ -30,6 +30,8 @@ struct Seen {
     applied: applied::Applied,
     digests: digests::Digests,
     present: sane_time::Present,
+    /// How far any store knew each region's log to be committed.
+    known_committed: BTreeMap<RegionId, u64>,
     /// For each replica, up to where its log was compared.
     compared: BTreeMap<(StoreId, RegionId), u64>,
     /// For each replica, how many snapshots were begun or put in place, and when that changed (ms).
@@ -90,6 +92,15 @@ impl Observer {
         seen.present.shows(store, clock.unix_ms(), now_ms);
     }
 
+    /// Looks at how far a store knows the logs to be committed. All stores before the first is looked at.
+    pub fn commits(&self, core: &StoreCore) {
+        let mut seen = self.seen.lock();
+        for peer in core.manager().peers() {
+            let known = seen.known_committed.entry(peer.id()).or_default();
+            *known = peer.report().commit_index.max(*known);
+        }
+    }
+
     /// Looks at a running store. `disk` is what it has written.
     pub fn look(&self, store: StoreId, core: &StoreCore, disk: &dyn View) {
         for peer in core.manager().peers() {
@@ -106,9 +117,14 @@ impl Observer {
             let verdict = seen.leaders.seen(region, report.term, store);
             self.findings.check(one_leader::NAME, verdict);
         }
+        // What a fresh copy brought may be committed before this store's own log hears of it.
+        let copied = peer.cell().with(|summary| summary.installs > 0);
+        let known = seen.known_committed.get(&region).copied();
+        let committed = known.filter(|_| copied).unwrap_or(0);
+        let committed = committed.max(report.commit_index);
         let verdict = seen
             .applied
-            .seen(store, region, report.applied_index, report.commit_index);
+            .seen(store, region, report.applied_index, committed);
         self.findings.check(applied::NAME, verdict);
         let last_stamp = peer.cell().with(|summary| summary.last_stamp);
         let verdict = seen.present.applied(store, region, last_stamp);
@@ -153,14 +169,11 @@ impl Observer {
     /// Compares what a store keeps as digests with what it holds. Nothing may be going on.
     pub fn recount(&self, store: StoreId, core: &StoreCore, disk: &dyn View) {
         for peer in core.manager().peers() {
-            let kept: BTreeMap<NamespaceId, Digest> = peer.cell().with(|summary| {
-                let digests = summary.namespaces.iter();
-                strong(digests).collect()
-            });
+            let states = peer.cell().with(|summary| summary.namespaces.clone());
             let range = rdb_server::region::layout::data_range(peer.descriptor());
-            match count(disk, &range) {
+            match count(disk, &range, &states) {
                 Ok(mut counted) => {
-                    for (namespace, kept) in kept {
+                    for (namespace, kept) in strong(states.iter()) {
                         let computed = counted.remove(&namespace).unwrap_or_default();
                         let verdict = digests::agree(store, peer.id(), namespace, kept, computed);
                         self.findings.check(digests::NAME, verdict);
@@ -215,17 +228,24 @@ fn compare(
     Ok(Ok(()))
 }
 
-fn count(disk: &dyn View, range: &KeyRange) -> Result<BTreeMap<NamespaceId, Digest>, String> {
+/// Records that count: the dead of an eventual time may still stand there for a while.
+fn count(
+    disk: &dyn View,
+    range: &KeyRange,
+    states: &BTreeMap<NamespaceId, NamespaceState>,
+) -> Result<BTreeMap<NamespaceId, Digest>, String> {
     let mut counted: BTreeMap<NamespaceId, Digest> = BTreeMap::new();
     for item in disk.scan(Family::Data, range, false) {
         let (key, value) = item.map_err(|error| error.to_string())?;
         let record = Record::decode(value).map_err(|error| error.to_string())?;
         let global = GlobalKey::from_bytes(key.clone())
             .ok_or_else(|| format!("{} is no key", key.escape_ascii()))?;
-        counted
-            .entry(global.namespace())
-            .or_default()
-            .add(&global.user_key(), &record);
+        let namespace = global.namespace();
+        let state = states.get(&namespace);
+        if state.is_none_or(|state| state.counts(&record)) {
+            let digest = counted.entry(namespace).or_default();
+            digest.add(&global.user_key(), &record);
+        }
     }
     Ok(counted)
 }

@@ -80,6 +80,23 @@ pub enum Fault {
     ClockJump(StoreId, i64),
     /// The wall clock gains this much in a million.
     ClockDrift(StoreId, i64),
+    /// No fault: somebody asks this store to switch a namespace.
+    Switch(StoreId, Ask),
+}
+
+/// What is asked of a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// To be the other of the two modes than it has now.
+    Other,
+    /// To be strong.
+    Strong,
+    /// To be strong, also without this store.
+    StrongWithout(StoreId),
+    /// To be eventual.
+    Eventual,
+    /// To go back to what it was.
+    Cancel,
 }
 
 /// Where a bit flips.
@@ -173,8 +190,71 @@ pub fn plan(seed: u64, stores: &[StoreId], from_ms: u64, until_ms: u64) -> Vec<P
             planned.push(Planned { at_ms, fault });
         }
     }
+    switches(seed, stores, from_ms, until_ms, &mut planned);
     planned.sort_by_key(|planned| planned.at_ms);
     planned
+}
+
+/// Adds the switches, which follow from the seed by themselves: faults are those that they were without.
+fn switches(
+    seed: u64,
+    stores: &[StoreId],
+    from_ms: u64,
+    until_ms: u64,
+    planned: &mut Vec<Planned>,
+) {
+    let mut chance = Xoshiro256PlusPlus::seed_from_u64(seed ^ 0x5717c4);
+    let pause_ms = *[400, 900, 2_500].choose(&mut chance).unwrap_or(&900);
+    // In some runs no switch may leave a store out: then nothing at all may be set aside.
+    let leaves_out = chance.random_bool(0.5);
+    let mut at_ms = from_ms;
+    loop {
+        at_ms += chance.random_range(pause_ms / 4..=pause_ms * 2);
+        if at_ms >= until_ms {
+            return;
+        }
+        let one = |chance: &mut Xoshiro256PlusPlus| {
+            let at = chance.random_range(0..stores.len());
+            stores[at]
+        };
+        let store = one(&mut chance);
+        let ask = match chance.random_range(0..100) {
+            0..60 => Ask::Other,
+            60..70 => Ask::Strong,
+            70..80 => Ask::Eventual,
+            80..86 => Ask::Cancel,
+            _ if leaves_out => Ask::StrongWithout(one(&mut chance)),
+            _ => Ask::Strong,
+        };
+        if let Ask::StrongWithout(missing) = ask
+            && missing != store
+            && chance.random_bool(0.6)
+        {
+            // It has to be eventual before, and the one that is left out has to have been cut off.
+            let before = at_ms.saturating_sub(1_500).max(from_ms);
+            let mut cut = BTreeSet::new();
+            for other in stores.iter().filter(|other| **other != missing) {
+                cut.extend([(missing, *other), (*other, missing)]);
+            }
+            planned.push(Planned {
+                at_ms: before,
+                fault: Fault::Switch(store, Ask::Eventual),
+            });
+            planned.push(Planned {
+                at_ms: at_ms.saturating_sub(500).max(from_ms),
+                fault: Fault::Cuts(Shape::Alone, cut),
+            });
+            let whole = (at_ms + chance.random_range(500..=4_000)).min(until_ms);
+            planned.push(Planned {
+                at_ms: whole,
+                fault: Fault::Cuts(Shape::Whole, BTreeSet::new()),
+            });
+        }
+        planned.push(Planned {
+            at_ms,
+            fault: Fault::Switch(store, ask),
+        });
+    }
 }
 
 fn fault(chance: &mut Xoshiro256PlusPlus, stores: &[StoreId]) -> Fault {
@@ -342,6 +422,7 @@ mod tests {
             "Full",
             "Mend",
             "SlowDisk",
+            "Switch",
             "Weather",
         ];
         assert_eq!(seen.into_iter().collect::<Vec<_>>(), all);

@@ -24,6 +24,10 @@ pub struct Searched {
     pub seeds: u64,
     /// Simulated time of all of them.
     pub simulated: Duration,
+    /// Regions that became strong or eventual, in all of them.
+    pub switches: u64,
+    /// Seals that were given up.
+    pub aborted: u64,
     /// Runs in which something did not hold.
     pub failed: Vec<Report>,
 }
@@ -48,6 +52,8 @@ pub fn search(
         let report = run(&options)?;
         searched.seeds += 1;
         searched.simulated += Duration::from_millis(report.simulated_ms);
+        searched.switches += report.switches.opened + report.switches.sealed;
+        searched.aborted += report.switches.aborted;
         let go_on = each(&report);
         if !report.violations.is_empty() {
             searched.failed.push(report);

@@ -7,6 +7,7 @@ use crate::bugs::Bugs;
 use crate::clock::MachineClock;
 use crate::disk::{Disk, Point};
 use crate::network::{Endpoint, Network};
+use crate::switch_watch::SwitchWatch;
 use crate::trace::Trace;
 use parking_lot::Mutex;
 use rdb_server::config::Config;
@@ -110,6 +111,7 @@ impl SimStore {
         &mut self,
         network: &Network,
         bugs: &Bugs,
+        switches: &SwitchWatch,
         trace: &Trace,
         ended: &mpsc::Sender<(StoreId, Ended)>,
     ) -> Result<(), store::StartError> {
@@ -120,7 +122,8 @@ impl SimStore {
             Blocking::Inline,
         );
         let pulled = Arc::new(Mutex::new(false));
-        let (id, engine) = (self.id, bugs.engine(self.id, self.disk.engine.clone()));
+        let id = self.id;
+        let engine = switches.engine(id, bugs.engine(id, self.disk.engine.clone()));
         let stop = {
             let (network, tasks, ended) = (network.clone(), tasks.clone(), ended.clone());
             let pulled = pulled.clone();

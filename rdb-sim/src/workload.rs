@@ -130,13 +130,9 @@ impl Ledger {
         shared.tally.read += 1;
         let Some(receipt) = receipt else { return };
         let region = RegionId(receipt.region_id);
-        let known = match SessionToken::decode(session) {
-            Some(SessionToken::Revision {
-                region: of,
-                revision,
-            }) if of == region => revision,
-            _ => 0,
-        };
+        let known = SessionToken::decode(session)
+            .filter(|token| token.region() == region)
+            .map_or(0, |token| token.revision());
         let verdict = shared.freshness.answered(
             region,
             receipt.revision,
@@ -464,7 +460,7 @@ impl Client {
             namespace: REGISTER_NAMESPACE.to_owned(),
             key: key(register),
             request_id: id.clone(),
-            seen_epoch: 0,
+            ..Default::default()
         };
         let token = self
             .ledger
@@ -648,7 +644,7 @@ pub(crate) fn delete(message: kv::DeleteRequest) -> Operation<kv::DeleteResponse
     })
 }
 
-fn swap(message: kv::CompareAndSwapRequest) -> Operation<kv::CompareAndSwapResponse> {
+pub(crate) fn swap(message: kv::CompareAndSwapRequest) -> Operation<kv::CompareAndSwapResponse> {
     Box::new(move |kv| {
         async move {
             let answer = kv.compare_and_swap(Request::new(message)).await?;

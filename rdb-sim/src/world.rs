@@ -10,13 +10,18 @@ use crate::disk::Orders;
 use crate::door::Door;
 use crate::eventual_clients::{self, EventualClient, EventualLedger};
 use crate::eventual_watch::{EventualLooked, EventualWatch, ShortLogs};
-use crate::invariants::{Findings, Violation, convergence, linearizable, liveness, no_panic};
+use crate::invariants::{Findings, Violation, convergence, done_or_undone, linearizable};
+use crate::invariants::{liveness, no_panic};
 use crate::network::{Network, Tap, Weather};
 use crate::observer::{Looked, Observer};
-use crate::plan::{Fault, Keep, Place, Planned, plan};
+use crate::plan::{Ask, Fault, Keep, Place, Planned, plan};
 use crate::store::{Ended, SimStore};
+use crate::switch_watch::{SwitchWatch, Switches};
+use crate::switched_clients::{self, SwitchedClient, SwitchedLedger};
 use crate::trace::Trace;
 use crate::workload::{self, Client, Ledger, Tally};
+use rdb_proto::convert;
+use rdb_proto::raft::SetTarget;
 use rdb_server::config::{Config, NamespaceConfig, SplitKey};
 use rdb_storage::Family;
 use rdb_types::{Durability, Mode, StoreId};
@@ -53,6 +58,8 @@ pub struct RunOptions {
     pub rate: u64,
     /// Clients of eventual namespaces, and their operations a second.
     pub eventual: (u64, u64),
+    /// Clients of the namespace that is switched, and their operations a second.
+    pub switched: (u64, u64),
     /// How long faults go on, in simulated seconds.
     pub fault_s: u64,
     /// Print every event.
@@ -71,6 +78,7 @@ impl RunOptions {
             clients: 8,
             rate: 200,
             eventual: (5, 150),
+            switched: (4, 80),
             fault_s: 60,
             print: false,
         }
@@ -98,6 +106,10 @@ pub struct Report {
     pub looked: Looked,
     /// What was looked at of eventual namespaces.
     pub eventual: EventualLooked,
+    /// What was looked at of switches.
+    pub switches: Switches,
+    /// Writes of the switched namespace that were acknowledged: as strong, as eventual.
+    pub switched_acknowledged: (usize, usize),
     /// Eventual writes that each store acknowledged in each simulated second.
     pub eventual_by_second: BTreeMap<(StoreId, u64), u64>,
 }
@@ -132,8 +144,10 @@ struct World {
     aim: Arc<Aim>,
     observer: Observer,
     eventual: EventualWatch,
+    switches: SwitchWatch,
     ledger: Ledger,
     eventual_ledger: EventualLedger,
+    switched_ledger: SwitchedLedger,
     /// Stores whose clock was ever moved or made to drift, and those that were moved far ahead.
     wild: BTreeSet<StoreId>,
     far_ahead: BTreeSet<StoreId>,
@@ -192,8 +206,10 @@ impl World {
             aim,
             observer,
             eventual,
+            switches: SwitchWatch::new(findings.clone(), trace.clone()),
             ledger: Ledger::new(findings.clone(), trace.clone()),
             eventual_ledger: EventualLedger::new(findings.clone(), trace.clone()),
+            switched_ledger: SwitchedLedger::new(findings.clone(), trace.clone()),
             wild: BTreeSet::new(),
             far_ahead: BTreeSet::new(),
             findings,
@@ -244,6 +260,18 @@ impl World {
             );
             clients.spawn(client.run(until, pace));
         }
+        let (count, rate) = self.options.switched;
+        let pace = Duration::from_secs(count) / (rate.max(1) as u32);
+        for number in 0..count {
+            let client = SwitchedClient::new(
+                number,
+                self.options.seed,
+                self.door.clone(),
+                self.switched_ledger.clone(),
+                self.ids.clone(),
+            );
+            clients.spawn(client.run(until, pace));
+        }
         for (number, planned) in plan.iter().enumerate() {
             self.live_until(self.began + Duration::from_millis(planned.at_ms))
                 .await;
@@ -258,10 +286,16 @@ impl World {
         let healed = Instant::now();
         // Calls that were under way end by their own deadlines.
         while let Ok(Some(_)) = timeout_at(Instant::now() + LOOK, clients.join_next()).await {}
+        self.follow(healed).await;
         let mut eventual = self.converge().await;
         self.probe(healed).await;
         while clients.join_next().await.is_some() {}
         self.settle(eventual.held == 0).await;
+        let (running, sane) = (self.door.running(), self.far_ahead.len() < 2);
+        let disks = self.stores.iter();
+        let disks = disks.map(|(id, store)| (*id, store.disk.clone()));
+        self.switches
+            .judge(&running, &disks.collect(), &self.switched_ledger, sane);
         let looked = self.eventual.looked();
         eventual.entries = looked.entries;
         eventual.digests = looked.digests;
@@ -288,6 +322,8 @@ impl World {
             tally: self.ledger.tally(),
             looked: self.observer.looked(),
             eventual,
+            switches: self.switches.switches(),
+            switched_acknowledged: self.switched_ledger.acknowledged(),
             eventual_by_second: self.eventual_ledger.by_second(),
         }
     }
@@ -332,6 +368,7 @@ impl World {
         for (id, store) in &self.stores {
             if let Some(process) = store.process() {
                 self.observer.clock(*id, &process.core, self.trace.now_ms());
+                self.observer.commits(&process.core);
             }
         }
         for (id, store) in &self.stores {
@@ -342,6 +379,7 @@ impl World {
                 self.observer
                     .look(*id, &process.core, store.disk.engine.as_ref());
                 self.eventual.look(*id, process, self.far_ahead.len() < 2);
+                self.switches.look(process);
             }
         }
     }
@@ -354,7 +392,13 @@ impl World {
             return;
         }
         self.observer.restarted(id);
-        match store.start(&self.network, &self.bugs, &self.trace, &self.says_ended) {
+        match store.start(
+            &self.network,
+            &self.bugs,
+            &self.switches,
+            &self.trace,
+            &self.says_ended,
+        ) {
             Ok(()) => {
                 if let Some(process) = store.process() {
                     self.door.open(id, process.clone());
@@ -447,6 +491,7 @@ impl World {
                 if let Some(store) = self.stores.get(store) {
                     store.disk.engine.damage(family, *nth);
                     self.damaged.insert(store.id);
+                    self.switches.damaged(store.id);
                 }
             }
             Fault::Mend(id) => self.mend(*id).await,
@@ -459,12 +504,74 @@ impl World {
                     store.clock.jump(*by_ms);
                 }
             }
+            Fault::Switch(id, ask) => self.switch(*id, *ask),
             Fault::ClockDrift(id, ppm) => {
                 self.wild.insert(*id);
                 if let Some(store) = self.stores.get(id) {
                     store.clock.drift(*ppm);
                 }
             }
+        }
+    }
+
+    /// Asks a store to switch the namespace, as its service does. Nobody waits for the answer: what was
+    /// asked for is in the tables or not.
+    fn switch(&self, id: StoreId, ask: Ask) {
+        let Some(process) = self.stores.get(&id).and_then(SimStore::process) else {
+            return;
+        };
+        let core = process.core.clone();
+        let name = switched_clients::SWITCHED.to_owned();
+        let tables = core.namespaces().tables();
+        let Some(row) = tables.namespace(&name) else {
+            return;
+        };
+        let wire = convert::mode_to_wire;
+        let mut set = SetTarget {
+            name,
+            ..SetTarget::default()
+        };
+        match ask {
+            Ask::Other if row.mode == wire(Mode::Strong) => set.mode = wire(Mode::Eventual),
+            Ask::Other | Ask::Strong => set.mode = wire(Mode::Strong),
+            Ask::Eventual => set.mode = wire(Mode::Eventual),
+            Ask::StrongWithout(missing) => {
+                set.mode = wire(Mode::Strong);
+                set.accept_missing = vec![u32::from(missing.get())];
+                self.switched_ledger.may_leave_out();
+            }
+            Ask::Cancel => set.cancel = true,
+        }
+        // Whoever asks does not know of it.
+        if set.mode == wire(Mode::Strong) && self.bugs.leaves_out_unasked() {
+            let other = self.ids.iter().find(|other| **other != id);
+            set.accept_missing
+                .extend(other.map(|other| u32::from(other.get())));
+        }
+        let trace = self.trace.clone();
+        process.tasks.spawn(async move {
+            let deadline = Instant::now() + Duration::from_secs(3);
+            match core.namespaces().set_target(set, deadline).await {
+                Ok(row) => trace.note(format_args!(
+                    "switch at store {id}: attempt {} to {}",
+                    row.attempt, row.target
+                )),
+                Err(error) => trace.note(format_args!("switch at store {id}: {}", error.reason)),
+            }
+        });
+    }
+
+    /// Waits until the last switch has ended.
+    async fn follow(&mut self, healed: Instant) {
+        loop {
+            let running = self.door.running();
+            let why = self.switches.unsettled(&running, self.ids.len());
+            let took_ms = healed.elapsed().as_millis() as u64;
+            if why.is_none() || took_ms >= done_or_undone::WITHIN_MS {
+                return self.switches.settled(took_ms, why.as_deref());
+            }
+            self.live_until(Instant::now() + Duration::from_millis(50))
+                .await;
         }
     }
 
@@ -604,7 +711,8 @@ impl World {
 
 /// What simulated stores are configured to: as shipped, but for what would make rare things too rare.
 fn tune(config: &mut Config) {
-    // Ids follow the names: the eventual namespaces come first, then those of strong clients.
+    // Ids follow the names: the eventual namespaces come first, then those of strong clients, then
+    // the one that is switched.
     for (name, mode, durability) in [
         (
             eventual_clients::RELAXED,
@@ -614,6 +722,7 @@ fn tune(config: &mut Config) {
         (eventual_clients::SYNCED, Mode::Eventual, Durability::Sync),
         (workload::PUTS_NAMESPACE, Mode::Strong, Durability::Sync),
         (workload::REGISTER_NAMESPACE, Mode::Strong, Durability::Sync),
+        (switched_clients::SWITCHED, Mode::Strong, Durability::Sync),
     ] {
         let namespace = NamespaceConfig {
             mode: Some(mode),
@@ -622,13 +731,13 @@ fn tune(config: &mut Config) {
         };
         config.namespaces.insert(name.to_owned(), namespace);
     }
-    // Three data regions, two namespaces of each kind cut in two, and snapshots after hundreds of entries
+    // Four data regions, a namespace of each kind cut in two, and snapshots after hundreds of entries
     // instead of thousands.
     let split = |namespace_id| SplitKey {
         namespace_id,
         key: b"m".to_vec(),
     };
-    config.cluster.bootstrap_split = vec![split(2), split(4)];
+    config.cluster.bootstrap_split = vec![split(2), split(4), split(5)];
     config.raft.snapshot_after = 300;
     config.consistency.request_timeout = workload::ATTEMPT;
 }

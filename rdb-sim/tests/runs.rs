@@ -30,6 +30,9 @@ fn held(report: &Report) {
     assert!(report.eventual.acknowledged > 100, "{:?}", report.eventual);
     assert!(report.eventual.entries > 100, "{:?}", report.eventual);
     assert!(report.eventual.digests > 20, "{:?}", report.eventual);
+    assert!(report.switches.opened > 1, "{:?}", report.switches);
+    assert!(report.switches.sealed > 1, "{:?}", report.switches);
+    assert!(report.switches.judged > 20, "{:?}", report.switches);
 }
 
 #[test]

@@ -91,6 +91,17 @@ pub enum DataDirError {
         /// Its version.
         found: u64,
     },
+    /// An older release wrote it, in a form that is not read any more.
+    #[error(
+        "data directory {path} has format version {found}, which this release does not read (it \
+         knows {FORMAT_VERSION}); start the release that wrote it, and move the data with `flaredb scan` and `put`"
+    )]
+    Older {
+        /// The directory.
+        path: PathBuf,
+        /// Its version.
+        found: u64,
+    },
     /// There are files, but none says that they are a store's.
     #[error(
         "{path} is not a data directory: it has no STORE file but contains {found}; give an empty \
@@ -254,6 +265,10 @@ fn check(path: &Path, store_id: u32) -> Result<Option<StoreIdentity>, DataDirErr
         Err(error) => return Err(io_error("read", &file)(error)),
     };
     let identity = StoreIdentity::parse(&text).map_err(|error| match error {
+        ParseError::Older { found } => DataDirError::Older {
+            path: path.to_owned(),
+            found,
+        },
         ParseError::Newer { found } => DataDirError::Newer {
             path: path.to_owned(),
             found,

@@ -68,7 +68,7 @@ fn a_new_directory_gets_an_identity_and_keeps_it() {
     let path = parent.path().join("some/where");
     let data = DataDir::open(&path, 7).expect("a missing one is made");
     let identity = data.identity();
-    assert_eq!((identity.store_id, identity.format_version), (7, 1));
+    assert_eq!((identity.store_id, identity.format_version), (7, 2));
     assert_eq!(identity.store_uuid.get_version_num(), 4);
     assert_eq!(identity.cluster_id, None);
     assert!(!identity.initialised);
@@ -136,11 +136,16 @@ fn a_newer_format_is_refused() {
     let parent = used();
     let file = parent.path().join("STORE");
     let text = fs::read_to_string(&file).expect("it can be read");
-    let text = text.replace("format_version = 1", "format_version = 2");
-    fs::write(&file, text + "what_is_this = \"new\"\n").expect("it can be written");
+    let newer = text.replace("format_version = 2", "format_version = 9");
+    fs::write(&file, newer + "what_is_this = \"new\"\n").expect("it can be written");
     let message = refused(parent.path(), 1);
-    assert!(message.contains("format version 2"), "{message}");
+    assert!(message.contains("format version 9"), "{message}");
     assert!(message.contains("newer release"), "{message}");
+    let older = text.replace("format_version = 2", "format_version = 1");
+    fs::write(&file, older).expect("it can be written");
+    let message = refused(parent.path(), 1);
+    assert!(message.contains("format version 1"), "{message}");
+    assert!(message.contains("does not read"), "{message}");
 }
 
 #[test]

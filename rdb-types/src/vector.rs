@@ -21,7 +21,7 @@ pub struct Dot {
 }
 
 /// Origin -> highest sequence seen without a gap.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct VersionVector(BTreeMap<StoreId, u64>);
 
 impl VersionVector {

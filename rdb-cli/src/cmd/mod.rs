@@ -10,6 +10,7 @@ pub(crate) mod get;
 pub(crate) mod ns;
 pub(crate) mod put;
 mod receipt;
+pub(crate) mod reload;
 pub(crate) mod scan;
 pub(crate) mod status;
 mod value;
@@ -31,6 +32,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Error> {
         Command::Conflicts(conflicts) => conflicts.run(&shared).await,
         Command::Verify(verify) => verify.run(&shared).await,
         Command::Status => status::run(&shared).await,
+        Command::Reload => reload::run(&shared).await,
         Command::Demo(demo) => demo.run().await,
         Command::Completion(completion) => completion.run(),
     }

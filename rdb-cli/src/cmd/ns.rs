@@ -3,6 +3,8 @@
 //! Owns the printing. What a store does not do yet it says itself (UNIMPLEMENTED), and that is
 //! reported as it stands.
 
+mod set_mode;
+
 use crate::args::{Shared, duration, show_duration};
 use crate::exit::{self, Error};
 use crate::output::{Item, Output};
@@ -12,6 +14,7 @@ use rdb_proto::raft;
 use rdb_proto::{convert, kv};
 use rdb_types::{Durability, Mode, Policies};
 use serde_json::{Value, json};
+use set_mode::SetMode;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -50,7 +53,10 @@ pub(crate) enum Ns {
         #[arg(long, required = true)]
         yes: bool,
     },
-    /// Switch a namespace to another mode
+    /// Switch a namespace to another mode, while it is used
+    ///
+    /// Shows how far it is until every region is there. A switch to strong waits for every store, and is given
+    /// up and undone when one does not come in time (exit code 1); a reader that goes away changes nothing.
     SetMode(SetMode),
 }
 
@@ -78,26 +84,6 @@ pub(crate) struct PolicyArgs {
     /// Bound of an eventual namespace's conflict log, in bytes, per region [default: 64 MiB]
     #[arg(long, value_name = "BYTES")]
     conflict_log: Option<u64>,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct SetMode {
-    name: String,
-    /// The mode to switch to
-    #[arg(value_parser = mode_parser())]
-    mode: Mode,
-    /// Only say what it would do
-    #[arg(long)]
-    dry_run: bool,
-    /// Go on without this store (may be repeated)
-    #[arg(long, value_name = "ID")]
-    accept_missing: Vec<u32>,
-    /// Cancel a switch that has not sealed
-    #[arg(long)]
-    cancel: bool,
-    /// Return once the target is recorded
-    #[arg(long)]
-    no_wait: bool,
 }
 
 impl PolicyArgs {
@@ -141,7 +127,7 @@ impl Ns {
                 client.delete_namespace(&name).await?;
                 exit::note(&format!("flaredb: namespace {name} is deleted"));
             }
-            Ns::SetMode(set) => set_mode(shared, &client, set).await?,
+            Ns::SetMode(set) => return set.run(shared, &client).await,
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -254,76 +240,6 @@ fn store_mode(store: &raft::StoreMode) -> Value {
         "reachable": store.reachable,
         "mismatched_since_ms": store.mismatched_since_ms.to_string(),
     })
-}
-
-async fn set_mode(shared: &Shared, client: &rdb_client::Client, set: SetMode) -> Result<(), Error> {
-    let request = raft::UpdateNamespaceModeRequest {
-        namespace: set.name,
-        mode: convert::mode_to_wire(set.mode),
-        dry_run: set.dry_run,
-        accept_missing: set.accept_missing,
-        wait: !set.no_wait,
-        cancel: set.cancel,
-    };
-    let mut changes = client.update_mode(request).await?;
-    let mut out = Output::list(
-        shared.output,
-        &["STATE", "MODE", "EPOCH", "STEP", "REGIONS", "WRITE PAUSE"],
-    );
-    loop {
-        let change = match changes.message().await {
-            Ok(Some(change)) => change,
-            Ok(None) => break,
-            Err(status) => {
-                out.end()?;
-                let text = format!(
-                    "the switch is no longer watched: {}: {}; `flaredb ns modes` shows where it is",
-                    status.code(),
-                    status.message()
-                );
-                return Err(Error::Io(text));
-            }
-        };
-        out.add(change_item(&change))?;
-    }
-    out.end()
-}
-
-fn change_item(change: &raft::ModeChange) -> Item {
-    let plan = change.plan.as_ref().map(|plan| {
-        json!({
-            "would_succeed": plan.would_succeed,
-            "unreachable_stores": plan.unreachable_stores,
-            "writes_to_exchange": plan.writes_to_exchange.to_string(),
-            "estimated_write_pause_us": plan.estimated_write_pause_us.to_string(),
-            "conflicts": plan.conflicts.to_string(),
-            "clock_skew_us": plan.clock_skew_us.to_string(),
-            "stops_working": plan.stops_working,
-            "starts_working": plan.starts_working,
-        })
-    });
-    Item {
-        row: vec![
-            state(change.state).to_owned(),
-            mode(change.mode).to_owned(),
-            change.epoch.to_string(),
-            change.step.clone(),
-            format!("{}/{}", change.regions_done, change.regions_total),
-            format!("{} us", change.write_pause_us),
-        ],
-        json: json!({
-            "state": state(change.state),
-            "mode": mode(change.mode),
-            "epoch": change.epoch.to_string(),
-            "step": change.step,
-            "remaining_writes": change.remaining_writes.to_string(),
-            "regions_done": change.regions_done,
-            "regions_total": change.regions_total,
-            "write_pause_us": change.write_pause_us.to_string(),
-            "plan": plan,
-        }),
-        raw: change.step.clone().into_bytes(),
-    }
 }
 
 /// As users write it; `unspecified` and a mode of a newer store as such.

@@ -7,6 +7,7 @@
 //! (no call recorded, no order acknowledged).
 
 mod cart;
+mod switching;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use super::cut::{CutOff, StaleRead};
 use super::load::orders::Orders;
 use super::load::transfers::{ACCOUNTS, Bank, OPENING};
 use super::screen::{grouped, spent};
+use super::switching::Switched;
 use bytes::Bytes;
 use rdb_check::convergence::{self, Replica};
 use rdb_check::{Call, Op, Outcome, Verdict, check_linearizable, set};
@@ -39,6 +41,7 @@ pub(super) struct Evidence {
     pub(super) balances: Vec<Option<u64>>,
     pub(super) cut: CutOff,
     pub(super) cart: Cart,
+    pub(super) switched: Switched,
     pub(super) quorum_timeout: Duration,
     /// How long no write was acknowledged when the leader was killed. `None`: none ever was again.
     pub(super) leader_lost: Option<Duration>,
@@ -70,7 +73,9 @@ pub(super) fn judge(evidence: &Evidence) -> Vec<Finding> {
         replicas(&evidence.replicas),
     ];
     let eventual = cart::judge(&evidence.cart);
-    strong.into_iter().chain(eventual).collect()
+    let switches = switching::judge(&evidence.switched);
+    let findings = strong.into_iter().chain(eventual);
+    findings.chain(switches).collect()
 }
 
 fn finding(promise: &'static str, seen: String, broken: Option<String>) -> Finding {

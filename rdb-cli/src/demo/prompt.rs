@@ -7,12 +7,13 @@ use super::cluster::Cluster;
 use super::failed;
 use super::load::NAMESPACE;
 use super::screen::spent;
+use super::switching;
 use crate::cmd::status;
 use crate::exit::Error;
 use crate::output;
 use crate::text;
 use rdb_client::{Client, PutOptions, ReadOptions};
-use rdb_types::StoreId;
+use rdb_types::{Mode, StoreId};
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::time::Instant;
 use tokio::sync::mpsc;
@@ -25,7 +26,7 @@ restart N          start it again on its data
 partition N        cut store N off from the others
 heal               take every cut back
 status             stores, regions, namespaces
-switch NAME MODE   not built yet
+switch NAME MODE   make a namespace strong or eventual, as in: switch cart strong
 quit               stop the stores and leave";
 
 /// A line that was understood.
@@ -38,7 +39,7 @@ enum Command<'a> {
     Partition(StoreId),
     Heal,
     Status,
-    Switch,
+    Switch(&'a str, Mode),
     Help,
     Quit,
     Nothing,
@@ -160,9 +161,13 @@ async fn obey(
             "every cut is taken back".to_owned()
         }
         Command::Status => status::screen_of(&client.cluster_status().await?),
-        Command::Switch => {
-            "not yet: every namespace is strong, modes cannot be switched in this version"
-                .to_owned()
+        Command::Switch(name, mode) => {
+            let refused = switching::switch(client, name, mode).await?;
+            format!(
+                "{name} is {mode} after {}; writes were refused for {}",
+                spent(began.elapsed()),
+                spent(refused)
+            )
         }
         Command::Help | Command::Quit | Command::Nothing => HELP.to_owned(),
     })
@@ -203,7 +208,13 @@ fn parse<'a>(line: &'a str, stores: &[StoreId]) -> Result<Command<'a>, String> {
         "partition" => Command::Partition(store(rest)?),
         "heal" => Command::Heal,
         "status" => Command::Status,
-        "switch" => Command::Switch,
+        "switch" => {
+            let (name, mode) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+            let mode = mode.trim().parse::<Mode>();
+            let mode =
+                mode.map_err(|_| "switch NAME strong, or switch NAME eventual".to_owned())?;
+            Command::Switch(name, mode)
+        }
         "help" => Command::Help,
         "quit" | "exit" => Command::Quit,
         other => return Err(format!("there is no command {other:?}; type help")),
@@ -247,7 +258,7 @@ mod tests {
             ("partition 2", Command::Partition(two)),
             ("heal", Command::Heal),
             ("status", Command::Status),
-            ("switch cart strong", Command::Switch),
+            ("switch cart strong", Command::Switch("cart", Mode::Strong)),
             ("help", Command::Help),
             ("quit", Command::Quit),
         ] {
@@ -261,6 +272,8 @@ mod tests {
             ("kill", "not a store"),
             ("kill 0", "1 to 3"),
             ("kill all", "not a store"),
+            ("switch cart", "switch NAME strong"),
+            ("switch cart weak", "or switch NAME eventual"),
             ("explode", "type help"),
         ] {
             assert!(parse(line, &stores).unwrap_err().contains(why), "{line:?}");

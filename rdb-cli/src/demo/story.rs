@@ -11,6 +11,7 @@ use super::judge::{Digests, Evidence};
 use super::load::transfers::{self, balance};
 use super::load::{CLIENTS, Load, NAMESPACE, Shared, orders};
 use super::screen::{Screen, grouped, spent};
+use super::switching::{self, Switched};
 use super::view::View;
 use crate::exit::Error;
 use bytes::Bytes;
@@ -47,9 +48,25 @@ pub(super) async fn tell(
     under_load(screen, &shared, phase).await?;
     let leader_lost = kill_the_leader(screen, cluster, &shared, phase).await?;
     let (cut, cart) = cut_the_leader_off(screen, cluster, &shared, phase).await?;
+    let switched = switching::there_and_back(screen, cluster, phase).await?;
+    switching::tell(screen, &switched)?;
     screen.doing("letting the clients finish");
     load.finish().await.map_err(failed)?;
-    gather(screen, cluster, &shared, records, leader_lost, cut, cart).await
+    let broke = Broke {
+        leader_lost,
+        cut,
+        cart,
+        switched,
+    };
+    gather(screen, cluster, &shared, records, broke).await
+}
+
+/// What was seen while things broke and changed.
+struct Broke {
+    leader_lost: Option<Duration>,
+    cut: CutOff,
+    cart: Cart,
+    switched: Switched,
 }
 
 async fn begin(screen: &Screen, cluster: &mut Cluster) -> Result<Arc<Shared>, Error> {
@@ -284,9 +301,7 @@ async fn gather(
     cluster: &Cluster,
     shared: &Shared,
     records: u64,
-    leader_lost: Option<Duration>,
-    cut: CutOff,
-    cart: Cart,
+    broke: Broke,
 ) -> Result<Evidence, Error> {
     screen.doing("comparing the stores");
     let digests = View::wait(&shared.client, PATIENCE, |view| {
@@ -361,10 +376,11 @@ async fn gather(
         records_found,
         bank: std::mem::take(&mut *shared.bank.lock()),
         balances,
-        cut,
-        cart,
+        cut: broke.cut,
+        cart: broke.cart,
+        switched: broke.switched,
         quorum_timeout: Config::default().consistency.quorum_timeout,
-        leader_lost,
+        leader_lost: broke.leader_lost,
         replicas,
     })
 }

@@ -343,4 +343,15 @@ impl Admin for Store {
     ) -> Result<Response<admin::TransferLeaderResponse>, Status> {
         Err(Status::unimplemented("transfer_leader"))
     }
+
+    async fn reload(
+        &self,
+        _: Request<admin::ReloadRequest>,
+    ) -> Result<Response<admin::ReloadResponse>, Status> {
+        Ok(Response::new(admin::ReloadResponse {
+            store_id: 1,
+            changed: vec!["namespaces.logs.mode: \"strong\" -> \"eventual\"".into()],
+            ..Default::default()
+        }))
+    }
 }

@@ -1,4 +1,5 @@
-//! What the store of the command's tests says of an eventual namespace: one conflict, three replicas.
+//! What the store of the command's tests says of an eventual namespace: one conflict, three replicas; and
+//! of a switch.
 
 use super::Store;
 use futures::stream::{BoxStream, StreamExt};
@@ -10,6 +11,42 @@ pub(crate) const CONFLICT: &str = "2-0000000000000007-6b";
 
 fn none<T>() -> Result<Response<T>, Status> {
     Err(Status::unimplemented("not in these tests"))
+}
+
+fn change(step: &str) -> raft::ModeChange {
+    raft::ModeChange {
+        state: raft::State::Switching as i32,
+        mode: 2,
+        epoch: 4,
+        step: step.into(),
+        remaining_writes: 5,
+        regions_done: 1,
+        regions_total: 2,
+        waiting_for: vec![3],
+        ..Default::default()
+    }
+}
+
+/// Without store 3, if that may be.
+fn planned(request: &raft::UpdateNamespaceModeRequest) -> raft::ModeChange {
+    let fine = request.accept_missing == [3];
+    let plan = raft::Plan {
+        unreachable_stores: vec![3],
+        writes_to_exchange: 120,
+        estimated_write_pause_us: 9_500,
+        starts_working: vec!["compare-and-swap".into()],
+        would_succeed: fine,
+        obstacles: if fine {
+            vec![]
+        } else {
+            vec!["store 3 cannot be reached".into()]
+        },
+        ..Default::default()
+    };
+    raft::ModeChange {
+        plan: Some(plan),
+        ..change("plan")
+    }
 }
 
 #[tonic::async_trait]
@@ -25,15 +62,62 @@ impl RaftService for Store {
         &self,
         _: Request<raft::ListNamespaceModesRequest>,
     ) -> Result<Response<raft::ListNamespaceModesResponse>, Status> {
-        none()
+        let logs = raft::NamespaceMode {
+            namespace: "logs".into(),
+            mode: 1,
+            target: 2,
+            epoch: 4,
+            state: raft::State::Switching as i32,
+            mismatched: true,
+            mismatch: "store 3 declares strong".into(),
+            stores: vec![raft::StoreMode {
+                store_id: 3,
+                declared: 1,
+                applied: 1,
+                epoch: 4,
+                reachable: true,
+                mismatched_since_ms: 1_700_000_000_000,
+            }],
+            ..Default::default()
+        };
+        Ok(Response::new(raft::ListNamespaceModesResponse {
+            namespaces: vec![logs],
+        }))
     }
 
     type UpdateNamespaceModeStream = BoxStream<'static, Result<raft::ModeChange, Status>>;
     async fn update_namespace_mode(
         &self,
-        _: Request<raft::UpdateNamespaceModeRequest>,
+        request: Request<raft::UpdateNamespaceModeRequest>,
     ) -> Result<Response<Self::UpdateNamespaceModeStream>, Status> {
-        none()
+        let request = request.into_inner();
+        let changes = if request.dry_run {
+            vec![Ok(planned(&request))]
+        } else if !request.wait {
+            vec![Ok(change(if request.cancel {
+                "undoing"
+            } else {
+                "recorded"
+            }))]
+        } else if request.namespace == "stuck" {
+            let aborted = Status::aborted("the switch of stuck was given up");
+            vec![Ok(change("draining")), Err(aborted)]
+        } else {
+            vec![
+                Ok(change("draining")),
+                Ok(raft::ModeChange {
+                    state: raft::State::Stable as i32,
+                    mode: request.mode,
+                    epoch: 6,
+                    regions_done: 2,
+                    remaining_writes: 0,
+                    write_pause_us: 12_300,
+                    waiting_for: vec![],
+                    ..change("done")
+                }),
+            ]
+        };
+        Ok(Response::new(futures::stream::iter(changes).boxed()))
     }
 
     async fn create_namespace(

@@ -17,7 +17,7 @@ use rdb_client::proto::kv::{
     self, batch_request::Op, batch_response::Result as Answer, kv_server::Kv,
 };
 use rdb_client::{Client, ClientOptions, Dial, Io};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -44,6 +44,10 @@ pub(crate) enum Act {
     },
     /// The connection is cut while the answer is waited for.
     Cut,
+    /// As [`Act::Cut`], after the operation was done.
+    DoAndCut,
+    /// The operation is done, and nobody is told.
+    DoAndForget,
     /// A Batch stream is ended with this; a plain call fails with it.
     EndStream(Code),
 }
@@ -94,8 +98,54 @@ impl Seen {
     }
 }
 
+/// A namespace of one region, as a store has it by its log.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Stage {
+    pub(crate) eventual: bool,
+    /// It takes no writes, and will be strong in moments.
+    pub(crate) sealing: bool,
+    pub(crate) epoch: u64,
+}
+
+impl Stage {
+    fn mode(self) -> kv::Mode {
+        match self.eventual {
+            true => kv::Mode::Eventual,
+            false => kv::Mode::Strong,
+        }
+    }
+
+    fn state(self) -> &'static str {
+        match (self.sealing, self.eventual) {
+            (true, _) => "sealing",
+            (false, true) => "eventual",
+            (false, false) => "strong",
+        }
+    }
+
+    /// What a store says that refuses an operation for the stage that the namespace is in.
+    fn refusal(self, code_reason: &'static str) -> Act {
+        Act::Refuse {
+            code: Code::Unavailable,
+            reason: code_reason,
+            metadata: vec![
+                ("outcome", "not_applied".to_owned()),
+                ("region", "2".to_owned()),
+                ("epoch", self.epoch.to_string()),
+                ("state", self.state().to_owned()),
+            ],
+            retry_after_ms: 10,
+        }
+    }
+}
+
 #[derive(Default)]
 struct World {
+    /// Where stores behave as their stage says; empty: all simply succeeds.
+    stages: HashMap<String, Stage>,
+    /// The request ids that each store knows, and those of the writes that were done, in order.
+    known: HashMap<String, HashSet<Bytes>>,
+    done: Vec<Bytes>,
     scripts: HashMap<String, VecDeque<Act>>,
     seen: Vec<Seen>,
     messages: usize,
@@ -232,6 +282,27 @@ impl Net {
         self.world.lock().unwrap().scans.clone()
     }
 
+    /// From now on the namespace is in this stage at a store.
+    pub(crate) fn stage(&self, name: &str, stage: Stage) {
+        let stages = &mut self.world.lock().unwrap().stages;
+        stages.insert(name.to_owned(), stage);
+    }
+
+    /// As a seal does: every store knows the request ids of all.
+    pub(crate) fn share_ids(&self) {
+        let mut world = self.world.lock().unwrap();
+        let all: HashSet<_> = world.known.values().flatten().cloned().collect();
+        let stores: Vec<_> = world.stages.keys().cloned().collect();
+        for store in stores {
+            world.known.insert(store, all.clone());
+        }
+    }
+
+    /// The request ids of the writes that were done, each as often as it was.
+    pub(crate) fn done(&self) -> Vec<Bytes> {
+        self.world.lock().unwrap().done.clone()
+    }
+
     /// From now on every answer says that it was served like this.
     pub(crate) fn serve_as(&self, receipt: kv::Receipt) {
         self.world.lock().unwrap().receipt = Some(receipt);
@@ -330,6 +401,53 @@ struct Store {
     cut: CancellationToken,
 }
 
+impl World {
+    /// What a store does with an operation at the stage that the namespace is in there: as real ones do, also
+    /// a strong one that has not heard of a switch which the log of its leader has.
+    fn staged(&mut self, store: &str, op: &Op) -> Result<Option<kv::Receipt>, Act> {
+        let Some(stage) = self.stages.get(store).copied() else {
+            return Ok(self.receipt.clone());
+        };
+        let (seen_epoch, only_epoch, request_id) = match op {
+            Op::Get(get) => (get.read.as_ref().unwrap().seen_epoch, 0, None),
+            Op::Put(put) => (put.seen_epoch, put.only_epoch, Some(&put.request_id)),
+            other => panic!("{other:?}"),
+        };
+        if seen_epoch > stage.epoch {
+            return Err(stage.refusal("STALE_REPLICA"));
+        }
+        if let Some(request_id) = request_id {
+            if stage.sealing {
+                return Err(stage.refusal("MODE_SWITCHING"));
+            }
+            let log = self.stages.values().max_by_key(|stage| stage.epoch);
+            let log = log.copied().unwrap_or_default();
+            if !stage.eventual && log.epoch > stage.epoch {
+                return Err(log.refusal("MODE_CHANGED"));
+            }
+            if only_epoch != 0 && only_epoch != stage.epoch {
+                return Err(stage.refusal("MODE_CHANGED"));
+            }
+            let known = self.known.entry(store.to_owned()).or_default();
+            if request_id.is_empty() || known.insert(request_id.clone()) {
+                self.done.push(request_id.clone());
+            }
+            if !stage.eventual {
+                for store in self.stages.keys() {
+                    let known = self.known.entry(store.clone()).or_default();
+                    known.insert(request_id.clone());
+                }
+            }
+        }
+        Ok(Some(kv::Receipt {
+            mode: stage.mode() as i32,
+            epoch: stage.epoch,
+            region_id: 2,
+            ..Default::default()
+        }))
+    }
+}
+
 fn success(op: &Op, receipt: Option<kv::Receipt>) -> Answer {
     match op {
         Op::Get(get) => Answer::Get(kv::GetResponse {
@@ -369,16 +487,29 @@ impl Store {
             world.seen.push(seen);
             let script = world.scripts.get_mut(&self.name);
             let act = script.and_then(VecDeque::pop_front).unwrap_or(Act::Ok);
-            (act, world.receipt.clone())
+            match act {
+                Act::Ok | Act::DoAndCut | Act::DoAndForget => match world.staged(&self.name, &op) {
+                    Ok(receipt) => (act, receipt),
+                    Err(refusal) => (refusal, None),
+                },
+                act => (act, None),
+            }
         };
         match act {
             Act::Ok => Ok(success(&op, receipt)),
             Act::Hang => futures::future::pending().await,
-            Act::Cut => {
+            Act::DoAndForget => self.refuse(batched, unknown()),
+            Act::Cut | Act::DoAndCut => {
                 self.cut.cancel();
                 futures::future::pending().await
             }
             Act::EndStream(code) => Err(Status::new(code, "the script says so")),
+            refusal @ Act::Refuse { .. } => self.refuse(batched, refusal),
+        }
+    }
+
+    fn refuse(&self, batched: bool, refusal: Act) -> Result<Answer, Status> {
+        match refusal {
             Act::Refuse {
                 code,
                 reason,
@@ -412,6 +543,7 @@ impl Store {
                 }
                 Err(Status::with_error_details(code, text, details))
             }
+            other => panic!("{other:?}"),
         }
     }
 
@@ -582,5 +714,16 @@ impl Admin for Store {
         _: Request<admin::TransferLeaderRequest>,
     ) -> Result<Response<admin::TransferLeaderResponse>, Status> {
         Err(Status::unimplemented("transfer_leader"))
+    }
+
+    async fn reload(
+        &self,
+        _: Request<admin::ReloadRequest>,
+    ) -> Result<Response<admin::ReloadResponse>, Status> {
+        Ok(Response::new(admin::ReloadResponse {
+            store_id: 1,
+            changed: vec!["namespaces.logs.mode: \"strong\" -> \"eventual\"".into()],
+            ..Default::default()
+        }))
     }
 }

@@ -73,16 +73,13 @@ pub struct Cli {
     /// Deadline of a call that brings none [default: 10s]
     #[arg(long, value_name = "DURATION", help_heading = "Consistency")]
     pub request_timeout: Option<String>,
-    /// How long a mode switch may wait for the stores to be ready; checked and stored, no effect
-    /// before modes can be switched [default: 10s]
+    /// How long a switch of modes may take before it is given up and undone [default: 10s]
     #[arg(long, value_name = "DURATION", help_heading = "Consistency")]
     pub switch_timeout: Option<String>,
-    /// How long a switch waits for a silent store once writes are refused; checked and stored, no
-    /// effect before modes can be switched [default: 1s]
+    /// How long a switch waits for a silent store once writes are refused [default: 1s]
     #[arg(long, value_name = "DURATION", help_heading = "Consistency")]
     pub seal_timeout: Option<String>,
-    /// Report a store that has not applied the cluster's mode after this long; checked and stored, no
-    /// effect before modes can be switched [default: 10s]
+    /// Report a store that has not applied the cluster's mode after this long [default: 10s]
     #[arg(long, value_name = "DURATION", help_heading = "Consistency")]
     pub mismatch_after: Option<String>,
     /// How far the clocks of stores may be apart [default: 500ms]

@@ -17,6 +17,7 @@ use super::conflicts::{self, ConflictChanges};
 use super::layout;
 use super::state::{EventualState, write_ids};
 use crate::error::{Error, Outcome};
+use crate::region::layout as rows;
 use crate::region::request_ids::{Asked, IdTable, Known, fingerprint};
 use bytes::Bytes;
 use prost::Message;
@@ -63,6 +64,8 @@ pub struct Fold<'a> {
     view: &'a dyn View,
     states: BTreeMap<NamespaceId, EventualState>,
     ids: IdTable,
+    /// Where the table of the region's log stands.
+    log_ids: Option<IdTable>,
     batch: WriteBatch,
     /// Records that the batch changes.
     fresh: BTreeMap<GlobalKey, Option<Record>>,
@@ -102,6 +105,7 @@ impl<'a> Fold<'a> {
             view,
             states: BTreeMap::new(),
             ids,
+            log_ids: None,
             batch: WriteBatch::new(),
             fresh: BTreeMap::new(),
             fresh_ids: BTreeMap::new(),
@@ -112,6 +116,11 @@ impl<'a> Fold<'a> {
             largest: Stamp::ZERO,
             found: 0,
         }
+    }
+
+    /// Has requests looked up in the table of the region's log, too, in namespaces that were switched.
+    pub fn knowing(&mut self, log_ids: IdTable) {
+        self.log_ids = Some(log_ids);
     }
 
     /// Brings a namespace in as it was before this batch. Everything below needs it.
@@ -185,7 +194,7 @@ impl<'a> Fold<'a> {
         let id = RequestId::new(op.request_id.clone());
         let print = if id.is_some() { fingerprint(op) } else { 0 };
         let asked = id.as_ref().map(|id| Asked {
-            region: self.region,
+            region: layout::beside(self.region),
             namespace,
             fingerprint: print,
             id,
@@ -200,6 +209,19 @@ impl<'a> Fold<'a> {
                 Ok(Known::New) => {}
                 Ok(Known::Answered(applied)) => return Ok(Ok(applied)),
                 Err(error) => return Ok(Err(error)),
+            }
+            // It may have been asked for when the namespace was strong.
+            if let Some(log_ids) = self.log_ids.filter(|_| epoch > Epoch::FIRST) {
+                let of_log = Asked {
+                    region: self.region,
+                    ..asked
+                };
+                let found = log_ids.look_up(self.view, &BTreeMap::new(), of_log, u64::MAX)?;
+                match found {
+                    Ok(Known::New) => {}
+                    Ok(Known::Answered(applied)) => return Ok(Ok(applied)),
+                    Err(error) => return Ok(Err(error)),
+                }
             }
         }
         let deletion = match Kind::try_from(op.kind) {
@@ -318,7 +340,7 @@ impl<'a> Fold<'a> {
         if let Some(id) = RequestId::new(entry.request_id.clone()) {
             self.turn_ids(record.stamp, retention_ms);
             let asked = Asked {
-                region: self.region,
+                region: layout::beside(self.region),
                 namespace,
                 fingerprint: entry.fingerprint,
                 id: &id,
@@ -428,6 +450,15 @@ impl<'a> Fold<'a> {
         source: Source<'_>,
     ) -> Result<(), StorageError> {
         let global = GlobalKey::new(namespace, key);
+        // It expired here, and was dropped, as it will be where it comes from.
+        let is_over = conflicts::dot(&incoming).is_none()
+            && self
+                .states
+                .get(&namespace)
+                .is_some_and(|state| !state.is_live(&incoming));
+        if is_over {
+            return Ok(());
+        }
         let current = self.record(&global)?;
         self.supersede(namespace, key, &incoming, &source)?;
         match winner(current.as_ref(), &incoming) {
@@ -643,14 +674,14 @@ impl<'a> Fold<'a> {
             }
             let index = if live && record.expires_at_ms > 0 {
                 Some((
-                    layout::expiring(region, record.expires_at_ms, global),
+                    rows::expiring(region, record.expires_at_ms, global),
                     Bytes::new(),
                 ))
             } else if live {
                 None
             } else {
                 conflicts::dot(record).map(|dot| {
-                    let row = layout::dead(region, namespace, dot);
+                    let row = rows::dead(region, namespace, dot);
                     (row, global.as_bytes().clone())
                 })
             };
@@ -685,12 +716,12 @@ impl<'a> Fold<'a> {
         if through_ms <= state.expired_through_ms {
             return Ok(true);
         }
-        let range = layout::expiring_through(self.region, namespace, through_ms);
+        let range = rows::expiring_through(self.region, namespace, through_ms);
         let mut due: BTreeSet<(u64, GlobalKey)> = BTreeSet::new();
         let (mut all, mut limit_ms) = (true, through_ms);
         for item in self.view.scan(Family::Expiry, &range, false) {
             let (key, _) = item?;
-            let (at_ms, global) = layout::parse_expiring(&key)
+            let (at_ms, global) = rows::parse_expiring(&key)
                 .ok_or_else(|| corrupt(self.region, "an expiry", "its key is too short"))?;
             // Whole milliseconds only: the state says up to which one all are buried.
             if due.len() >= BURIED_PER_BATCH && due.last().is_some_and(|(last, _)| *last < at_ms) {
@@ -721,10 +752,9 @@ impl<'a> Fold<'a> {
                 Some(record) if record.expires_at_ms == at_ms && !record.tombstone => {
                     self.bury(&global, &record);
                 }
-                _ => self.batch.delete(
-                    Family::Expiry,
-                    layout::expiring(self.region, at_ms, &global),
-                ),
+                _ => self
+                    .batch
+                    .delete(Family::Expiry, rows::expiring(self.region, at_ms, &global)),
             }
         }
         if let Some(state) = self.change(namespace) {
@@ -733,20 +763,24 @@ impl<'a> Fold<'a> {
         Ok(all)
     }
 
-    /// Takes an expired record out of what is alive. Its row in the data stays as it is.
+    /// Takes an expired record out of what is alive. Its row in the data stays as it is, unless it came
+    /// through the log: all replicas began with it, so nobody can bring anything older.
     fn bury(&mut self, global: &GlobalKey, record: &Record) {
         let (region, namespace) = (self.region, global.namespace());
         let key = global.user_key();
         self.batch.delete(
             Family::Expiry,
-            layout::expiring(region, record.expires_at_ms, global),
+            rows::expiring(region, record.expires_at_ms, global),
         );
         if let Some(dot) = conflicts::dot(record) {
             self.batch.put(
                 Family::Expiry,
-                layout::dead(region, namespace, dot),
+                rows::dead(region, namespace, dot),
                 global.as_bytes().clone(),
             );
+        } else {
+            self.batch.delete(Family::Data, global.as_bytes().clone());
+            self.fresh.insert(global.clone(), None);
         }
         if let Some(state) = self.change(namespace)
             && state.is_live(record)
@@ -771,7 +805,7 @@ impl<'a> Fold<'a> {
         let mut buried = Vec::new();
         let mut all = true;
         for (origin, last) in settled.iter() {
-            let range = layout::dead_through(self.region, namespace, origin, last);
+            let range = rows::dead_through(self.region, namespace, origin, last);
             for item in self.view.scan(Family::Expiry, &range, false) {
                 if buried.len() >= BURIED_PER_BATCH {
                     all = false;
@@ -790,7 +824,7 @@ impl<'a> Fold<'a> {
             // The row names one write; another may stand under the key by now.
             let named = |record: &Record| {
                 conflicts::dot(record)
-                    .is_some_and(|dot| layout::dead(self.region, namespace, dot) == row)
+                    .is_some_and(|dot| rows::dead(self.region, namespace, dot) == row)
             };
             if let Some(record) = current
                 .as_ref()

@@ -7,25 +7,24 @@
 //! origin_log    region u64, namespace u32, origin u16, sequence u64   -> OriginEntry
 //! conflicts     region u64, namespace u32, 0, stamp u64, user key     -> ConflictRow
 //!               region u64, namespace u32, 1, length u32, user key, stamp u64   -> nothing
-//! expiry        region u64 | TOP, 0, namespace u32, expires_at_ms u64, global key    -> nothing
-//!               region u64 | TOP, 1, namespace u32, origin u16, sequence u64         -> global key
+//!               region u64, namespace u32, 2, stamp u64, user key     -> nothing
 //! request_ids   region u64 | TOP, ...                            -> RequestIdRow
 //! ```
-//! Numbers are big endian, so that rows order as their parts do. The second kind of `expiry` rows names
-//! the dead: tombstones and expired records that still have to be known about.
+//! Numbers are big endian, so that rows order as their parts do. What expires and what is dead stands where it
+//! does in strong namespaces, too ([`crate::region::layout`]). The third kind of `conflicts` rows names writes
+//! that were set aside here, and that the other replicas have not been told of yet.
 //!
-//! The region's number has its top bit set where a family also holds rows of the region's log: those go
-//! along in its snapshots, and a snapshot that replaces them must not touch what this store accepted.
+//! The region's number has its top bit set in `request_ids`, which also holds rows of the region's log: those
+//! go along in its snapshots, and a snapshot that replaces them must not touch what this store accepted.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use rdb_storage::KeyRange;
-use rdb_types::{Dot, GlobalKey, NamespaceId, RegionId, Stamp, StoreId};
+use rdb_types::{Dot, NamespaceId, RegionId, Stamp, StoreId};
 
 const STATES: &str = "eventual/";
-const EXPIRING: u8 = 0;
-const DEAD: u8 = 1;
 const BY_STAMP: u8 = 0;
 const BY_KEY: u8 = 1;
+const UNTOLD: u8 = 2;
 
 /// Where the rows of eventual namespaces stand in families that hold rows of the log, too.
 pub fn beside(region: RegionId) -> RegionId {
@@ -164,54 +163,31 @@ pub fn stamp_of(key: &[u8]) -> Option<Stamp> {
         .map(|bytes| Stamp(u64::from_be_bytes(bytes)))
 }
 
-fn index_prefix(region: RegionId, kind: u8, namespace: NamespaceId, room: usize) -> BytesMut {
-    let mut key = BytesMut::with_capacity(13 + room);
-    key.put_u64(beside(region).0);
-    key.put_u8(kind);
-    key.put_u32(namespace.0);
-    key
-}
-
-/// The index row of a record that will expire.
-pub fn expiring(region: RegionId, expires_at_ms: u64, global: &GlobalKey) -> Bytes {
-    let bytes = global.as_bytes();
-    let mut key = index_prefix(region, EXPIRING, global.namespace(), 8 + bytes.len());
-    key.put_u64(expires_at_ms);
-    key.put_slice(bytes);
+/// The mark of a write that was set aside here and is to be told to the others.
+pub fn untold(region: RegionId, namespace: NamespaceId, stamp: Stamp, user_key: &[u8]) -> Bytes {
+    let mut key = namespace_prefix(region, namespace, 9 + user_key.len());
+    key.put_u8(UNTOLD);
+    key.put_u64(stamp.0);
+    key.put_slice(user_key);
     key.freeze()
 }
 
-/// The records that expire up to and including `through_ms`.
-pub fn expiring_through(region: RegionId, namespace: NamespaceId, through_ms: u64) -> KeyRange {
-    let prefix = index_prefix(region, EXPIRING, namespace, 8);
-    let mut end = prefix.clone();
-    end.put_u64(through_ms.saturating_add(1));
-    KeyRange::new(prefix.freeze(), end.freeze())
+/// All marks of a namespace, the oldest write first.
+pub fn all_untold(region: RegionId, namespace: NamespaceId) -> KeyRange {
+    let mut key = namespace_prefix(region, namespace, 1);
+    key.put_u8(UNTOLD);
+    KeyRange::prefix(&key)
 }
 
-/// Takes the key of an expiring record's row apart.
-pub fn parse_expiring(key: &Bytes) -> Option<(u64, GlobalKey)> {
-    let at = key.get(13..21)?.try_into().ok().map(u64::from_be_bytes)?;
-    Some((at, GlobalKey::from_bytes(key.slice(21..))?))
+/// Takes a mark apart.
+pub fn parse_untold(key: &Bytes) -> Option<(Stamp, Bytes)> {
+    let stamp = key.get(13..21)?.try_into().ok().map(u64::from_be_bytes)?;
+    Some((Stamp(stamp), key.slice(21..)))
 }
 
-/// The index row of a tombstone or an expired record.
-pub fn dead(region: RegionId, namespace: NamespaceId, dot: Dot) -> Bytes {
-    let mut key = index_prefix(region, DEAD, namespace, 10);
-    key.put_u16(dot.origin.get());
-    key.put_u64(dot.sequence);
-    key.freeze()
-}
-
-/// The dead of one origin up to and including `last`.
-pub fn dead_through(
-    region: RegionId,
-    namespace: NamespaceId,
-    origin: StoreId,
-    last: u64,
-) -> KeyRange {
-    let at = |sequence| dead(region, namespace, Dot { origin, sequence });
-    KeyRange::new(at(0), at(last.saturating_add(1)))
+/// All entries of a namespace's logs.
+pub fn all_entries(region: RegionId, namespace: NamespaceId) -> KeyRange {
+    KeyRange::prefix(&namespace_prefix(region, namespace, 0))
 }
 
 #[cfg(test)]
@@ -223,10 +199,6 @@ mod tests {
 
     #[test]
     fn keys_come_apart_again() {
-        let global = GlobalKey::new(NAMESPACE, b"k");
-        let row = expiring(REGION, 99, &global);
-        assert_eq!(parse_expiring(&row), Some((99, global)));
-        assert_eq!(parse_expiring(&row.slice(..15)), None);
         let origin = StoreId::new(3).unwrap();
         let dot = Dot {
             origin,
@@ -235,6 +207,13 @@ mod tests {
         assert_eq!(sequence_of(&entry(REGION, NAMESPACE, dot)), Some(300));
         let row = conflict_of_key(REGION, NAMESPACE, b"k", Stamp(5));
         assert_eq!(stamp_of(&row), Some(Stamp(5)));
+        let mark = untold(REGION, NAMESPACE, Stamp(5), b"k");
+        assert!(all_untold(REGION, NAMESPACE).contains(&mark));
+        assert!(!conflicts(REGION, NAMESPACE).contains(&mark));
+        assert_eq!(
+            parse_untold(&mark),
+            Some((Stamp(5), Bytes::from_static(b"k")))
+        );
     }
 
     #[test]
@@ -243,14 +222,10 @@ mod tests {
         let at = |sequence| Dot { origin, sequence };
         let range = entries(REGION, NAMESPACE, origin, 5, 7);
         for (sequence, inside) in [(4, false), (5, true), (7, true), (8, false)] {
-            assert_eq!(
-                range.contains(&entry(REGION, NAMESPACE, at(sequence))),
-                inside
-            );
+            let key = entry(REGION, NAMESPACE, at(sequence));
+            assert_eq!(range.contains(&key), inside);
+            assert!(all_entries(REGION, NAMESPACE).contains(&key));
         }
-        let range = dead_through(REGION, NAMESPACE, origin, 7);
-        assert!(range.contains(&dead(REGION, NAMESPACE, at(7))));
-        assert!(!range.contains(&dead(REGION, NAMESPACE, at(8))));
         let range = conflicts_of_key(REGION, NAMESPACE, b"k");
         assert!(range.contains(&conflict_of_key(REGION, NAMESPACE, b"k", Stamp(u64::MAX))));
         assert!(!range.contains(&conflict_of_key(REGION, NAMESPACE, b"kk", Stamp(1))));
@@ -271,29 +246,5 @@ mod tests {
             assert_eq!(rest.contains(&row), inside, "{row:?}");
         }
         assert!(conflicts_after(REGION, NAMESPACE, None).contains(&at(0, b"")));
-    }
-
-    #[test]
-    fn a_snapshot_of_the_region_holds_none_of_these() {
-        let descriptor = rdb_proto::raft::RegionDescriptor {
-            id: REGION.0,
-            ..Default::default()
-        };
-        let global = GlobalKey::new(NAMESPACE, b"k");
-        let dot = Dot {
-            origin: StoreId::new(1).unwrap(),
-            sequence: 1,
-        };
-        let rows = [
-            (rdb_storage::Family::Region, state(REGION, NAMESPACE)),
-            (rdb_storage::Family::Region, ids(REGION)),
-            (rdb_storage::Family::Expiry, expiring(REGION, 1, &global)),
-            (rdb_storage::Family::Expiry, dead(REGION, NAMESPACE, dot)),
-        ];
-        for (family, range) in crate::region::layout::replicated_ranges(&descriptor, &[]) {
-            for (of, key) in &rows {
-                assert!(*of != family || !range.contains(key));
-            }
-        }
     }
 }

@@ -18,6 +18,8 @@ use std::collections::BTreeMap;
 pub struct EventualState {
     /// The epoch in which it was last written.
     pub epoch: Epoch,
+    /// Of which eventual time this is: the epoch of the seal before it; 0: there was none.
+    pub last_seal: Epoch,
     /// Up to which number all writes of each origin were applied.
     pub vector: VersionVector,
     /// Up to which number the log of each origin is gone.
@@ -73,6 +75,18 @@ impl EventualState {
         let Some(row) = view.get(Family::Region, &layout::state(region, namespace))? else {
             return Ok(EventualState::default());
         };
+        EventualState::decode(region, namespace, row)
+    }
+
+    /// Reads a stored row.
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub fn decode(
+        region: RegionId,
+        namespace: NamespaceId,
+        row: Bytes,
+    ) -> Result<EventualState, StorageError> {
         let damaged = |why: &str| {
             StorageError::corruption(
                 format!("the vector of namespace {namespace} in region {region}"),
@@ -85,6 +99,7 @@ impl EventualState {
         };
         Ok(EventualState {
             epoch: Epoch(row.epoch),
+            last_seal: Epoch(row.last_seal),
             vector: read(&row.vector)?,
             truncated: read(&row.truncated)?,
             digest: Digest::from_bytes(&row.digest).ok_or_else(|| damaged("no digest"))?,
@@ -127,7 +142,13 @@ impl EventualState {
 
     /// Adds the row to the batch that made it true.
     pub fn write_row(&self, region: RegionId, namespace: NamespaceId, batch: &mut WriteBatch) {
-        let row = raft::EventualRow {
+        let key = layout::state(region, namespace);
+        batch.put(Family::Region, key, self.to_row().encode_to_vec());
+    }
+
+    /// The stored form.
+    pub fn to_row(&self) -> raft::EventualRow {
+        raft::EventualRow {
             epoch: self.epoch.0,
             vector: vector_to_wire(&self.vector),
             truncated: vector_to_wire(&self.truncated),
@@ -143,12 +164,8 @@ impl EventualState {
             conflicts_dropped: self.conflicts_dropped,
             log_bytes: self.log_bytes,
             last_stamp: self.last_stamp.0,
-        };
-        batch.put(
-            Family::Region,
-            layout::state(region, namespace),
-            row.encode_to_vec(),
-        );
+            last_seal: self.last_seal.0,
+        }
     }
 }
 
@@ -194,6 +211,7 @@ mod tests {
         let at = |sequence| [(one, sequence)].into_iter().collect::<VersionVector>();
         let state = EventualState {
             epoch: Epoch(3),
+            last_seal: Epoch(2),
             vector: at(9),
             truncated: at(4),
             digest: Digest(77),

@@ -238,6 +238,17 @@ impl Collector for Regions {
             }
         }
         encode_namespaces(&mut encoder, &totals)?;
+        let mismatched = manager.mismatches().namespaces();
+        let rows = tables.namespaces.iter().filter(|(_, row)| !row.deleted);
+        Regions::gauges(
+            &mut encoder,
+            "namespace_mode_mismatch",
+            "1 while a store declares or applies another mode than the cluster's; each store knows of itself, the one that leads the meta region of all",
+            rows.map(|(id, row)| {
+                let labels = vec![("namespace", row.name.clone())];
+                (labels, i64::from(mismatched.contains(id)))
+            }),
+        )?;
         let kinds = [
             ("client", Kind::Client),
             ("probation", Kind::Probation),

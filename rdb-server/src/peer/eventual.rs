@@ -6,7 +6,8 @@
 //! Knows no namespace's name, and nothing of gRPC.
 //!
 //! Invariants:
-//! - one task changes the data of the region's eventual namespaces: the writer;
+//! - one task changes the data of the region's eventual namespaces: the writer; it takes them over from the
+//!   region's log, and gives them back, with a change of mode ([`SummaryCell::own`]);
 //! - nothing that is not synced leaves the store: senders, reports and copies read what *is durable*,
 //!   readers what *is written*;
 //! - mode and epoch come from the region's replicated state, and are checked for every request and for
@@ -15,6 +16,7 @@
 mod copy;
 mod keeper;
 mod link;
+mod sealing;
 mod writer;
 
 use super::load::Load;
@@ -22,19 +24,22 @@ use super::quorum::QuorumWatch;
 use crate::clock::StoreClock;
 use crate::config::LiveConfig;
 use crate::error::{Error, Outcome};
+use crate::eventual::state::load_ids;
 use crate::eventual::{EventualState, Report, Reports, conflicts, layout};
 use crate::region::machine::SummaryCell;
+use crate::region::request_ids::{Asked, Known, fingerprint};
+use crate::region::state::NamespaceState;
 use crate::tasks;
 use crate::transport::SharedTransport;
 use crate::watch;
-use openraft::async_runtime::WatchReceiver;
 use parking_lot::{Mutex, RwLock};
 use rdb_proto::convert::vector_to_wire;
-use rdb_proto::raft::{self, RegionDescriptor, WriteOp, WriteResult};
+use rdb_proto::raft::{self, RegionDescriptor, WriteOp, WriteResult, write_result};
 use rdb_proto::raft::{peer_request, peer_response};
 use rdb_storage::{Committer, Engine, Family};
 use rdb_types::{
-    Digest, Epoch, Mode, NamespaceId, Policies, Reason, RegionId, Stamp, StoreId, VersionVector,
+    Digest, Epoch, Mode, NamespaceId, Policies, Reason, RegionId, RequestId, Stamp, StoreId,
+    VersionVector,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -46,9 +51,6 @@ use writer::Job;
 
 /// Jobs that may wait; those of clients are bounded by operations and bytes, too.
 const INBOX: usize = 4096;
-/// How long a read waits at most until this replica has seen what its session has.
-const CATCH_UP: Duration = Duration::from_secs(2);
-
 /// Bytes of rows in one page of the conflict log, at most one row more.
 const CONFLICT_PAGE_BYTES: usize = 256 << 10;
 /// Rows that are looked at for one page.
@@ -125,13 +127,15 @@ pub struct Hold {
     pub ahead_ms: u64,
 }
 
+type States = RwLock<BTreeMap<NamespaceId, EventualState>>;
+
 struct Shared {
     core: EventualCore,
     region: RegionId,
     /// True of what readers see.
-    written: RwLock<BTreeMap<NamespaceId, EventualState>>,
+    written: States,
     /// True of what is on disk for good.
-    durable: RwLock<BTreeMap<NamespaceId, EventualState>>,
+    durable: States,
     /// Batches written, and batches synced.
     batches: watch::Sender<u64>,
     synced: watch::Sender<u64>,
@@ -150,6 +154,18 @@ pub struct Eventual(Arc<Shared>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Served {
     epoch: Epoch,
+    /// Whether writes are taken, from clients and from other replicas: not while it is being sealed.
+    open: bool,
+}
+
+impl Served {
+    /// As the log says; `None`: the namespace is not eventual.
+    fn of(state: &NamespaceState) -> Option<Served> {
+        (state.mode == Mode::Eventual).then_some(Served {
+            epoch: state.epoch,
+            open: state.sealing.is_none(),
+        })
+    }
 }
 
 impl Eventual {
@@ -159,11 +175,19 @@ impl Eventual {
     /// Reading failed, or what was read is damaged.
     pub fn start(core: EventualCore, stop: CancellationToken) -> Result<Eventual, Error> {
         let region = RegionId(core.descriptor.id);
-        let on_disk = EventualState::load_all(region, core.engine.as_ref())?;
+        let mut on_disk = EventualState::load_all(region, core.engine.as_ref())?;
         // The bound of the clock on disk covers what this store gave out, not what it merged or applied.
         let applied = core.cell.with(|summary| summary.last_stamp);
         let merged = on_disk.values().map(|state| state.last_stamp).max();
         core.clock.observe(applied.max(merged.unwrap_or_default()));
+        // The others are the log's, which may change them before it hands them over.
+        core.cell.with(|summary| {
+            let states = &summary.namespaces;
+            on_disk.retain(|namespace, _| {
+                let state = states.get(namespace);
+                state.is_some_and(|state| state.mode == Mode::Eventual)
+            });
+        });
         let (sender, inbox) = mpsc::channel(INBOX);
         let load = Load::new(core.max_inflight);
         let shared = Arc::new(Shared {
@@ -222,6 +246,47 @@ impl Eventual {
         }
     }
 
+    /// Whether a namespace was eventual before the last seal of it here.
+    pub fn was_eventual(&self, namespace: NamespaceId) -> bool {
+        self.0.core.cell.with(|summary| {
+            let state = summary.namespaces.get(&namespace);
+            state.is_some_and(|state| !state.fences.is_empty())
+        })
+    }
+
+    /// What a write that is strong by now was answered when its namespace was eventual; `None`: it is new,
+    /// as far as this replica knows.
+    ///
+    /// # Errors
+    /// Reading failed.
+    pub fn answered_before(&self, op: &WriteOp) -> Result<Option<WriteResult>, Error> {
+        let namespace = NamespaceId(op.namespace_id);
+        let Some(id) = RequestId::new(op.request_id.clone()) else {
+            return Ok(None);
+        };
+        let engine = self.0.core.engine.as_ref();
+        let asked = Asked {
+            region: layout::beside(self.0.region),
+            namespace,
+            fingerprint: fingerprint(op),
+            id: &id,
+            now: Stamp::ZERO,
+        };
+        let ids = load_ids(self.0.region, engine)?;
+        let found = ids.look_up(engine, &BTreeMap::new(), asked, u64::MAX)?;
+        let outcome = match found {
+            Ok(Known::Answered(applied)) => write_result::Outcome::Applied(applied),
+            Err(error) if error.reason == Reason::InvalidArgument => {
+                write_result::Outcome::Error(error.to_wire())
+            }
+            // What is too old to be told here, the log's own table judges.
+            Ok(Known::New) | Err(_) => return Ok(None),
+        };
+        Ok(Some(WriteResult {
+            outcome: Some(outcome),
+        }))
+    }
+
     /// Operations of clients that wait now.
     pub fn waiting(&self) -> usize {
         self.0.load.waiting()
@@ -242,36 +307,9 @@ impl Eventual {
         Stamp::pack(self.0.core.clock.stamping_ms(), 0, self.0.core.me)
     }
 
-    /// Waits, boundedly, until this replica has seen what a session has.
-    ///
-    /// # Errors
-    /// It has not.
-    pub async fn catch_up(
-        &self,
-        namespace: NamespaceId,
-        seen: &VersionVector,
-        deadline: Instant,
-    ) -> Result<(), Error> {
-        let deadline = deadline.min(Instant::now() + CATCH_UP);
-        let mut batches = self.0.batches.subscribe();
-        loop {
-            let have = self.vector(namespace);
-            if have.covers(seen) {
-                return Ok(());
-            }
-            let waited = tokio::time::timeout_at(deadline, batches.changed()).await;
-            if !matches!(waited, Ok(Ok(()))) {
-                return Err(Error::new(
-                    Reason::StaleReplica,
-                    format!(
-                        "store {} has seen {have}, and this session {seen}; ask another one or try again",
-                        self.0.core.me
-                    ),
-                )
-                .with("region", self.0.region)
-                .with("missing", have.missing(seen)));
-            }
-        }
+    /// Tells of every batch that can be read from then on.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.0.batches.subscribe()
     }
 
     /// How old the data here may be at most; `None`: not known, since another replica was not heard of.
@@ -311,6 +349,8 @@ impl Eventual {
                     expired_through_ms: state.expired_through_ms,
                     partial: !state.partial.is_empty(),
                     held: held_streams(&held, namespace, now),
+                    sealing: !served.open,
+                    ..Default::default()
                 }
             })
             .collect()
@@ -398,6 +438,14 @@ impl Eventual {
                         .map(peer_response::Body::PushOrigins)
                 }))
             }
+            peer_request::Body::AskSealing(ask) => Ok(Box::pin(async move {
+                let reply = sealing::answer(&shared, ask).await?;
+                Ok(peer_response::Body::Sealing(reply))
+            })),
+            peer_request::Body::FetchOrigins(fetch) => Ok(Box::pin(async move {
+                let reply = sealing::fetched(&shared, &fetch)?;
+                Ok(peer_response::Body::FetchOrigins(reply))
+            })),
             peer_request::Body::Reports(_) => Ok(Box::pin(async move {
                 Ok(peer_response::Body::Reports(shared.own_reports()))
             })),
@@ -432,11 +480,14 @@ impl Shared {
     /// The eventual namespaces of this region, as the log says.
     fn served(&self) -> BTreeMap<NamespaceId, Served> {
         self.core.cell.with(|summary| {
+            if summary.fresh_copy.is_some() {
+                return BTreeMap::new();
+            }
             summary
                 .namespaces
                 .iter()
-                .filter(|(_, state)| state.mode == Mode::Eventual)
-                .map(|(namespace, state)| (*namespace, Served { epoch: state.epoch }))
+                .filter(|(namespace, _)| !summary.replacing.contains(namespace))
+                .filter_map(|(namespace, state)| Some((*namespace, Served::of(state)?)))
                 .collect()
         })
     }
@@ -444,25 +495,54 @@ impl Shared {
     /// How a namespace is served here: `None` where it is not eventual, or not known yet.
     fn serves(&self, namespace: NamespaceId) -> Option<Served> {
         self.core.cell.with(|summary| {
-            let state = summary.namespaces.get(&namespace)?;
-            (state.mode == Mode::Eventual).then_some(Served { epoch: state.epoch })
+            if summary.fresh_copy.is_some() || summary.replacing.contains(&namespace) {
+                return None;
+            }
+            Served::of(summary.namespaces.get(&namespace)?)
         })
     }
 
+    /// What readers see of a namespace.
     fn state(&self, namespace: NamespaceId) -> EventualState {
-        self.written
-            .read()
-            .get(&namespace)
-            .cloned()
-            .unwrap_or_default()
+        self.known(&self.written, namespace)
     }
 
+    /// What is on disk for good of a namespace.
     fn durable_state(&self, namespace: NamespaceId) -> EventualState {
-        self.durable
-            .read()
-            .get(&namespace)
-            .cloned()
-            .unwrap_or_default()
+        self.known(&self.durable, namespace)
+    }
+
+    /// What is known of a namespace, if that is of the eventual time that the log says. Else the log has
+    /// changed its row meanwhile, which is durable as the log is.
+    fn known(&self, states: &States, namespace: NamespaceId) -> EventualState {
+        let last_seal = self.core.cell.with(|summary| {
+            let state = summary.namespaces.get(&namespace)?;
+            (state.mode == Mode::Eventual).then(|| state.last_seal())
+        });
+        if let (Some(known), Some(last_seal)) = (states.read().get(&namespace), last_seal)
+            && known.last_seal == last_seal
+        {
+            return known.clone();
+        }
+        match EventualState::load(self.region, namespace, self.core.engine.as_ref()) {
+            Ok(state) => {
+                if last_seal == Some(state.last_seal) {
+                    let mut states = states.write();
+                    let known = states.entry(namespace).or_insert_with(|| state.clone());
+                    // Unless somebody else was faster, and went on from there.
+                    if known.last_seal != state.last_seal {
+                        known.clone_from(&state);
+                    }
+                    return known.clone();
+                }
+                state
+            }
+            Err(error) => {
+                let why = format!("namespace {namespace} cannot be read: {error}");
+                let _ = self.core.fatal.send(Some(why));
+                EventualState::default()
+            }
+        }
     }
 
     /// The other replicas, learners too.

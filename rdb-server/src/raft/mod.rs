@@ -39,7 +39,7 @@ pub use inbound::Inbound;
 pub use log_store::{LogStoreOptions, RaftLogStore};
 pub use network::{NetworkSettings, QuorumView, RegionNetwork};
 pub use settings::{RaftSettings, SettingsError, raft_config};
-pub use snapshot::{FrozenSnapshot, ReceivedSnapshot, SnapshotData, SnapshotItem};
+pub use snapshot::{FrozenSnapshot, ReceivedSnapshot, SnapshotData, SnapshotItem, SnapshotReader};
 pub use snapshot_receiver::{
     FileSpool, MemorySpool, SnapshotReceiver, SnapshotSpool, SnapshotStream, Spooled,
 };

@@ -226,7 +226,7 @@ impl Restore<'_> {
         let Joined { region, row, .. } = row;
         if self.if_untouched {
             let there = self.router.version_here(*region, self.of.id(), &row.key)?;
-            if there != Some(Stamp(row.winner_stamp)) {
+            if there.unwrap_or(Stamp::ZERO) != Stamp(row.winner_stamp) {
                 return Ok(Err("the key was written since".to_owned()));
             }
         }
@@ -276,7 +276,8 @@ impl Restore<'_> {
 }
 
 impl Router {
-    /// The version of what this store holds under a key, tombstones and expired records too.
+    /// The version of what this store holds under a key; in an eventual namespace also of tombstones and
+    /// expired records.
     fn version_here(
         &self,
         region: RegionId,
@@ -284,7 +285,8 @@ impl Router {
         key: &[u8],
     ) -> Result<Option<Stamp>, Error> {
         let peer = self.peer(region)?;
-        let stored = peer.own(GlobalKey::new(namespace, key).as_bytes())?;
+        let global = GlobalKey::new(namespace, key);
+        let stored = peer.standing(namespace, global.as_bytes())?;
         Ok(stored.map(|record| record.stamp))
     }
 }

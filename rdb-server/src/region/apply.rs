@@ -9,11 +9,14 @@
 //! - an entry that is refused leaves no trace but the region's time;
 //! - entries see what entries before them in the same batch did.
 
+use super::expiring;
 use super::layout;
 use super::meta;
 use super::request_ids::{Asked, Known, fingerprint};
 use super::state::{NamespaceState, RegionState};
 use crate::error::{Error, Outcome};
+use crate::eventual::EventualState;
+use crate::eventual::conflicts::ConflictChanges;
 use crate::raft::{LogId, Membership, StoredMembership};
 use bytes::Bytes;
 use rdb_proto::convert;
@@ -23,8 +26,8 @@ use rdb_proto::raft::write_result::Applied;
 use rdb_proto::raft::{
     self, CommandOutcome, WriteOp, WriteResult, command, command_outcome, write_result,
 };
-use rdb_storage::{Family, KeyRange, StorageError, View, WriteBatch};
-use rdb_types::{GlobalKey, NamespaceId, Reason, Record, RequestId, Stamp};
+use rdb_storage::{Family, StorageError, View, WriteBatch};
+use rdb_types::{GlobalKey, NamespaceId, Reason, Record, RequestId, Stamp, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -33,6 +36,7 @@ pub const EXPIRED_PER_TICK: usize = 1000;
 
 /// Applies entries one after the other on top of a state and a view, and collects what they change.
 pub struct Applier<'a> {
+    me: StoreId,
     state: &'a mut RegionState,
     view: &'a dyn View,
     batch: WriteBatch,
@@ -40,19 +44,26 @@ pub struct Applier<'a> {
     fresh: BTreeMap<GlobalKey, Option<Record>>,
     fresh_ids: BTreeMap<Bytes, Bytes>,
     touched: BTreeSet<NamespaceId>,
+    /// This replica's own rows of namespaces that it owns in this batch: those that are strong, or were when
+    /// it began.
+    own: BTreeMap<NamespaceId, EventualState>,
+    conflicts: ConflictChanges,
     entries: usize,
 }
 
 impl<'a> Applier<'a> {
     /// Nothing applied yet.
-    pub fn new(state: &'a mut RegionState, view: &'a dyn View) -> Applier<'a> {
+    pub fn new(me: StoreId, state: &'a mut RegionState, view: &'a dyn View) -> Applier<'a> {
         Applier {
+            me,
             state,
             view,
             batch: WriteBatch::new(),
             fresh: BTreeMap::new(),
             fresh_ids: BTreeMap::new(),
             touched: BTreeSet::new(),
+            own: BTreeMap::new(),
+            conflicts: ConflictChanges::default(),
             entries: 0,
         }
     }
@@ -71,15 +82,30 @@ impl<'a> Applier<'a> {
         self.entries
     }
 
-    /// Whether a command has to be the first of its batch: a tick looks at rows on disk, and must find
+    /// Whether a command has to be the first of its batch: these look at rows on disk, and must find
     /// the same ones however the entries before it were cut into batches.
     pub fn starts_batch(command: &raft::Command) -> bool {
-        matches!(command.kind, Some(command::Kind::Tick(_)))
+        matches!(
+            command.kind,
+            Some(
+                command::Kind::Tick(_)
+                    | command::Kind::SwitchStep(_)
+                    | command::Kind::SetAside(_)
+                    | command::Kind::RemoveSetAside(_)
+            )
+        )
     }
 
     /// The rows of everything that was applied, the region's own included, and the namespaces whose
     /// state changed.
-    pub fn finish(mut self) -> (WriteBatch, BTreeSet<NamespaceId>) {
+    ///
+    /// # Errors
+    /// Reading failed.
+    pub fn finish(mut self) -> Result<(WriteBatch, BTreeSet<NamespaceId>), StorageError> {
+        self.sweep()?;
+        for (namespace, own) in &self.own {
+            own.write_row(self.state.id(), *namespace, &mut self.batch);
+        }
         for namespace in &self.touched {
             if let Some(state) = self.state.namespaces.get(namespace) {
                 use prost::Message;
@@ -89,7 +115,7 @@ impl<'a> Applier<'a> {
             }
         }
         self.state.write_row(&mut self.batch);
-        (self.batch, self.touched)
+        Ok((self.batch, self.touched))
     }
 
     /// Applies one command. `Err` is the disk's or a defect of ours, never the caller's.
@@ -113,6 +139,17 @@ impl<'a> Applier<'a> {
             Some(command::Kind::RegisterStore(register)) => {
                 self.meta(|meta| meta.register_store(register).map(|rows| (done(), rows)))?
             }
+            Some(command::Kind::SetTarget(set)) => self.meta(|meta| {
+                meta.set_target(set)
+                    .map(|(row, rows)| (Answer::Namespace(row), rows))
+            })?,
+            Some(command::Kind::SettleTarget(settle)) => self.meta(|meta| {
+                meta.settle_target(settle)
+                    .map(|(row, rows)| (Answer::Namespace(row), rows))
+            })?,
+            Some(command::Kind::SwitchStep(step)) => self.switch(step)?,
+            Some(command::Kind::SetAside(told)) => self.set_aside(told)?,
+            Some(command::Kind::RemoveSetAside(remove)) => self.remove_set_aside(remove)?,
             None => return Err(newer("command")),
         };
         Ok(CommandOutcome {
@@ -263,13 +300,23 @@ impl<'a> Applier<'a> {
                 "the namespace was switched while this write was under way; repeat it",
             )
             .with("namespace", namespace)
+            .with("region", region)
             .with("epoch", state.epoch)
             .with("state", state.mode));
         }
         Ok(state.epoch.0)
     }
 
+    /// The record of a key, as all replicas count: what is left from an eventual time and buried is none,
+    /// whether or not it still stands here.
     fn record(&self, global: &GlobalKey) -> Result<Option<Record>, StorageError> {
+        let state = self.state.namespaces.get(&global.namespace());
+        let found = self.standing(global)?;
+        Ok(found.filter(|record| state.is_none_or(|state| state.counts(record))))
+    }
+
+    /// What stands under a key on this replica.
+    pub(super) fn standing(&self, global: &GlobalKey) -> Result<Option<Record>, StorageError> {
         if let Some(fresh) = self.fresh.get(global) {
             return Ok(fresh.clone());
         }
@@ -305,7 +352,7 @@ impl<'a> Applier<'a> {
         if let Some(old) = old.as_ref().filter(|old| old.expires_at_ms != 0) {
             self.batch.delete(
                 Family::Expiry,
-                layout::expiry(region, old.expires_at_ms, global),
+                layout::expiring(region, old.expires_at_ms, global),
             );
         }
         match &new {
@@ -315,7 +362,7 @@ impl<'a> Applier<'a> {
                 if new.expires_at_ms != 0 {
                     self.batch.put(
                         Family::Expiry,
-                        layout::expiry(region, new.expires_at_ms, global),
+                        layout::expiring(region, new.expires_at_ms, global),
                         Bytes::new(),
                     );
                 }
@@ -331,24 +378,20 @@ impl<'a> Applier<'a> {
         self.state.last_stamp = now;
         let region = self.state.id();
         debug_assert!(self.fresh.is_empty(), "a tick starts its batch");
-        let range = KeyRange {
-            start: layout::region(region),
-            end: Some(layout::expiry(
-                region,
-                now.unix_ms() + 1,
-                &GlobalKey::new(NamespaceId(0), &[]),
-            )),
-        };
         let mut due = Vec::new();
-        for item in self
-            .view
-            .scan(Family::Expiry, &range, false)
-            .take(EXPIRED_PER_TICK)
-        {
-            due.push(item?.0);
+        for first in expiring::firsts(self.view, region) {
+            let (namespace, at_ms) = first?;
+            if at_ms > now.unix_ms() || !self.state.is_strong(namespace) {
+                continue;
+            }
+            let range = layout::expiring_through(region, namespace, now.unix_ms());
+            let room = EXPIRED_PER_TICK - due.len();
+            for item in self.view.scan(Family::Expiry, &range, false).take(room) {
+                due.push(item?.0);
+            }
         }
         for stored in due {
-            let Some((expires_at_ms, global)) = layout::parse_expiry(&stored) else {
+            let Some((expires_at_ms, global)) = layout::parse_expiring(&stored) else {
                 return Err(StorageError::corruption(
                     format!("expiry of region {region}"),
                     "a key is too short",
@@ -445,6 +488,9 @@ fn not_installed(region: rdb_types::RegionId, namespace: NamespaceId) -> Error {
         format!("region {region} does not serve namespace {namespace} yet; try again"),
     )
 }
+
+#[path = "apply_switch.rs"]
+mod switch;
 
 #[cfg(test)]
 #[path = "apply_tests.rs"]

@@ -2,7 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
-use rdb_storage::{Engine, MemoryEngine};
+use rdb_storage::{Engine, KeyRange, MemoryEngine};
 use rdb_types::{Digest, Epoch, Mode, StoreId};
 
 const RETENTION_MS: u64 = 60_000;
@@ -33,11 +33,11 @@ impl Region {
     }
 
     fn run(&mut self, kind: command::Kind) -> Answer {
-        let mut applier = Applier::new(&mut self.state, &self.engine);
+        let mut applier = Applier::new(StoreId::new(1).unwrap(), &mut self.state, &self.engine);
         let outcome = applier
             .command(&raft::Command { kind: Some(kind) })
             .unwrap();
-        let (batch, _) = applier.finish();
+        let (batch, _) = applier.finish().unwrap();
         self.engine.write(&batch).unwrap();
         outcome.outcome.unwrap()
     }
@@ -464,9 +464,9 @@ proptest! {
         let (mut one, mut many) = (Region::new(), Region::new());
         let mut answers = Vec::new();
         for command in &commands {
-            let mut applier = Applier::new(&mut one.state, &one.engine);
+            let mut applier = Applier::new(StoreId::new(1).unwrap(), &mut one.state, &one.engine);
             answers.push(applier.command(command).unwrap());
-            let (batch, _) = applier.finish();
+            let (batch, _) = applier.finish().unwrap();
             one.engine.write(&batch).unwrap();
             let counted = &one.state.namespaces[&NamespaceId(1)];
             prop_assert_eq!((counted.keys, counted.bytes, counted.digest), one.recount());
@@ -480,9 +480,9 @@ proptest! {
             let end = (1..upto).find(|at| Applier::starts_batch(&rest[*at])).unwrap_or(upto);
             let (now, later) = rest.split_at(end);
             rest = later;
-            let mut applier = Applier::new(&mut many.state, &many.engine);
+            let mut applier = Applier::new(StoreId::new(1).unwrap(), &mut many.state, &many.engine);
             for command in now { batched.push(applier.command(command).unwrap()); }
-            let (batch, _) = applier.finish();
+            let (batch, _) = applier.finish().unwrap();
             many.engine.write(&batch).unwrap();
         }
         prop_assert_eq!(answers, batched);
@@ -491,3 +491,6 @@ proptest! {
         prop_assert_eq!(one.expiry_rows(), many.expiry_rows());
     }
 }
+
+#[path = "apply_switch_tests.rs"]
+mod switch;

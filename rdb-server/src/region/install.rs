@@ -6,27 +6,34 @@
 //! Knows nothing of leaders or of where a snapshot came from.
 //!
 //! ```text
-//! check all records | mark, delete the old rows | fill, some MiB at a time | last rows, unmark, sync
-//!      nothing changed      half-filled: nobody may read, apply, or lead              the new region
+//! check all records, plan | mark, delete the old rows | fill, some MiB at a time | last rows, unmark, sync
+//!      nothing changed         half-filled: nobody may read, apply, or lead           the new region
 //! ```
+//!
+//! A snapshot holds the data of eventual namespaces, too, as the donor had it. A replica that is in the same
+//! eventual time goes on with its own; in any other case that is replaced, after what it alone may hold
+//! was set aside ([`super::set_aside`]).
 //!
 //! Invariants:
 //! - Nothing is deleted before every record was read, and found to belong to the region and to end at
-//!   the index that the snapshot claims.
+//!   the index that the snapshot claims; nor before what is set aside is safe.
 //! - While the mark is there the region's rows are not used; whoever opens the region fills it first.
 //! - Memory is bounded by two batches of [`FILL_BYTES`] and a record.
 
 use super::layout;
-use super::state::NamespaceState;
+use super::set_aside;
+use super::state::{NamespaceState, RegionState};
+use super::switching;
+use crate::eventual::{EventualState, layout as own};
 use crate::layout_store;
 use crate::raft::wire;
 use crate::raft::{ReceivedSnapshot, SnapshotData, SnapshotItem, SnapshotMeta, SnapshotSpool};
 use crate::tasks;
 use prost::Message;
 use rdb_proto::raft::{self, RegionDescriptor};
-use rdb_storage::{Committer, Durability, Family, KeyRange, StorageError, View, WriteBatch};
-use rdb_types::{GlobalKey, Mode, NamespaceId, RegionId};
-use std::collections::BTreeSet;
+use rdb_storage::{Committer, Durability, Engine, Family, StorageError, WriteBatch};
+use rdb_types::{Mode, NamespaceId, RegionId, StoreId, VersionVector};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
@@ -35,9 +42,39 @@ const FILL_BYTES: usize = 4 << 20;
 
 /// What filling works with.
 pub(super) struct Installer {
+    pub(super) me: StoreId,
     pub(super) descriptor: RegionDescriptor,
+    pub(super) engine: Arc<dyn Engine>,
     pub(super) committer: Committer,
     pub(super) spool: Arc<dyn SnapshotSpool>,
+}
+
+/// What a snapshot will replace. Made before anything is changed.
+#[derive(Debug)]
+pub(super) struct Plan {
+    meta: SnapshotMeta,
+    /// Where the finished snapshot lies.
+    slot: RegionId,
+    /// Eventual namespaces whose own data the replica goes on with.
+    kept: BTreeSet<NamespaceId>,
+    /// Namespaces of another eventual time here, the fence that it ended with, and what is known of the data
+    /// that comes.
+    replaced: BTreeMap<NamespaceId, Replaced>,
+}
+
+#[derive(Debug)]
+struct Replaced {
+    /// Whether this replica may hold what the snapshot does not.
+    fence: Option<VersionVector>,
+    /// The donor's.
+    row: EventualState,
+}
+
+impl Plan {
+    /// Eventual namespaces that nobody may read or write here until the filling is done.
+    pub(super) fn replacing(&self) -> BTreeSet<NamespaceId> {
+        self.replaced.keys().copied().collect()
+    }
 }
 
 impl Installer {
@@ -45,21 +82,29 @@ impl Installer {
         RegionId(self.descriptor.id)
     }
 
-    /// What a crash has left half-filled: the snapshot to go on with.
-    pub(super) fn interrupted(
-        &self,
-        view: &dyn View,
-    ) -> Result<Option<SnapshotMeta>, StorageError> {
+    /// Where a snapshot waits that this replica fetched by itself, beside one that a leader may be sending.
+    pub(super) fn fetched_slot(&self) -> RegionId {
+        RegionId(self.descriptor.id | 1 << 63)
+    }
+
+    /// Goes on with a filling that a crash has left half-done, if there is one.
+    pub(super) async fn resume(&self) -> io::Result<Option<SnapshotMeta>> {
         let key = layout_store::installing(self.region());
-        let Some(row) = view.get(Family::Region, &key)? else {
+        let stored = self.engine.get(Family::Region, &key);
+        let Some(row) = stored.map_err(io::Error::other)? else {
             return Ok(None);
         };
         let at = format!("the mark of an installation in region {}", self.region());
-        raft::SnapshotMeta::decode(row)
-            .map_err(|error| error.to_string())
-            .and_then(|meta| wire::snapshot_meta(&meta).map_err(|error| error.to_string()))
-            .map(Some)
-            .map_err(|why| StorageError::corruption(at, why))
+        let wrong = |why: String| io::Error::other(StorageError::corruption(at.clone(), why));
+        let mark = raft::InstallMark::decode(row).map_err(|error| wrong(error.to_string()))?;
+        let meta = mark.meta.clone().unwrap_or_default();
+        let meta = wire::snapshot_meta(&meta).map_err(|error| wrong(error.to_string()))?;
+        tracing::info!(
+            region = self.descriptor.id,
+            "going on to install a snapshot that the last run did not finish"
+        );
+        self.replace(mark).await?;
+        Ok(Some(meta))
     }
 
     /// Puts a snapshot where a crash does not reach it, unless it lies there already.
@@ -83,38 +128,137 @@ impl Installer {
         .await
     }
 
-    /// Replaces the region by the finished snapshot in the spool. Durable when it returns.
-    pub(super) async fn fill(&self, meta: &SnapshotMeta) -> io::Result<()> {
-        let (region, last) = (self.region(), meta.last_log_id);
-        let (records, descriptor) = (self.records()?, self.descriptor.clone());
-        let ranges =
-            blocking(move || check(&descriptor, last, records).map_err(io::Error::other)).await?;
+    /// Reads the finished snapshot in a slot and says what it will replace. Changes nothing.
+    pub(super) async fn plan(&self, meta: &SnapshotMeta, slot: RegionId) -> io::Result<Plan> {
+        let (descriptor, engine, records) = (
+            self.descriptor.clone(),
+            self.engine.clone(),
+            self.records(slot)?,
+        );
+        let meta = meta.clone();
+        blocking(move || {
+            let found = check(&descriptor, meta.last_log_id, records).map_err(io::Error::other)?;
+            let here = RegionState::load(descriptor, engine.as_ref()).map_err(io::Error::other)?;
+            let (mut kept, mut replaced) = (BTreeSet::new(), BTreeMap::new());
+            for (namespace, state) in &found.namespaces {
+                let known = here.namespaces.get(namespace);
+                if known.is_some_and(|known| switching::same_time(known, state)) {
+                    kept.insert(*namespace);
+                    continue;
+                }
+                let was_eventual = known.filter(|known| known.mode == Mode::Eventual);
+                let row = found.own.get(namespace).cloned();
+                if was_eventual.is_none() && row.is_none() {
+                    continue;
+                }
+                let fence = was_eventual.map(|known| {
+                    // A fence that is not remembered any more: all that the snapshot does not hold is set aside.
+                    let fence = switching::fence_after(known, state);
+                    fence.map(|fence| fence.vector.clone()).unwrap_or_default()
+                });
+                let row = row.unwrap_or_default();
+                replaced.insert(*namespace, Replaced { fence, row });
+            }
+            Ok(Plan {
+                meta,
+                slot,
+                kept,
+                replaced,
+            })
+        })
+        .await
+    }
 
-        let mark = layout_store::installing(region);
+    /// Replaces the region by the finished snapshot. Nobody may write the namespaces of
+    /// [`Plan::replacing`] meanwhile. Durable when it returns.
+    pub(super) async fn fill(&self, plan: Plan) -> io::Result<()> {
+        let mut mark = raft::InstallMark {
+            meta: Some(wire::snapshot_meta_to_wire(&plan.meta, "")),
+            slot: plan.slot.0,
+            kept: plan.kept.iter().map(|namespace| namespace.0).collect(),
+            ..raft::InstallMark::default()
+        };
+        for (namespace, replaced) in plan.replaced {
+            let (me, region, engine) = (self.me, self.region(), self.engine.clone());
+            let descriptor = self.descriptor.clone();
+            let (row, batches) = blocking(move || {
+                let view = engine.as_ref();
+                let mut here =
+                    EventualState::load(region, namespace, view).map_err(io::Error::other)?;
+                let mut batches = Vec::new();
+                if let Some(fence) = &replaced.fence {
+                    let found =
+                        set_aside::all_beyond(view, &descriptor, namespace, fence, &mut here);
+                    batches = found.map_err(io::Error::other)?;
+                }
+                Ok((taken_over(me, replaced.row, here), batches))
+            })
+            .await?;
+            // What is set aside is safe before anything goes.
+            let last = batches.len();
+            for (at, batch) in batches.into_iter().enumerate() {
+                let durability = if at + 1 == last {
+                    Durability::Synced
+                } else {
+                    Durability::Written
+                };
+                self.commit(batch, durability).await?;
+            }
+            mark.own.insert(namespace.0, row.to_row());
+        }
+        self.replace(mark).await
+    }
+
+    async fn replace(&self, mark: raft::InstallMark) -> io::Result<()> {
+        let (region, slot) = (self.region(), RegionId(mark.slot));
+        let kept = mark.kept.iter().copied().map(NamespaceId).collect();
+        let ranges = layout::replicated_ranges(&self.descriptor, &kept);
+        let key = layout_store::installing(region);
         let mut batch = WriteBatch::new();
-        let meta = wire::snapshot_meta_to_wire(meta, "");
-        batch.put(Family::Region, mark.clone(), meta.encode_to_vec());
+        batch.put(Family::Region, key.clone(), mark.encode_to_vec());
         for (family, range) in &ranges {
             // Every range of `layout` has an end.
             if let Some(end) = &range.end {
                 batch.delete_range(*family, range.start.clone(), end.clone());
             }
         }
+        for namespace in mark.own.keys() {
+            // Its logs say nothing of what is here from now on, and its answers were for what was set aside.
+            let logs = own::all_entries(region, NamespaceId(*namespace));
+            if let Some(end) = logs.end {
+                batch.delete_range(Family::OriginLog, logs.start, end);
+            }
+            set_aside::forget_answers(
+                self.engine.as_ref(),
+                region,
+                NamespaceId(*namespace),
+                &mut batch,
+            )
+            .map_err(io::Error::other)?;
+        }
         // Not synced: the batches lie one behind the other in one write-ahead log, so a crash leaves a
         // first part of them, and with any of them the mark.
         self.commit(batch, Durability::Written).await?;
-        let mut records = self.records()?;
+        let mut records = self.records(slot)?;
+        let ranges = Arc::new(ranges);
         loop {
-            let (rest, batch) = blocking(move || next_batch(records)).await?;
+            let ranges = ranges.clone();
+            let (rest, batch) = blocking(move || next_batch(records, &ranges)).await?;
             records = rest;
-            if batch.is_empty() {
-                break;
-            }
+            let Some(batch) = batch else { break };
             self.commit(batch, Durability::Written).await?;
         }
         let mut batch = WriteBatch::new();
-        batch.delete(Family::Region, mark);
-        self.commit(batch, Durability::Synced).await
+        for (namespace, row) in &mark.own {
+            let key = own::state(region, NamespaceId(*namespace));
+            batch.put(Family::Region, key, row.encode_to_vec());
+        }
+        batch.delete(Family::Region, key);
+        self.commit(batch, Durability::Synced).await?;
+        if slot != region {
+            self.spool.forget(slot)?;
+        }
+        Ok(())
     }
 
     async fn commit(&self, batch: WriteBatch, durability: Durability) -> io::Result<()> {
@@ -122,10 +266,10 @@ impl Installer {
         written.map_err(io::Error::other)
     }
 
-    /// The records of the finished snapshot, from the first one on.
-    fn records(&self) -> io::Result<Records> {
+    /// The records of the finished snapshot in a slot, from the first one on.
+    fn records(&self, slot: RegionId) -> io::Result<Records> {
         let region = self.region();
-        let stream = self.spool.finished(region)?.ok_or_else(|| {
+        let stream = self.spool.finished(slot)?.ok_or_else(|| {
             io::Error::other(format!(
                 "region {region} was being filled from a snapshot, which is not in the directory of snapshots any more: restore this store from a copy"
             ))
@@ -135,76 +279,106 @@ impl Installer {
     }
 }
 
+/// What a replica keeps of a namespace whose data comes from a donor: the donor's words about the data, and
+/// its own numbers and list of conflicts.
+fn taken_over(me: StoreId, donor: EventualState, here: EventualState) -> EventualState {
+    EventualState {
+        // Logs do not come along.
+        truncated: donor.vector.clone(),
+        log_bytes: 0,
+        // A number that was given out is never given out again.
+        sequence_bound: here.sequence_bound.max(here.vector.get(me)),
+        conflicts: here.conflicts,
+        conflict_bytes: here.conflict_bytes,
+        conflicts_dropped: here.conflicts_dropped,
+        last_stamp: here.last_stamp.max(donor.last_stamp),
+        ..donor
+    }
+}
+
 type Records = Box<dyn Iterator<Item = Result<SnapshotItem, StorageError>> + Send>;
 
+/// What a snapshot says of its namespaces.
+#[derive(Default)]
+struct Found {
+    namespaces: BTreeMap<NamespaceId, NamespaceState>,
+    own: BTreeMap<NamespaceId, EventualState>,
+}
+
 /// Reads everything and changes nothing: whether this is a whole snapshot of this region that ends at
-/// `last`. Answers what it replaces: not the records of namespaces that are eventual in it, since those
-/// are not the log's.
+/// `last`.
 fn check(
     descriptor: &RegionDescriptor,
     last: Option<crate::raft::LogId>,
     records: Records,
-) -> Result<Vec<(Family, KeyRange)>, StorageError> {
+) -> Result<Found, StorageError> {
     let region = RegionId(descriptor.id);
     let wrong =
         |why: String| StorageError::corruption(format!("a snapshot of region {region}"), why);
-    let ranges = layout::replicated_ranges(descriptor, &[]);
-    let mut applied = None;
-    let (mut holding, mut eventual) = (BTreeSet::new(), BTreeSet::new());
+    let ranges = layout::replicated_ranges(descriptor, &BTreeSet::new());
+    let states = own::states(region);
+    let (mut applied, mut found) = (None, Found::default());
     for item in records {
         let item = item?;
-        if !ranges
-            .iter()
-            .any(|(family, range)| *family == item.family && range.contains(&item.key))
-        {
+        if !holds(&ranges, &item) {
             return Err(wrong("it holds a row that does not belong to it".into()));
         }
-        match item.family {
-            Family::Data => {
-                holding.extend(GlobalKey::from_bytes(item.key).map(|key| key.namespace()))
-            }
-            Family::Region => match layout::namespace_of(&item.key) {
-                None => {
-                    let row = raft::RegionRow::decode(item.value)
-                        .map_err(|error| wrong(error.to_string()))?;
-                    applied = row.applied.as_ref().map(wire::log_id);
-                }
-                Some(namespace) => {
-                    let row = raft::RegionNamespaceRow::decode(item.value)
-                        .map_err(|error| wrong(error.to_string()))?;
-                    let state = NamespaceState::from_row(&row).ok_or_else(|| {
-                        wrong(format!("namespace {namespace} has no mode or digest"))
-                    })?;
-                    if state.mode == Mode::Eventual {
-                        eventual.insert(namespace);
-                    }
-                }
-            },
-            _ => {}
+        if item.family != Family::Region {
+            continue;
         }
-    }
-    if let Some(namespace) = holding.intersection(&eventual).next() {
-        return Err(wrong(format!(
-            "it holds records of namespace {namespace}, which is eventual"
-        )));
+        if item.key.starts_with(&states) {
+            let namespace = own::namespace_of(&item.key)
+                .ok_or_else(|| wrong("the key of a vector is too short".into()))?;
+            let state = EventualState::decode(region, namespace, item.value)?;
+            found.own.insert(namespace, state);
+            continue;
+        }
+        match layout::namespace_of(&item.key) {
+            None => {
+                let row = raft::RegionRow::decode(item.value)
+                    .map_err(|error| wrong(error.to_string()))?;
+                applied = row.applied.as_ref().map(wire::log_id);
+            }
+            Some(namespace) => {
+                let row = raft::RegionNamespaceRow::decode(item.value)
+                    .map_err(|error| wrong(error.to_string()))?;
+                let state = NamespaceState::from_row(&row)
+                    .ok_or_else(|| wrong(format!("namespace {namespace} has no mode or digest")))?;
+                found.namespaces.insert(namespace, state);
+            }
+        }
     }
     if applied != last {
         return Err(wrong(format!("it ends at {applied:?} but says {last:?}")));
     }
-    let eventual: Vec<NamespaceId> = eventual.into_iter().collect();
-    Ok(layout::replicated_ranges(descriptor, &eventual))
+    Ok(found)
 }
 
-/// The next records, some [`FILL_BYTES`] of them; none after the last.
-fn next_batch(mut records: Records) -> io::Result<(Records, WriteBatch)> {
-    let (mut batch, mut bytes) = (WriteBatch::new(), 0);
-    while bytes < FILL_BYTES
-        && let Some(item) = records.next()
-    {
+fn holds(ranges: &[(Family, rdb_storage::KeyRange)], item: &SnapshotItem) -> bool {
+    ranges
+        .iter()
+        .any(|(family, range)| *family == item.family && range.contains(&item.key))
+}
+
+/// The next records that lie in the ranges, some [`FILL_BYTES`] of them; `None` after the last.
+fn next_batch(
+    mut records: Records,
+    ranges: &[(Family, rdb_storage::KeyRange)],
+) -> io::Result<(Records, Option<WriteBatch>)> {
+    let (mut batch, mut bytes, mut ended) = (WriteBatch::new(), 0, true);
+    for item in records.by_ref() {
         let item = item.map_err(io::Error::other)?;
+        if !holds(ranges, &item) {
+            continue;
+        }
         bytes += item.key.len() + item.value.len();
         batch.put(item.family, item.key, item.value);
+        if bytes >= FILL_BYTES {
+            ended = false;
+            break;
+        }
     }
+    let batch = (!ended || !batch.is_empty()).then_some(batch);
     Ok((records, batch))
 }
 

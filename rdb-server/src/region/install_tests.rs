@@ -5,7 +5,7 @@ use crate::raft::{FrozenSnapshot, LogId, MemorySpool, log_id};
 use crate::region::RegionMachine;
 use bytes::Bytes;
 use openraft::storage::RaftStateMachine;
-use rdb_storage::{Engine, MemoryEngine};
+use rdb_storage::{Engine, KeyRange, MemoryEngine, View};
 use rdb_types::{GlobalKey, NamespaceId, StoreId};
 
 fn descriptor() -> RegionDescriptor {
@@ -21,7 +21,7 @@ type Rows = Vec<(Family, Bytes, Bytes)>;
 
 /// Everything of the region, and its mark if there is one.
 fn rows(view: &dyn View) -> Rows {
-    let mut ranges = layout::replicated_ranges(&descriptor(), &[]);
+    let mut ranges = layout::replicated_ranges(&descriptor(), &BTreeSet::new());
     let mark = layout_store::installing(RegionId(2));
     ranges.push((Family::Region, KeyRange::prefix(&mark)));
     ranges
@@ -70,7 +70,7 @@ fn meta(last: LogId) -> SnapshotMeta {
 }
 
 fn frozen(engine: &MemoryEngine) -> SnapshotData {
-    let ranges = layout::replicated_ranges(&descriptor(), &[]);
+    let ranges = layout::replicated_ranges(&descriptor(), &BTreeSet::new());
     SnapshotData::Frozen(FrozenSnapshot::new("s", engine.snapshot(), ranges))
 }
 
@@ -81,6 +81,7 @@ async fn open(engine: &Arc<MemoryEngine>, spool: &MemorySpool) -> io::Result<Reg
         engine.clone(),
         Committer::start(engine.clone(), Box::new(|_| {})),
         Arc::new(spool.clone()),
+        None,
     )
     .await
 }
@@ -171,7 +172,11 @@ async fn a_snapshot_that_is_none_of_this_region_changes_nothing() {
 async fn a_half_filled_region_whose_snapshot_is_gone_does_not_open() {
     let engine = region(1, b'o', log_id(1, 7));
     let mut batch = WriteBatch::new();
-    let row = wire::snapshot_meta_to_wire(&meta(log_id(2, 90)), "");
+    let row = raft::InstallMark {
+        meta: Some(wire::snapshot_meta_to_wire(&meta(log_id(2, 90)), "")),
+        slot: 2,
+        ..Default::default()
+    };
     batch.put(
         Family::Region,
         layout_store::installing(RegionId(2)),

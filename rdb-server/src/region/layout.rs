@@ -5,14 +5,21 @@
 //! region       region u64                                     -> RegionRow
 //!              region u64, namespace u32                      -> RegionNamespaceRow
 //! request_ids  region u64, generation u64, namespace u32, id  -> RequestIdRow
-//! expiry       region u64, expires_at_ms u64, global key      -> nothing
+//! expiry       region u64, namespace u32, 0, expires_at_ms u64, global key    -> nothing
+//!              region u64, namespace u32, 1, origin u16, sequence u64         -> global key
 //! ```
-//! Numbers are big endian, so that rows order as their parts do.
+//! Numbers are big endian, so that rows order as their parts do. The second kind of `expiry` rows names the
+//! dead of a namespace that is or was eventual: tombstones and expired records that still stand in `data`.
+//!
+//! Both kinds, like `data`, lie together by namespace, so that they go from one owner to another with a
+//! change of mode and nothing is written again.
 
+use crate::eventual::layout as own;
 use bytes::{BufMut, Bytes, BytesMut};
 use rdb_proto::raft::RegionDescriptor;
 use rdb_storage::{Family, KeyRange};
-use rdb_types::{GlobalKey, NamespaceId, RegionId};
+use rdb_types::{Dot, GlobalKey, NamespaceId, RegionId, StoreId};
+use std::collections::BTreeSet;
 
 fn key(parts: &[&[u8]]) -> Bytes {
     let mut key = BytesMut::with_capacity(parts.iter().map(|part| part.len()).sum());
@@ -55,19 +62,73 @@ pub fn request_id(region: RegionId, generation: u64, namespace: NamespaceId, id:
     ])
 }
 
-/// Where a record that expires stands in the order of expiry.
-pub fn expiry(region: RegionId, expires_at_ms: u64, global: &GlobalKey) -> Bytes {
-    key(&[
-        &region.0.to_be_bytes(),
-        &expires_at_ms.to_be_bytes(),
-        global.as_bytes(),
-    ])
+const EXPIRING: u8 = 0;
+const DEAD: u8 = 1;
+
+fn index_prefix(region: RegionId, namespace: NamespaceId, kind: u8, room: usize) -> BytesMut {
+    let mut key = BytesMut::with_capacity(13 + room);
+    key.put_u64(region.0);
+    key.put_u32(namespace.0);
+    key.put_u8(kind);
+    key
 }
 
-/// Takes a key that [`expiry`] made apart.
-pub fn parse_expiry(key: &Bytes) -> Option<(u64, GlobalKey)> {
-    let at = key.get(8..16)?.try_into().ok().map(u64::from_be_bytes)?;
-    Some((at, GlobalKey::from_bytes(key.slice(16..))?))
+/// The index row of a record that will expire.
+pub fn expiring(region: RegionId, expires_at_ms: u64, global: &GlobalKey) -> Bytes {
+    let bytes = global.as_bytes();
+    let mut key = index_prefix(region, global.namespace(), EXPIRING, 8 + bytes.len());
+    key.put_u64(expires_at_ms);
+    key.put_slice(bytes);
+    key.freeze()
+}
+
+/// The records of a namespace that expire up to and including `through_ms`.
+pub fn expiring_through(region: RegionId, namespace: NamespaceId, through_ms: u64) -> KeyRange {
+    let prefix = index_prefix(region, namespace, EXPIRING, 8);
+    let mut end = prefix.clone();
+    end.put_u64(through_ms.saturating_add(1));
+    KeyRange::new(prefix.freeze(), end.freeze())
+}
+
+/// The index rows of a region from a namespace on.
+pub fn index_from(region: RegionId, namespace: NamespaceId) -> KeyRange {
+    KeyRange {
+        start: key(&[&region.0.to_be_bytes(), &namespace.0.to_be_bytes()]),
+        end: Some(key(&[&(region.0 + 1).to_be_bytes()])),
+    }
+}
+
+/// Takes the key of an expiring record's row apart; `None` for any other row of the index.
+pub fn parse_expiring(key: &Bytes) -> Option<(u64, GlobalKey)> {
+    if *key.get(12)? != EXPIRING {
+        return None;
+    }
+    let at = key.get(13..21)?.try_into().ok().map(u64::from_be_bytes)?;
+    Some((at, GlobalKey::from_bytes(key.slice(21..))?))
+}
+
+/// The index row of a tombstone or an expired record.
+pub fn dead(region: RegionId, namespace: NamespaceId, dot: Dot) -> Bytes {
+    let mut key = index_prefix(region, namespace, DEAD, 10);
+    key.put_u16(dot.origin.get());
+    key.put_u64(dot.sequence);
+    key.freeze()
+}
+
+/// The dead of one origin up to and including `last`.
+pub fn dead_through(
+    region: RegionId,
+    namespace: NamespaceId,
+    origin: StoreId,
+    last: u64,
+) -> KeyRange {
+    let at = |sequence| dead(region, namespace, Dot { origin, sequence });
+    KeyRange::new(at(0), at(last.saturating_add(1)))
+}
+
+/// All the dead of a namespace.
+pub fn all_dead(region: RegionId, namespace: NamespaceId) -> KeyRange {
+    KeyRange::prefix(&index_prefix(region, namespace, DEAD, 0))
 }
 
 /// The end of the global key space: the last namespace id is never given out.
@@ -99,44 +160,55 @@ pub fn intersect(descriptor: &RegionDescriptor, range: &KeyRange) -> KeyRange {
     }
 }
 
-/// Everything that a snapshot of the region holds, and that installing one replaces: all but the records of
-/// the namespaces in `eventual` (in order), which each replica keeps by itself.
+/// Everything that a snapshot of the region holds, in the order of the stream. Installing one replaces all of
+/// it but what belongs to the namespaces in `kept`: eventual ones whose own data the replica goes on with.
 pub fn replicated_ranges(
     descriptor: &RegionDescriptor,
-    eventual: &[NamespaceId],
+    kept: &BTreeSet<NamespaceId>,
 ) -> Vec<(Family, KeyRange)> {
-    let prefix = region(RegionId(descriptor.id));
-    let mut ranges = Vec::new();
-    let mut rest = Some(data_range(descriptor));
-    for namespace in eventual {
-        let Some(range) = &mut rest else { break };
-        let start = GlobalKey::namespace_start(*namespace);
+    let id = RegionId(descriptor.id);
+    let prefix = region(id);
+    let without = |family: Family, whole: KeyRange, of: &dyn Fn(NamespaceId) -> KeyRange| {
+        let parts = cut_out(whole, kept.iter().map(|namespace| of(*namespace)));
+        parts.into_iter().map(move |range| (family, range))
+    };
+    let data = |namespace| KeyRange {
+        start: GlobalKey::namespace_start(namespace),
+        end: GlobalKey::namespace_end(namespace),
+    };
+    let index = |namespace| KeyRange::prefix(&region_namespace(id, namespace));
+    let state = |namespace| KeyRange::prefix(&own::state(id, namespace));
+    let mut ranges: Vec<_> = without(Family::Data, data_range(descriptor), &data).collect();
+    ranges.extend(without(Family::Expiry, KeyRange::prefix(&prefix), &index));
+    ranges.push((Family::RequestIds, KeyRange::prefix(&prefix)));
+    ranges.push((Family::Region, KeyRange::prefix(&prefix)));
+    let states = KeyRange::prefix(&own::states(id));
+    ranges.extend(without(Family::Region, states, &state));
+    ranges
+}
+
+/// What is left of a range without some others, which come in order.
+fn cut_out(whole: KeyRange, without: impl Iterator<Item = KeyRange>) -> Vec<KeyRange> {
+    let mut parts = Vec::new();
+    let mut rest = Some(whole);
+    for gone in without {
+        let Some(range) = rest.take() else { break };
         let before = KeyRange {
             start: range.start.clone(),
-            end: Some(
-                range
-                    .end
-                    .clone()
-                    .map_or(start.clone(), |end| end.min(start)),
-            ),
+            end: Some(match &range.end {
+                Some(end) => end.clone().min(gone.start.clone()),
+                None => gone.start.clone(),
+            }),
         };
-        if !before.is_empty() {
-            ranges.push((Family::Data, before));
-        }
-        match GlobalKey::namespace_end(*namespace) {
-            Some(end) => range.start = range.start.clone().max(end),
-            None => rest = None,
-        }
+        parts.push(before);
+        rest = gone.end.map(|end| KeyRange {
+            start: range.start.max(end),
+            end: range.end,
+        });
     }
-    if let Some(rest) = rest.filter(|rest| !rest.is_empty()) {
-        ranges.push((Family::Data, rest));
-    }
-    ranges.extend([
-        (Family::Expiry, KeyRange::prefix(&prefix)),
-        (Family::RequestIds, KeyRange::prefix(&prefix)),
-        (Family::Region, KeyRange::prefix(&prefix)),
-    ]);
-    ranges
+    parts.extend(rest);
+    parts.retain(|range| !range.is_empty());
+    parts
 }
 
 /// Whether a region's range covers a global key.
@@ -149,11 +221,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_expiry_key_comes_apart_again() {
-        let global = GlobalKey::new(NamespaceId(7), b"k");
-        let stored = expiry(RegionId(3), 99, &global);
-        assert_eq!(parse_expiry(&stored), Some((99, global)));
-        assert_eq!(parse_expiry(&stored.slice(..12)), None);
+    fn index_keys_come_apart_again_and_ranges_hold_what_they_say() {
+        let (region, namespace) = (RegionId(3), NamespaceId(7));
+        let global = GlobalKey::new(namespace, b"k");
+        let row = expiring(region, 99, &global);
+        assert_eq!(parse_expiring(&row), Some((99, global)));
+        assert_eq!(parse_expiring(&row.slice(..15)), None);
+        assert!(expiring_through(region, namespace, 99).contains(&row));
+        assert!(!expiring_through(region, namespace, 98).contains(&row));
+        let origin = StoreId::new(3).unwrap();
+        let at = |sequence| dead(region, namespace, Dot { origin, sequence });
+        assert_eq!(parse_expiring(&at(300)), None);
+        let range = dead_through(region, namespace, origin, 7);
+        assert!(range.contains(&at(7)) && !range.contains(&at(8)));
+        assert!(all_dead(region, namespace).contains(&at(8)));
+        assert!(!all_dead(region, namespace).contains(&row));
+        assert!(index_from(region, NamespaceId(7)).contains(&at(1)));
+        assert!(!index_from(region, NamespaceId(8)).contains(&at(1)));
     }
 
     #[test]
@@ -169,27 +253,53 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_leaves_out_the_records_of_eventual_namespaces() {
+    fn what_a_replica_goes_on_with_is_not_replaced() {
         let descriptor = RegionDescriptor {
             id: 2,
             start: GlobalKey::namespace_start(NamespaceId(1)),
             end: Bytes::new(),
             generation: 1,
         };
-        let holds = |eventual: &[NamespaceId], namespace| {
-            let key = GlobalKey::new(NamespaceId(namespace), b"k");
-            replicated_ranges(&descriptor, eventual)
-                .iter()
-                .any(|(family, range)| *family == Family::Data && range.contains(key.as_bytes()))
+        let region = RegionId(2);
+        let holds = |kept: &[u32], namespace| {
+            let kept = kept.iter().copied().map(NamespaceId).collect();
+            let namespace = NamespaceId(namespace);
+            let key = GlobalKey::new(namespace, b"k");
+            let origin = StoreId::new(1).unwrap();
+            let dot = Dot {
+                origin,
+                sequence: 1,
+            };
+            let ranges = replicated_ranges(&descriptor, &kept);
+            [
+                (Family::Data, key.as_bytes().clone()),
+                (Family::Expiry, expiring(region, 5, &key)),
+                (Family::Expiry, dead(region, namespace, dot)),
+                (Family::Region, own::state(region, namespace)),
+            ]
+            .map(|(of, key)| {
+                let found = ranges.iter();
+                found
+                    .filter(|(family, range)| *family == of && range.contains(&key))
+                    .count()
+            })
         };
         for namespace in [1, 2, 3, 4, 5] {
-            assert!(holds(&[], namespace));
-            let eventual = [NamespaceId(2), NamespaceId(4)];
-            assert_eq!(holds(&eventual, namespace), namespace % 2 == 1);
-            assert_eq!(holds(&[NamespaceId(1)], namespace), namespace != 1);
+            assert_eq!(holds(&[], namespace), [1; 4]);
+            let others = usize::from(namespace % 2 == 1);
+            assert_eq!(holds(&[2, 4], namespace), [others; 4]);
+            assert_eq!(holds(&[1], namespace), [usize::from(namespace != 1); 4]);
         }
         // One that the region does not hold changes nothing.
-        assert!(holds(&[NamespaceId(0)], 1));
+        assert_eq!(holds(&[0], 1), [1; 4]);
+        // The state of the region and of its namespaces in the log is always replaced.
+        let ranges = replicated_ranges(&descriptor, &[NamespaceId(2)].into());
+        let row = region_namespace(region, NamespaceId(2));
+        assert!(
+            ranges
+                .iter()
+                .any(|(family, range)| *family == Family::Region && range.contains(&row))
+        );
     }
 
     #[test]

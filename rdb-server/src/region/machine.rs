@@ -6,9 +6,12 @@
 //! but never an entry.
 
 use super::apply::Applier;
+use super::fresh_copy::CopySource;
 use super::install::Installer;
 use super::layout;
-use super::state::{RegionState, Summary};
+use super::state::{Pause, RegionState, Summary};
+use super::switching;
+use crate::eventual::EventualState;
 use crate::raft::snapshot::{FrozenSnapshot, SnapshotData};
 use crate::raft::{
     Command, EntryResponder, LogId, Outcome, Snapshot, SnapshotMeta, SnapshotSpool,
@@ -21,12 +24,14 @@ use openraft::entry::RaftPayload;
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use parking_lot::RwLock;
-use rdb_proto::raft;
-use rdb_storage::{Committer, Durability, Engine, StorageError};
-use rdb_types::{NamespaceId, StoreId};
+use rand::Rng;
+use rdb_proto::raft::{self, SwitchStep, command, switch_step::Step};
+use rdb_storage::{Committer, Durability, Engine, StorageError, WriteBatch};
+use rdb_types::{Mode, NamespaceId, StoreId};
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// Entries that are applied with one batch at most.
 const ENTRIES_PER_BATCH: usize = 256;
@@ -35,6 +40,7 @@ const ENTRIES_PER_BATCH: usize = 256;
 pub struct SummaryCell {
     summary: RwLock<Summary>,
     applied: watch::Sender<u64>,
+    owner: tokio::sync::Mutex<()>,
 }
 
 impl SummaryCell {
@@ -43,7 +49,19 @@ impl SummaryCell {
         SummaryCell {
             summary: RwLock::new(summary),
             applied,
+            owner: tokio::sync::Mutex::new(()),
         }
+    }
+
+    /// Held while the data of an eventual namespace is changed, and while such a namespace goes from one
+    /// owner to the other: so neither the log nor the replica's own writer changes what is the other's.
+    pub async fn own(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.owner.lock().await
+    }
+
+    /// Tells of every change of the applied index.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
     }
 
     /// Looks at the summary. `read` must be short: apply waits for it.
@@ -70,8 +88,12 @@ impl SummaryCell {
             summary.applied_index = state.applied.map_or(0, |id| id.index);
             summary.last_stamp = state.last_stamp;
             summary.revision = state.revision;
+            summary.ids = state.ids;
+            summary.unswept = !state.unswept.is_empty();
             for namespace in touched {
                 if let Some(namespace_state) = state.namespaces.get(namespace) {
+                    let refuses = namespace_state.sealing.is_some();
+                    note_pause(&mut summary, *namespace, refuses);
                     summary
                         .namespaces
                         .insert(*namespace, namespace_state.clone());
@@ -82,19 +104,31 @@ impl SummaryCell {
         self.announce(state);
     }
 
-    /// From here on the rows are not to be read.
-    fn begin_installing(&self) {
-        self.summary.write().installs += 1;
+    /// From here on the rows are not to be read, and not even eventual namespaces of these be written.
+    fn begin_installing(&self, replacing: BTreeSet<NamespaceId>) {
+        let mut summary = self.summary.write();
+        summary.installs += 1;
+        summary.replacing = replacing;
+    }
+
+    /// This replica serves nothing until it has a fresh copy.
+    fn needs_fresh_copy(&self, why: &str) {
+        self.summary.write().fresh_copy = Some(why.to_owned());
     }
 
     /// The rows are those of `state` now.
     fn replace(&self, state: &RegionState) {
         let mut summary = self.summary.write();
         let installs = summary.installs + 1;
+        let pauses = std::mem::take(&mut summary.pauses);
         *summary = Summary {
             installs,
+            pauses,
             ..state.summary()
         };
+        for (namespace, namespace_state) in &state.namespaces {
+            note_pause(&mut summary, *namespace, namespace_state.sealing.is_some());
+        }
         drop(summary);
         self.announce(state);
     }
@@ -106,6 +140,23 @@ impl SummaryCell {
     }
 }
 
+/// Measures how long a namespace takes no writes.
+fn note_pause(summary: &mut Summary, namespace: NamespaceId, refuses: bool) {
+    let known = summary.pauses.get(&namespace).copied().unwrap_or_default();
+    let pause = match (known.since, refuses) {
+        (None, true) => Pause {
+            since: Some(Instant::now()),
+            ..known
+        },
+        (Some(since), false) => Pause {
+            since: None,
+            last: since.elapsed(),
+        },
+        _ => return,
+    };
+    summary.pauses.insert(namespace, pause);
+}
+
 /// A region's state machine.
 pub struct RegionMachine {
     me: StoreId,
@@ -113,6 +164,8 @@ pub struct RegionMachine {
     engine: Arc<dyn Engine>,
     committer: Committer,
     installer: Installer,
+    /// Where a fresh copy comes from, if there are other replicas at all.
+    source: Option<CopySource>,
     cell: Arc<SummaryCell>,
 }
 
@@ -124,28 +177,23 @@ impl RegionMachine {
         engine: Arc<dyn Engine>,
         committer: Committer,
         spool: Arc<dyn SnapshotSpool>,
+        source: Option<CopySource>,
     ) -> Result<RegionMachine, io::Error> {
         let installer = Installer {
+            me,
             descriptor: descriptor.clone(),
+            engine: engine.clone(),
             committer: committer.clone(),
             spool: spool.clone(),
         };
-        let interrupted = installer
-            .interrupted(engine.as_ref())
-            .map_err(io::Error::other)?;
-        if let Some(meta) = &interrupted {
-            tracing::info!(
-                region = descriptor.id,
-                "going on to install a snapshot that the last run did not finish"
-            );
-            installer.fill(meta).await?;
-        }
+        let interrupted = installer.resume().await?;
         let mut state = RegionState::load(descriptor, engine.as_ref()).map_err(io::Error::other)?;
         if let Some(meta) = interrupted {
             state.membership = meta.last_membership;
         }
-        // Either it is in place, or nothing of it was.
+        // Either they are in place, or nothing of them was.
         spool.forget(state.id())?;
+        spool.forget(installer.fetched_slot())?;
         let cell = Arc::new(SummaryCell::new(state.summary()));
         Ok(RegionMachine {
             me,
@@ -153,6 +201,7 @@ impl RegionMachine {
             engine,
             committer,
             installer,
+            source,
             cell,
         })
     }
@@ -162,20 +211,97 @@ impl RegionMachine {
         self.cell.clone()
     }
 
-    /// Freezes the region as it is now. The rows that describe it are part of it.
-    /// What lies at one index is always the same, and so is the id: a transfer that was given up goes on
-    /// where it was.
-    fn freeze(&self) -> Snapshot {
+    /// Freezes the region as it is now. The rows that describe it are part of it, and so are those of
+    /// eventual namespaces.
+    ///
+    /// What the log made lies at one index always the same, and so is the id: a transfer that was given up
+    /// goes on where it was. What eventual namespaces hold is another thing each time.
+    async fn freeze(&self) -> io::Result<Snapshot> {
         let index = self.state.applied.map_or(0, |id| id.index);
-        let id = format!("{}-{}-{index}", self.me, self.state.id());
-        let ranges = layout::replicated_ranges(&self.state.descriptor, &self.state.eventual());
-        Snapshot {
+        let mut id = format!("{}-{}-{index}", self.me, self.state.id());
+        let mut states = self.state.namespaces.values();
+        let is_eventual = states.any(|state| state.mode == Mode::Eventual);
+        if is_eventual {
+            id = format!("{id}-{:016x}", crate::tasks::random().next_u64());
+        }
+        let ranges = layout::replicated_ranges(&self.state.descriptor, &BTreeSet::new());
+        let view = self.engine.snapshot();
+        if is_eventual {
+            // Nothing leaves a store before it is synced.
+            let barrier = self.committer.commit(WriteBatch::new(), Durability::Synced);
+            barrier.await.map_err(io::Error::other)?;
+        }
+        Ok(Snapshot {
             meta: SnapshotMeta {
                 last_log_id: self.state.applied,
                 last_membership: self.state.membership.clone(),
             },
-            snapshot: SnapshotData::Frozen(FrozenSnapshot::new(id, self.engine.snapshot(), ranges)),
+            snapshot: SnapshotData::Frozen(FrozenSnapshot::new(id, view, ranges)),
+        })
+    }
+
+    /// Why this replica may not go on from what it holds when a seal takes effect; `None`: it may, or the
+    /// seal does not count.
+    fn refused_by(&self, step: &SwitchStep) -> io::Result<Option<String>> {
+        let Some(Step::Seal(seal)) = &step.step else {
+            return Ok(None);
+        };
+        let namespace = NamespaceId(step.namespace_id);
+        let Some(state) = self.state.namespaces.get(&namespace) else {
+            return Ok(None);
+        };
+        if switching::take(&mut state.clone(), &self.state.members(), step).is_err() {
+            return Ok(None);
         }
+        let own = EventualState::load(self.state.id(), namespace, self.engine.as_ref())
+            .map_err(io::Error::other)?;
+        Ok(switching::may_go_on(state, self.me, seal, &own).err())
+    }
+
+    /// Takes the region as another replica has it, which has applied `index` at least. Ends when it is in
+    /// place: until then this replica applies nothing.
+    async fn take_fresh_copy(&mut self, why: &str, index: u64) -> io::Result<()> {
+        let region = self.state.id();
+        tracing::warn!(
+            region = region.0,
+            index,
+            why,
+            "this replica cannot go on with what it holds: it takes a fresh copy, and sets aside what nobody else has"
+        );
+        self.cell.needs_fresh_copy(why);
+        let Some(source) = &self.source else {
+            return Err(io::Error::other(format!(
+                "region {region} needs a fresh copy, and there is no other replica: {why}"
+            )));
+        };
+        let slot = self.installer.fetched_slot();
+        let members = self.state.members();
+        let meta = source.fetch(&members.all, index, slot).await?;
+        self.install(&meta, slot).await?;
+        tracing::info!(region = region.0, index, "the fresh copy is in place");
+        Ok(())
+    }
+
+    /// Replaces the region by a finished snapshot.
+    async fn install(&mut self, meta: &SnapshotMeta, slot: rdb_types::RegionId) -> io::Result<()> {
+        let plan = match self.installer.plan(meta, slot).await {
+            Ok(plan) => plan,
+            Err(error) => {
+                self.cell.begin_installing(BTreeSet::new());
+                return Err(error);
+            }
+        };
+        {
+            let _owner = self.cell.own().await;
+            self.cell.begin_installing(plan.replacing());
+        }
+        self.installer.fill(plan).await?;
+        let mut state = RegionState::load(self.state.descriptor.clone(), self.engine.as_ref())
+            .map_err(io::Error::other)?;
+        state.membership = meta.last_membership.clone();
+        self.state = state;
+        self.cell.replace(&self.state);
+        Ok(())
     }
 
     fn apply_one(applier: &mut Applier<'_>, payload: Decoded) -> Result<Outcome, StorageError> {
@@ -189,6 +315,17 @@ impl RegionMachine {
 enum Decoded {
     Command(raft::Command),
     Nothing,
+}
+
+impl Decoded {
+    fn switch_step(&self) -> Option<&SwitchStep> {
+        match self {
+            Decoded::Command(raft::Command {
+                kind: Some(command::Kind::SwitchStep(step)),
+            }) => Some(step),
+            _ => None,
+        }
+    }
 }
 
 fn decode(payload: &EntryPayload<Command, u64, crate::raft::StoreNode>) -> io::Result<Decoded> {
@@ -226,9 +363,33 @@ impl RaftStateMachine<TypeConfig> for RegionMachine {
                     None => return Ok(()),
                 },
             };
+            let index = first.0.0.log_id.index;
+            if self
+                .state
+                .applied
+                .is_some_and(|applied| applied.index >= index)
+            {
+                // A fresh copy went beyond it. Whoever asked hears that its fate is not known.
+                if let Some(responder) = first.0.1 {
+                    responder.send(Outcome::default());
+                }
+                continue;
+            }
+            // A change of mode takes the namespace from one owner to the other.
+            let cell = self.cell.clone();
+            let mut owner = None;
+            if let Some(step) = first.1.switch_step() {
+                owner = Some(cell.own().await);
+                if let Some(why) = self.refused_by(step)? {
+                    drop(owner);
+                    self.take_fresh_copy(&why, index).await?;
+                    held = Some(first);
+                    continue;
+                }
+            }
             let mut answers = Vec::new();
             let (batch, touched) = {
-                let mut applier = Applier::new(&mut self.state, self.engine.as_ref());
+                let mut applier = Applier::new(self.me, &mut self.state, self.engine.as_ref());
                 let mut next = Some(first);
                 while let Some(((entry, responder), decoded)) = next.take() {
                     applier.applied(entry.log_id, entry.payload.get_membership());
@@ -251,13 +412,14 @@ impl RaftStateMachine<TypeConfig> for RegionMachine {
                         }
                     }
                 }
-                applier.finish()
+                applier.finish().map_err(io::Error::other)?
             };
             self.committer
                 .commit(batch, Durability::Written)
                 .await
                 .map_err(io::Error::other)?;
             self.cell.publish(&self.state, &touched);
+            drop(owner);
             for (responder, outcome) in answers {
                 responder.send(outcome);
             }
@@ -265,7 +427,7 @@ impl RaftStateMachine<TypeConfig> for RegionMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Freezer {
-        Freezer(Some(self.freeze()))
+        Freezer(Some(self.freeze().await))
     }
 
     async fn install_snapshot(
@@ -273,27 +435,32 @@ impl RaftStateMachine<TypeConfig> for RegionMachine {
         meta: &SnapshotMeta,
         snapshot: SnapshotData,
     ) -> Result<(), io::Error> {
-        self.cell.begin_installing();
-        self.installer.keep(snapshot).await?;
-        self.installer.fill(meta).await?;
         let index = meta.last_log_id.map_or(0, |id| id.index);
-        let mut state = RegionState::load(self.state.descriptor.clone(), self.engine.as_ref())
-            .map_err(io::Error::other)?;
-        state.membership = meta.last_membership.clone();
-        self.state = state;
-        self.cell.replace(&self.state);
+        if self
+            .state
+            .applied
+            .is_some_and(|applied| applied.index >= index)
+        {
+            // A fresh copy went beyond it meanwhile.
+            return Ok(());
+        }
+        self.installer.keep(snapshot).await?;
+        self.install(meta, self.state.id()).await?;
         tracing::info!(region = self.state.id().0, index, "installed a snapshot");
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         // The state machine is durable itself: its present state is always the newest snapshot.
-        Ok(self.state.applied.is_some().then(|| self.freeze()))
+        match self.state.applied {
+            Some(_) => self.freeze().await.map(Some),
+            None => Ok(None),
+        }
     }
 }
 
 /// A snapshot that was taken already: freezing is instant, there is nothing left to build.
-pub struct Freezer(Option<Snapshot>);
+pub struct Freezer(Option<io::Result<Snapshot>>);
 
 impl RaftSnapshotBuilder<TypeConfig> for Freezer {
     type SnapshotData = SnapshotData;
@@ -301,6 +468,6 @@ impl RaftSnapshotBuilder<TypeConfig> for Freezer {
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         self.0
             .take()
-            .ok_or_else(|| io::Error::other("a snapshot is built once"))
+            .ok_or_else(|| io::Error::other("a snapshot is built once"))?
     }
 }

@@ -1,10 +1,12 @@
 //! The meta region's rows: namespaces, stores, the region map.
 //!
-//! Owns what the meta region's commands do to them. The rows are ordinary records of namespace 0, so
+//! Owns what the meta region's commands do to them; what they do to modes is in [`modes`]. The rows are ordinary records of namespace 0, so
 //! that snapshots, digests and reads need nothing special. Knows nothing of who asks.
 //!
 //! Invariants: namespace ids are never reused; a name stands for at most one namespace that is not
 //! deleted; initialising twice changes nothing.
+
+pub mod modes;
 
 use crate::error::{Error, Outcome};
 use bytes::Bytes;
@@ -132,7 +134,7 @@ impl MetaState {
                     target: mode,
                     policies,
                     from_default,
-                    deleted: false,
+                    ..raft::NamespaceRow::default()
                 };
                 next += 1;
                 state.put_namespace(rows, row);
@@ -237,7 +239,7 @@ impl MetaState {
             target: convert::mode_to_wire(mode),
             policies: command.policies.clone(),
             from_default: command.from_default,
-            deleted: false,
+            ..raft::NamespaceRow::default()
         };
         self.put_namespace(&mut rows, row.clone());
         self.put_cluster(
@@ -270,14 +272,15 @@ impl MetaState {
     }
 
     /// Records what a store says of itself: where it is, what its configuration declares. Its UUID is
-    /// never changed by this: another disk under the same id is refused.
+    /// never changed by this: another disk under the same id is refused. Once a store has spoken for
+    /// itself, a change of what it declares is a vote.
     pub fn register_store(&mut self, command: &raft::RegisterStore) -> Result<Rows, Error> {
         let member = command.member.clone().unwrap_or_default();
         let id = StoreId::new(u64::from(member.store_id)).ok_or_else(|| {
             Error::invalid("store_id", format!("{} is not a store id", member.store_id))
         })?;
-        let known = self.stores.get(&id).and_then(|row| row.member.as_ref());
-        let Some(known) = known else {
+        let before = self.stores.get(&id).cloned().unwrap_or_default();
+        let Some(known) = &before.member else {
             return Err(Error::new(
                 Reason::Refused,
                 format!("store {id} is not a member of this cluster"),
@@ -298,10 +301,14 @@ impl MetaState {
             wire_minor: command.wire_minor,
             version: command.version.clone(),
             http_address: command.http_address.clone(),
+            registered: true,
         };
         let mut rows = Rows::new();
-        if self.stores.get(&id) != Some(&row) {
+        if before != row {
             self.put_store(&mut rows, id, row);
+        }
+        if before.registered {
+            self.count_votes(&mut rows, id, &before.declared, &command.declared);
         }
         Ok(rows)
     }

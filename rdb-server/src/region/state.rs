@@ -6,6 +6,7 @@
 use super::layout;
 use super::meta::MetaState;
 use super::request_ids::IdTable;
+use super::switching::Members;
 use crate::raft::wire;
 use crate::raft::{LogId, StoredMembership};
 use bytes::Bytes;
@@ -13,9 +14,13 @@ use prost::Message;
 use rdb_proto::convert;
 use rdb_proto::raft::{self, RegionDescriptor};
 use rdb_storage::{Family, KeyRange, StorageError, View, WriteBatch};
-use rdb_types::{Digest, Epoch, Mode, NamespaceId, RegionId, Stamp};
-use std::collections::BTreeMap;
+use rdb_types::{
+    Digest, Epoch, Mode, NamespaceId, Record, RegionId, Stamp, StoreId, VersionVector,
+};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// A namespace within a region.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +35,37 @@ pub struct NamespaceState {
     pub keys: u64,
     /// Bytes of keys and values.
     pub bytes: u64,
+    /// The highest attempt of a switch that the region was told: steps of a lower one do nothing.
+    pub attempt: u64,
+    /// While it is being sealed: eventual, and taking no writes.
+    pub sealing: Option<Sealing>,
+    /// The last seals, oldest first.
+    pub fences: Vec<Fence>,
+    /// Records that expire up to this time (Unix), and tombstones, are left from an eventual time: they count as absent, also
+    /// where they still stand on a disk.
+    pub buried_through_ms: u64,
+    /// Why the last seal was given up; empty: none was since the last change of mode.
+    pub last_abort: String,
 }
+
+/// A seal that was begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sealing {
+    /// The replicas that have to promise.
+    pub participants: BTreeSet<StoreId>,
+}
+
+/// What an eventual time ended with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// The epoch that the seal began.
+    pub epoch: Epoch,
+    /// All writes up to here were taken along, and none beyond.
+    pub vector: VersionVector,
+}
+
+/// Fences that are remembered, for sessions that slept through a seal.
+pub const FENCES_KEPT: usize = 8;
 
 impl NamespaceState {
     /// A namespace that was just installed.
@@ -41,7 +76,24 @@ impl NamespaceState {
             digest: Digest::default(),
             keys: 0,
             bytes: 0,
+            attempt: 0,
+            sealing: None,
+            fences: Vec::new(),
+            buried_through_ms: 0,
+            last_abort: String::new(),
         }
+    }
+
+    /// The epoch of the last seal; 0: there was none. Two replicas that are not strong and agree in it hold
+    /// parts of one eventual time.
+    pub fn last_seal(&self) -> Epoch {
+        self.fences.last().map_or(Epoch(0), |fence| fence.epoch)
+    }
+
+    /// Whether a strong namespace counts this record, in its digest and for those who ask.
+    pub fn counts(&self, record: &Record) -> bool {
+        !record.tombstone
+            && (record.expires_at_ms == 0 || record.expires_at_ms > self.buried_through_ms)
     }
 
     /// The stored form.
@@ -52,19 +104,61 @@ impl NamespaceState {
             digest: Bytes::copy_from_slice(&self.digest.to_bytes()),
             keys: self.keys,
             bytes: self.bytes,
+            attempt: self.attempt,
+            sealing: self.sealing.as_ref().map(|sealing| raft::Sealing {
+                participants: stores_to_wire(&sealing.participants),
+            }),
+            fences: self
+                .fences
+                .iter()
+                .map(|fence| raft::Fence {
+                    epoch: fence.epoch.0,
+                    vector: convert::vector_to_wire(&fence.vector),
+                })
+                .collect(),
+            buried_through_ms: self.buried_through_ms,
+            last_abort: self.last_abort.clone(),
         }
     }
 
     /// Reads the stored form; `None` where it makes no sense.
     pub fn from_row(row: &raft::RegionNamespaceRow) -> Option<NamespaceState> {
+        let sealing = match &row.sealing {
+            None => None,
+            Some(sealing) => Some(Sealing {
+                participants: stores_from_wire(&sealing.participants)?,
+            }),
+        };
+        let fences = row.fences.iter().map(|fence| {
+            Some(Fence {
+                epoch: Epoch(fence.epoch),
+                vector: convert::vector(&fence.vector)?,
+            })
+        });
         Some(NamespaceState {
             mode: convert::mode(row.mode)?,
             epoch: Epoch(row.epoch),
             digest: Digest::from_bytes(&row.digest)?,
             keys: row.keys,
             bytes: row.bytes,
+            attempt: row.attempt,
+            sealing,
+            fences: fences.collect::<Option<_>>()?,
+            buried_through_ms: row.buried_through_ms,
+            last_abort: row.last_abort.clone(),
         })
     }
+}
+
+/// Stores as they go out.
+pub fn stores_to_wire(stores: &BTreeSet<StoreId>) -> Vec<u32> {
+    stores.iter().map(|store| u32::from(store.get())).collect()
+}
+
+/// Stores that came in; `None`: one of them cannot be.
+pub fn stores_from_wire(stores: &[u32]) -> Option<BTreeSet<StoreId>> {
+    let stores = stores.iter();
+    stores.map(|id| StoreId::new(u64::from(*id))).collect()
 }
 
 /// The state that describes a region's data.
@@ -84,6 +178,9 @@ pub struct RegionState {
     pub ids: IdTable,
     /// Every namespace that was installed here.
     pub namespaces: BTreeMap<NamespaceId, NamespaceState>,
+    /// Strong namespaces of which the dead of their last eventual time may still stand here. This replica's
+    /// own affair: nobody sees them.
+    pub unswept: BTreeSet<NamespaceId>,
     /// In the meta region, what its rows say.
     pub meta: Option<Arc<MetaState>>,
 }
@@ -104,6 +201,7 @@ impl RegionState {
             } else {
                 BTreeMap::new()
             },
+            unswept: BTreeSet::new(),
             meta: is_meta.then(Arc::default),
         }
     }
@@ -113,13 +211,23 @@ impl RegionState {
         RegionId(self.descriptor.id)
     }
 
-    /// The namespaces whose records are not the log's, in the order of their ids.
-    pub fn eventual(&self) -> Vec<NamespaceId> {
-        self.namespaces
-            .iter()
-            .filter(|(_, state)| state.mode == Mode::Eventual)
-            .map(|(namespace, _)| *namespace)
-            .collect()
+    /// Who replicates the region, as of the last membership applied.
+    pub fn members(&self) -> Members {
+        let membership = self.membership.membership();
+        let store = |id: u64| StoreId::new(id);
+        Members {
+            voters: membership.voter_ids().filter_map(store).collect(),
+            all: membership
+                .nodes()
+                .filter_map(|(id, _)| store(*id))
+                .collect(),
+        }
+    }
+
+    /// Whether a namespace's records are the log's.
+    pub fn is_strong(&self, namespace: NamespaceId) -> bool {
+        let state = self.namespaces.get(&namespace);
+        state.is_some_and(|state| state.mode == Mode::Strong)
     }
 
     /// Reads what is on disk.
@@ -164,6 +272,9 @@ impl RegionState {
                             format!("namespace {namespace} has no mode or digest"),
                         )
                     })?;
+                    if namespace_state.mode == Mode::Strong && !namespace_state.fences.is_empty() {
+                        state.unswept.insert(namespace);
+                    }
                     state.namespaces.insert(namespace, namespace_state);
                 }
             }
@@ -200,8 +311,13 @@ impl RegionState {
             last_stamp: self.last_stamp,
             revision: self.revision,
             namespaces: self.namespaces.clone(),
+            ids: self.ids,
+            unswept: !self.unswept.is_empty(),
             meta: self.meta.clone(),
             installs: 0,
+            replacing: BTreeSet::new(),
+            fresh_copy: None,
+            pauses: BTreeMap::new(),
         }
     }
 }
@@ -217,9 +333,28 @@ pub struct Summary {
     pub revision: u64,
     /// Every namespace that was installed here.
     pub namespaces: BTreeMap<NamespaceId, NamespaceState>,
+    /// Where the table of request ids stands.
+    pub ids: IdTable,
+    /// Whether the dead of an eventual time may still stand here, in a namespace that is strong by now.
+    pub unswept: bool,
     /// In the meta region, what its rows say.
     pub meta: Option<Arc<MetaState>>,
     /// Grows when a snapshot begins to replace the data, and again when it has: odd in between. Rows that
     /// were read are to be believed only if this was even before and is the same after.
     pub installs: u64,
+    /// Eventual namespaces whose own data is being replaced, too: nobody reads or writes them.
+    pub replacing: BTreeSet<NamespaceId>,
+    /// Why this replica waits for a fresh copy of the region: until it has one it serves nothing.
+    pub fresh_copy: Option<String>,
+    /// How long the last change of mode kept writes out here.
+    pub pauses: BTreeMap<NamespaceId, Pause>,
+}
+
+/// How long writes were refused here for a change of mode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pause {
+    /// Since when they are; `None`: they are not.
+    pub since: Option<Instant>,
+    /// How long they were the last time.
+    pub last: Duration,
 }

@@ -7,16 +7,17 @@
 //! reader holds a snapshot but no thread; there are at most [`SCANS`], and one whose reader takes nothing
 //! for [`SLOW_READER`] ends; at least one page is sent, so that an empty answer has a receipt, too.
 
-use super::{Router, ScanSpec, is_stale, look, place_in, without_outcome};
+use super::{Router, ScanSpec, is_stale, look, without_outcome};
 use crate::error::Error;
 use crate::peer::Peer;
 use crate::peer::damage::ReadOf;
 use crate::session::SessionToken;
 use crate::tasks;
 use bytes::{BufMut, Bytes, BytesMut};
+use rdb_proto::convert;
 use rdb_proto::kv::{self, KeyValue, Receipt};
 use rdb_storage::{Family, KeyRange, View};
-use rdb_types::{GlobalKey, Mode, NamespaceId, Reason, Record, Stamp};
+use rdb_types::{Epoch, GlobalKey, Mode, NamespaceId, Reason, Record, Stamp};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,21 +65,21 @@ impl Router {
                 continue;
             }
             let part = if empty { range.clone() } else { part };
-            let place = place_in(peer, &row, spec.options.seen_epoch).map_err(without_outcome)?;
-            let settled = self
-                .settle(&place, &row, &spec.options, &mut barriers, deadline)
+            let (place, settled) = self
+                .settled(peer, &row, &spec.options, &mut barriers, deadline)
                 .await?;
             let installs = match place.mode {
                 Mode::Strong => place.peer.settled()?,
-                Mode::Eventual => 0,
+                Mode::Eventual => place.peer.own_settled(namespace)?,
             };
-            let look = look(&place, namespace, settled.seen);
+            let look = look(&place, namespace, settled.token.as_ref());
             parts.push(Part {
                 range: part,
-                installs: (place.mode == Mode::Strong).then_some(installs),
+                installs,
                 now: look.now,
                 receipt: self.receipt(&place, &look.token, settled.staleness_ms),
                 token: look.token,
+                since: look.since,
                 peer: place.peer,
             });
         }
@@ -96,9 +97,7 @@ impl Router {
         };
         let view = first.peer.snapshot();
         for part in &parts {
-            if let Some(installs) = part.installs {
-                part.peer.still(installs)?;
-            }
+            part.peer.still(part.installs)?;
         }
         Ok(ScanPages::new(view, parts, &spec).send(permit))
     }
@@ -110,14 +109,16 @@ struct Part {
     peer: Arc<Peer>,
     /// Global keys that are still to be read.
     range: KeyRange,
-    /// See [`Peer::settled`]; nothing replaces the records of an eventual namespace.
-    installs: Option<u64>,
+    /// See [`Peer::settled`] and [`Peer::own_settled`].
+    installs: u64,
     /// The region's time: what has expired by then is not there.
     now: Stamp,
     /// How the region serves it.
     receipt: Receipt,
     /// What whoever reads it has seen.
     token: SessionToken,
+    /// See [`super::Look`].
+    since: Option<Epoch>,
 }
 
 /// A scan under way.
@@ -216,8 +217,8 @@ impl ScanPages {
     fn read(&self, part: &Part) -> Result<Page, Error> {
         let mut token = part.token.clone();
         let mut page = self.read_entries(part, &mut token)?;
-        if let SessionToken::Revision { revision, .. } = &token {
-            page.receipt.revision = *revision;
+        if page.receipt.mode == convert::mode_to_wire(Mode::Strong) {
+            page.receipt.revision = token.revision();
         }
         page.receipt.session = token.encode();
         Ok(page)
@@ -237,7 +238,7 @@ impl ScanPages {
                 Record::decode(value).map_err(|error| damage.record(ReadOf::Scan, &error))?;
             // What is known of the region follows its data: what was read may be newer, and what is gone
             // was seen to be gone.
-            token.saw(&record);
+            token.saw(&record, part.since);
             if record.tombstone || record.is_expired(part.now) {
                 continue;
             }

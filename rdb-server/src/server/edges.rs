@@ -138,6 +138,7 @@ impl Edges {
             core.manager().clone(),
             core.namespaces().clone(),
             stores,
+            core.reloader().clone(),
         ))
         .max_decoding_message_size(max_request);
         let (health_reporter, health) = tonic_health::server::health_reporter();

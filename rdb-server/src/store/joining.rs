@@ -213,19 +213,11 @@ impl StoreCore {
 
     /// Fills the cluster's tables if they are empty, and says in them where this store is.
     pub(super) async fn register(&self, plan: &ClusterPlan) -> Result<(), Error> {
-        let facts = self.manager.facts().clone();
         let init = command::Kind::InitCluster(raft::InitCluster {
             plan: Some(plan.clone()),
         });
-        let register = command::Kind::RegisterStore(raft::RegisterStore {
-            member: Some(facts.member),
-            declared: self.manager.declared(),
-            wire_minor: WIRE_MINOR,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            http_address: facts.http_address,
-        });
         // Both change nothing where they were done before.
-        for kind in [init, register] {
+        for kind in [init, self.registration()] {
             loop {
                 match self.meta_command(kind.clone()).await {
                     Ok(()) => break,
@@ -244,6 +236,22 @@ impl StoreCore {
                 tracing::debug!(%error, "regions do not know all namespaces yet");
                 Ok(())
             })
+    }
+
+    /// Says in the cluster's tables what this store is and declares now.
+    pub(super) async fn register_store(&self) -> Result<(), Error> {
+        self.meta_command(self.registration()).await
+    }
+
+    fn registration(&self) -> command::Kind {
+        let facts = self.manager.facts().clone();
+        command::Kind::RegisterStore(raft::RegisterStore {
+            member: Some(facts.member),
+            declared: self.manager.declared(),
+            wire_minor: WIRE_MINOR,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            http_address: facts.http_address,
+        })
     }
 
     async fn meta_command(&self, kind: command::Kind) -> Result<(), Error> {

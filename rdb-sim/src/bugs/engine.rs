@@ -71,7 +71,7 @@ impl Lying {
                     ..
                 },
             ) => !(self.records.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(FORGOTTEN),
-            _ => true,
+            (bug, op) => super::switching::passes(bug, op),
         }
     }
 
@@ -98,7 +98,15 @@ impl View for Lying {
     }
 
     fn scan(&self, family: Family, range: &KeyRange, reverse: bool) -> Scan<'_> {
-        self.real.scan(family, range, reverse)
+        let (all, bug) = (self.real.scan(family, range, reverse), self.bug);
+        if bug != Bug::BeginForgottenAtRestart {
+            return all;
+        }
+        Box::new(all.map(move |item| {
+            let (key, value) = item?;
+            let read = super::switching::read(bug, family, key.clone(), value);
+            Ok((key, read))
+        }))
     }
 }
 
@@ -116,6 +124,9 @@ impl Engine for Lying {
         {
             passed = rewritten;
         }
+        if let Some(rewritten) = super::switching::rewrite(self.bug, &passed) {
+            passed = rewritten;
+        }
         self.real.write(&passed)?;
         let mut unsynced = self.unsynced.lock();
         unsynced.entry(self.store).or_default().push(passed);
@@ -126,7 +137,9 @@ impl Engine for Lying {
         let skips = {
             let unsynced = self.unsynced.lock();
             let of_store = unsynced.get(&self.store).map(Vec::as_slice);
-            super::eventual::skips_sync(self.bug, of_store.unwrap_or_default())
+            let of_store = of_store.unwrap_or_default();
+            super::eventual::skips_sync(self.bug, of_store)
+                || super::switching::skips_sync(self.bug, of_store)
         };
         if self.bug == Bug::AcknowledgeBeforeSync || skips {
             return Ok(());

@@ -2,7 +2,7 @@
 //!
 //! Owns the list, and the adapters that break the rules: an engine that lies ([`engine`]), a network that
 //! lies ([`wire`]), a disk that comes back other than it was ([`crash`]); what of them concerns eventual
-//! namespaces is in [`eventual`]. The server's code has no part in
+//! namespaces is in [`eventual`], and what concerns changes of mode in [`switching`]. The server's code has no part in
 //! it and no hook for it: it is handed a worse world.
 //!
 //! Invariant: without a bug, every adapter hands through what it is given.
@@ -10,6 +10,7 @@
 mod crash;
 mod engine;
 mod eventual;
+mod switching;
 mod wire;
 
 use crate::network::Tap;
@@ -70,6 +71,24 @@ pub enum Bug {
     UnsyncedEntrySent,
     /// A tombstone is dropped once all have seen it, whatever older is still under way.
     NaiveTombstoneRule,
+    /// A fence is drawn without what one of the replicas holds: another one's report counts for it.
+    DrainOneShort,
+    /// A promise counts for two replicas.
+    PromiseCountedTwice,
+    /// A replica says that it takes no more writes before that is synced.
+    ReportBeforeSync,
+    /// A restart forgets that a seal was begun.
+    BeginForgottenAtRestart,
+    /// Entries are taken whatever epoch they are of.
+    EpochUnchecked,
+    /// What a fresh copy would have set aside is lost.
+    LateWritesDropped,
+    /// A fresh copy is put over what a replica held, which stays where the copy has nothing.
+    CopyMergedAcrossSeal,
+    /// At a seal the answers to requests of the eventual time are forgotten.
+    IdsForgottenAtSeal,
+    /// A switch leaves a store out that nobody allowed it to leave out.
+    LeftOutUnasked,
 }
 
 /// The adapters of one run.
@@ -95,6 +114,11 @@ impl Bugs {
             None => real,
             Some(bug) => Arc::new(engine::Lying::new(bug, store, real, self.unsynced.clone())),
         }
+    }
+
+    /// Whether a switch is asked for as if it were allowed to leave a store out.
+    pub fn leaves_out_unasked(&self) -> bool {
+        self.bug == Some(Bug::LeftOutUnasked)
     }
 
     /// What looks at the network's messages.

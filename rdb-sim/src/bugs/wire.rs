@@ -19,6 +19,7 @@ pub(super) struct Forger {
     /// The newest leader's vote of each region.
     newest: Mutex<BTreeMap<RegionId, raft::Vote>>,
     told: super::eventual::LastTold,
+    seals: super::switching::Told,
 }
 
 impl Forger {
@@ -28,6 +29,7 @@ impl Forger {
             seen: AtomicU64::new(0),
             newest: Mutex::default(),
             told: super::eventual::LastTold::default(),
+            seals: super::switching::Told::default(),
         }
     }
 
@@ -81,6 +83,10 @@ impl Tap for Forger {
                 super::eventual::forge_push(self.bug, letter.from, push, now);
                 None
             }
+            (Bug::EpochUnchecked, peer_request::Body::PushOrigins(push)) => {
+                self.seals.forge_epoch(letter.to, region, push);
+                None
+            }
             _ => None,
         }
     }
@@ -93,6 +99,23 @@ impl Tap for Forger {
                     let between = (letter.to, letter.from);
                     self.told
                         .trim(letter.region, namespace, between, &mut report.vector);
+                }
+            }
+            (bug, Ok(peer_response::Body::Sealing(reply))) => {
+                if let peer_request::Body::AskSealing(ask) = &letter.body {
+                    self.seals.count_twice(bug, letter.region, ask, reply);
+                }
+            }
+            (Bug::EpochUnchecked, Ok(peer_response::Body::Reports(reply))) => {
+                for report in &mut reply.reports {
+                    let (namespace, epoch) = (report.namespace_id, &mut report.epoch);
+                    self.seals.tells(letter, namespace, epoch);
+                }
+            }
+            (Bug::EpochUnchecked, Ok(peer_response::Body::PushOrigins(reply))) => {
+                for part in &mut reply.vectors {
+                    let (namespace, epoch) = (part.namespace_id, &mut part.epoch);
+                    self.seals.tells(letter, namespace, epoch);
                 }
             }
             (Bug::VoteAlwaysGranted, Ok(peer_response::Body::Vote(reply))) => {

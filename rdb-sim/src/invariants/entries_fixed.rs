@@ -9,8 +9,9 @@ pub const NAME: &str = "entries never change";
 /// The name of its other half.
 pub const GAPS: &str = "vectors have no gap";
 
-/// The log of one origin.
-pub type Log = (RegionId, NamespaceId, StoreId);
+/// The log of one origin, in one eventual time (the epoch of the seal before it): a number whose write was
+/// set aside is an empty entry in the next.
+pub type Log = (RegionId, NamespaceId, StoreId, u64);
 
 /// What stood under which number, wherever it was seen first.
 #[derive(Default)]
@@ -35,7 +36,7 @@ impl Entries {
         if *known == content {
             return Ok(());
         }
-        let (region, namespace, origin) = log;
+        let (region, namespace, origin, _) = log;
         Err(format!(
             "entry {sequence} of store {origin} in namespace {namespace} of region {region} is one thing {first} and another {place}"
         ))
@@ -55,7 +56,7 @@ pub fn follows(store: StoreId, log: Log, have: u64, first: u64) -> Result<(), St
     if first <= have + 1 {
         return Ok(());
     }
-    let (region, namespace, origin) = log;
+    let (region, namespace, origin, _) = log;
     Err(format!(
         "store {store} has entry {first} of store {origin} in namespace {namespace} of region {region}, and nothing after {have}"
     ))
@@ -68,7 +69,7 @@ mod tests {
     #[test]
     fn a_changed_entry_and_a_gap_are_seen() {
         let one = StoreId::new(1).unwrap();
-        let log = (RegionId(2), NamespaceId(1), one);
+        let log = (RegionId(2), NamespaceId(1), one, 0);
         let mut entries = Entries::default();
         entries.seen(log, 1, 7, "here").unwrap();
         entries.seen(log, 1, 7, "there").unwrap();

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use rdb_types::{Record, Stamp, StoreId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Its name.
 pub const NAME: &str = "no acknowledged eventual write lost";
@@ -69,6 +69,8 @@ impl Write {
 #[derive(Default)]
 pub struct Writes {
     of: BTreeMap<At, Vec<Write>>,
+    /// Listed as set aside, and not lost.
+    set_aside: BTreeSet<(At, Stamp)>,
     crashes: BTreeMap<StoreId, Vec<u64>>,
 }
 
@@ -90,6 +92,11 @@ impl Writes {
     /// A store crashed.
     pub fn crashed(&mut self, store: StoreId, at_ms: u64) {
         self.crashes.entry(store).or_default().push(at_ms);
+    }
+
+    /// A write is listed as set aside: whoever asked for the switch accepted that.
+    pub fn set_aside(&mut self, at: At, stamp: Stamp) {
+        self.set_aside.insert((at, stamp));
     }
 
     /// Whether a store crashed since.
@@ -163,6 +170,10 @@ impl Writes {
         let newest = all
             .iter()
             .filter(|write| write.stamp().is_some() && !self.may_be_lost(write))
+            .filter(|write| {
+                let stamp = write.stamp().unwrap_or_default();
+                !self.set_aside.contains(&(at.clone(), stamp))
+            })
             .max_by_key(|write| write.stamp());
         let live = found.filter(|(record, _)| !record.tombstone);
         if let Some((record, value)) = live {

@@ -29,6 +29,18 @@
 //! | [`synced_first`] | every entry, vector and record on the wire |
 //! | [`entries_fixed`] | every entry on every wire and disk; and gaps |
 //! | [`clocks_bounded`] | stamps of others on every disk |
+//!
+//! Of namespaces that are switched between the two:
+//!
+//! | Invariant | looks at |
+//! |---|---|
+//! | [`one_mode`] | every step of a change of mode on every disk, and every receipt |
+//! | [`sealed_alike`] | what each replica holds at the moment at which a seal takes effect |
+//! | [`promises_bind`] | what a participant of a seal holds that is replaced by a copy |
+//! | [`survives_seals`] | acknowledged writes, in every seal behind them |
+//! | [`sealed_linearizable`] | what clients read and wrote between a seal and the next eventual time |
+//! | [`kept`] | acknowledged writes in the end, or where they are listed as set aside |
+//! | [`done_or_undone`] | whether a switch ends, once everything is healed |
 
 pub mod accepted;
 pub mod answered_once;
@@ -37,6 +49,7 @@ pub mod clocks_bounded;
 pub mod committed;
 pub mod convergence;
 pub mod digests;
+pub mod done_or_undone;
 pub mod entries_fixed;
 pub mod freshness;
 pub mod in_time;
@@ -46,8 +59,13 @@ pub mod liveness;
 pub mod no_panic;
 pub mod nothing_lost;
 pub mod one_leader;
+pub mod one_mode;
+pub mod promises_bind;
 pub mod sane_time;
+pub mod sealed_alike;
+pub mod sealed_linearizable;
 pub mod sessions;
+pub mod survives_seals;
 pub mod synced_first;
 
 use parking_lot::Mutex;

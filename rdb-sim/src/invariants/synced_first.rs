@@ -44,6 +44,19 @@ pub fn entry(
     ))
 }
 
+/// A store answered as of `told`, an epoch of a change of mode; its disk says `durable`.
+///
+/// # Errors
+/// A crash would take it back to an epoch in which it did otherwise.
+pub fn epoch(store: StoreId, region: RegionId, told: u64, durable: u64) -> Result<(), String> {
+    if durable >= told {
+        return Ok(());
+    }
+    Err(format!(
+        "store {store} answered for a seal in epoch {told} of region {region}, and has epoch {durable} synced"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,5 +69,6 @@ mod tests {
         assert!(vector(one, place, &at(4), &at(4)).is_ok());
         assert!(vector(one, place, &at(5), &at(4)).is_err());
         assert!(entry(one, (place.0, place.1, one), 3, false).is_err());
+        assert!(epoch(one, place.0, 3, 3).is_ok() && epoch(one, place.0, 4, 3).is_err());
     }
 }

@@ -1,11 +1,11 @@
 //! The text of the file `STORE`.
 //!
-//! Owns its format, version 1: a line for each field, then a checksum of all lines before it.
+//! Owns its format, version 2: a line for each field, then a checksum of all lines before it.
 //! Reads and writes text only; files are the business of [`DataDir`](super::DataDir).
 //!
 //! ```text
 //! # FlareDB data directory. Do not edit: the store refuses to start with a changed file.
-//! format_version = 1
+//! format_version = 2
 //! store_id = 3
 //! store_uuid = "0b0e2ac4-..."
 //! cluster_id = ""
@@ -25,7 +25,10 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// The newest format that this release reads and the one that it writes. It covers the whole
 /// directory, not this file alone.
-pub(super) const FORMAT_VERSION: u64 = 1;
+pub(super) const FORMAT_VERSION: u64 = 2;
+
+/// The oldest one that it reads. Version 1 kept the index of what expires in another order.
+const OLDEST_VERSION: u64 = 2;
 
 const COMMENT: &str =
     "# FlareDB data directory. Do not edit: the store refuses to start with a changed file.";
@@ -52,6 +55,7 @@ pub struct StoreIdentity {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ParseError {
     Newer { found: u64 },
+    Older { found: u64 },
     Damaged { line: usize, what: String },
 }
 
@@ -103,6 +107,11 @@ impl StoreIdentity {
         }
         if format_version < 1 {
             return Err(damaged(lines.line, "there is no such format version"));
+        }
+        if format_version < OLDEST_VERSION {
+            return Err(ParseError::Older {
+                found: format_version,
+            });
         }
         let identity = Self {
             format_version,
@@ -245,10 +254,15 @@ mod tests {
 
     #[test]
     fn a_newer_version_is_recognised_whatever_follows_it() {
-        let text = b"# comment\n# another\nformat_version = 2\nshape = \"round\"\n";
+        let text = b"# comment\n# another\nformat_version = 9\nshape = \"round\"\n";
         assert_eq!(
             StoreIdentity::parse(text),
-            Err(ParseError::Newer { found: 2 })
+            Err(ParseError::Newer { found: 9 })
+        );
+        let text = b"# comment\n# another\nformat_version = 1\nshape = \"round\"\n";
+        assert_eq!(
+            StoreIdentity::parse(text),
+            Err(ParseError::Older { found: 1 })
         );
     }
 
@@ -268,7 +282,7 @@ mod tests {
         );
         assert_eq!(line(&format!("{text}\n")), 9);
         assert_eq!(
-            line(&text.replace("format_version = 1", "format_version = 0")),
+            line(&text.replace("format_version = 2", "format_version = 0")),
             2
         );
     }

@@ -67,6 +67,12 @@ impl Verdict {
             }
         }
         for row in answer.namespaces.iter().filter(|row| !row.deleted) {
+            // While it switches, the mode that it will have.
+            let wanted = if row.target == 0 {
+                row.mode
+            } else {
+                row.target
+            };
             let odd: Vec<String> = answer
                 .stores
                 .iter()
@@ -74,7 +80,7 @@ impl Verdict {
                     let declared = store.status.iter().flat_map(|status| &status.declared);
                     declared
                         .into_iter()
-                        .any(|declared| declared.name == row.name && declared.mode != row.mode)
+                        .any(|declared| declared.name == row.name && declared.mode != wanted)
                 })
                 .map(|store| name(store).0.to_string())
                 .collect();

@@ -3,6 +3,7 @@
 
 use super::super::cart::Side;
 use super::super::cut::Refusal;
+use super::super::switching::Way;
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
@@ -104,6 +105,56 @@ fn each_way_to_break_an_eventual_promise_is_found() {
     }
 }
 
+/// Strong, and back; a register and two keys on the way.
+fn good_switches() -> Switched {
+    let way = Way {
+        took: MS * 120,
+        refused: MS * 4,
+        longest_pause: MS * 9,
+        writes: 50,
+    };
+    let found = || Ok(names(&["item/1", "item/2"]));
+    let store = |id| rdb_types::StoreId::new(id).unwrap();
+    Switched {
+        ways: [Ok(way), Ok(way)],
+        calls: vec![
+            call(Op::Write(4), Outcome::Done, 1, 2),
+            call(Op::Read, Outcome::Read(Some(4)), 3, 4),
+        ],
+        items: Orders {
+            acknowledged: names(&["item/1"]),
+            unknown: names(&["item/2"]),
+        },
+        missing_when_strong: BTreeSet::new(),
+        found: [1, 2, 3].map(|id| (store(id), found())).into(),
+    }
+}
+
+#[test]
+fn every_promise_of_a_switch_can_break() {
+    type Break = fn(&mut Switched);
+    let ways: [(&str, Break); 7] = [
+        ("given up", |it| it.ways[0] = Err("store 2 is gone".into())),
+        ("no way back", |it| it.ways[1] = Err("too long".into())),
+        ("no write", |it| {
+            it.ways[1] = it.ways[1].clone().map(|way| Way { writes: 0, ..way });
+        }),
+        ("stale", |it| it.calls[1].outcome = Outcome::Read(None)),
+        ("lost in the seal", |it| {
+            it.missing_when_strong = names(&["item/1"]);
+        }),
+        ("lost on one store", |it| it.found[2].1 = Ok(names(&[]))),
+        ("not read back", |it| {
+            it.found[0].1 = Err("NOT_READY".into())
+        }),
+    ];
+    for (way, change) in ways {
+        let mut evidence = good();
+        change(&mut evidence.switched);
+        assert_eq!(broken(&evidence).len(), 1, "{way}");
+    }
+}
+
 /// What a cluster that keeps its promises leaves behind.
 fn good() -> Evidence {
     let refusal = Refusal {
@@ -143,6 +194,7 @@ fn good() -> Evidence {
             stale_failed: None,
         },
         cart: good_cart(),
+        switched: good_switches(),
         quorum_timeout: MS * 2000,
         leader_lost: Some(MS * 400),
         replicas: vec![replica(1, "aa"), replica(2, "aa"), replica(3, "aa")],

@@ -256,6 +256,7 @@ pub(super) async fn take(
         shared
             .do_job(|answer| Job::Copied {
                 namespace,
+                epoch: served.epoch,
                 records: reply.records,
                 of,
                 whole: done,

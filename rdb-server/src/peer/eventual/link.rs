@@ -1,7 +1,7 @@
 //! Sending to one other replica: entries as they are synced, and a regular question what it has.
 //!
-//! Owns the connection's rhythm: how much is under way, when to ask, when to rest after a failure. What is
-//! sent, [`crate::eventual::outbox`] decides; the order on the way is the transport's.
+//! Owns the connection's rhythm: when to ask, when to rest after a failure. What is sent, how much of it at a
+//! time and what again, [`crate::eventual::outbox`] decides; the order on the way is the transport's.
 //!
 //! Invariant: only synced entries are read.
 
@@ -16,14 +16,11 @@ use openraft::async_runtime::WatchReceiver;
 use rdb_proto::convert::vector;
 use rdb_proto::raft::{self, OriginRun, peer_request, peer_response};
 use rdb_storage::Family;
-use rdb_types::{NamespaceId, StoreId, VersionVector};
-use std::collections::BTreeMap;
+use rdb_types::{NamespaceId, StoreId};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Pushes under way at the same time: while one is being synced there, the next is on its way.
-const WINDOW: usize = 3;
 /// Bytes of entries in one push, at most one entry more.
 const PUSH_BYTES: usize = 512 << 10;
 /// Entries in one push.
@@ -58,11 +55,10 @@ pub(super) async fn run(shared: Arc<Shared>, to: StoreId) {
         next: NamespaceId(0),
         rest: REST.0,
         resting: None,
-        stuck: false,
     };
     let mut synced = shared.synced.subscribe();
     let mut answers: FuturesUnordered<BoxFuture<'static, Answer>> = FuturesUnordered::new();
-    let (mut pushes, mut asking, mut ask_at) = (0, false, Instant::now());
+    let (mut asking, mut ask_at) = (false, Instant::now());
     loop {
         let now = Instant::now();
         if !asking && now >= ask_at {
@@ -71,12 +67,10 @@ pub(super) async fn run(shared: Arc<Shared>, to: StoreId) {
         }
         link.resting.take_if(|until| now >= *until);
         while link.resting.is_none()
-            && !link.stuck
-            && pushes < WINDOW
+            && link.outbox.is_open()
             && let Some(push) = link.push()
         {
             answers.push(push);
-            pushes += 1;
         }
         // Only what is still to come: a question that waits for its answer is not due again, and a moment
         // that has passed would wake this task for ever.
@@ -91,10 +85,7 @@ pub(super) async fn run(shared: Arc<Shared>, to: StoreId) {
             biased;
             () = shared.stop.cancelled() => return,
             Some(answer) = answers.next(), if !answers.is_empty() => match answer {
-                Answer::Pushed { runs, reply } => {
-                    pushes -= 1;
-                    link.pushed(&runs, reply, pushes == 0);
-                }
+                Answer::Pushed { runs, reply } => link.pushed(&runs, reply),
                 Answer::Reports { asked, reply } => {
                     asking = false;
                     ask_at = asked.max(Instant::now() - ASK_EVERY) + ASK_EVERY;
@@ -126,9 +117,6 @@ struct Link {
     next: NamespaceId,
     rest: Duration,
     resting: Option<Instant>,
-    /// A push was not taken: nothing more goes out before all answers are there, and then what was lost goes
-    /// out again. Another push that was taken says nothing of it.
-    stuck: bool,
 }
 
 impl Link {
@@ -188,41 +176,25 @@ impl Link {
         }
     }
 
-    fn pushed(
-        &mut self,
-        runs: &[Run],
-        reply: Result<peer_response::Body, TransportError>,
-        last: bool,
-    ) {
-        let mut taken = false;
+    fn pushed(&mut self, runs: &[Run], reply: Result<peer_response::Body, TransportError>) {
         if let Ok(peer_response::Body::PushOrigins(reply)) = reply {
-            let mut have: BTreeMap<NamespaceId, VersionVector> = BTreeMap::new();
             for part in &reply.vectors {
                 let namespace = NamespaceId(part.namespace_id);
                 let served = self.shared.serves(namespace);
                 match vector(&part.vector) {
                     Some(vector) if served.is_some_and(|served| served.epoch.0 == part.epoch) => {
                         self.outbox.acknowledged(namespace, &vector);
-                        have.insert(namespace, vector);
                     }
                     // It is not there yet, or already beyond: its next report says.
                     _ => self.outbox.forget(namespace),
                 }
             }
-            taken = runs.iter().all(|run| {
-                have.get(&run.namespace)
-                    .is_some_and(|vector| vector.get(run.origin) >= run.last)
-            });
         }
-        if taken {
+        if self.outbox.answered(runs) {
             self.rest = REST.0;
         } else {
-            self.stuck = true;
             self.resting = Some(Instant::now() + self.rest);
             self.rest = (self.rest * 2).min(REST.1);
-        }
-        if last && std::mem::take(&mut self.stuck) {
-            self.outbox.lost();
         }
     }
 
@@ -262,9 +234,7 @@ impl Link {
                 };
                 bytes += size;
                 count += entries.len();
-                let sent = Run { last, ..run };
-                self.outbox.sent(sent);
-                runs.push(sent);
+                runs.push(Run { last, ..run });
                 wire.push(OriginRun {
                     namespace_id: namespace.0,
                     epoch: served.epoch.0,
@@ -277,6 +247,7 @@ impl Link {
         if wire.is_empty() {
             return None;
         }
+        self.outbox.sent(&runs);
         let push = peer_request::Body::PushOrigins(raft::PushOrigins { runs: wire });
         let reply = self.call(push, PATIENCE);
         Some(Box::pin(async move {

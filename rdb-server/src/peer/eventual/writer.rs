@@ -28,9 +28,9 @@ use rdb_proto::raft::{
 };
 use rdb_storage::StorageError;
 use rdb_types::{
-    Durability, GlobalKey, NamespaceId, Reason, Record, Stamp, StoreId, VersionVector,
+    Durability, Epoch, GlobalKey, NamespaceId, Reason, Record, Stamp, StoreId, VersionVector,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -60,6 +60,8 @@ pub(super) enum Job {
     /// Records of a copy. `of` is what the other had applied; `whole` ends the copy: all of that is here.
     Copied {
         namespace: NamespaceId,
+        /// In which epoch it was asked for: what was under way across a switch is not merged.
+        epoch: Epoch,
         records: Vec<StoredRecord>,
         of: VersionVector,
         whole: Option<VersionVector>,
@@ -74,12 +76,34 @@ pub(super) enum Job {
         /// Whether all of it was done.
         reply: Reply<bool>,
     },
+    /// What the sealing of a namespace asks of this replica; done only while it is being sealed.
+    Seal {
+        namespace: NamespaceId,
+        epoch: Epoch,
+        work: SealWork,
+        /// Whether all of it was done.
+        reply: Reply<bool>,
+    },
     /// Conflicts that were restored.
     RemoveConflicts {
         namespace: NamespaceId,
         rows: Vec<(Bytes, Stamp)>,
         reply: Reply<()>,
     },
+}
+
+/// Work for a seal.
+pub(super) enum SealWork {
+    /// None: what was under way before it is done when it is answered.
+    Look,
+    /// Take entries of an origin up to the fence.
+    Gather {
+        origin: StoreId,
+        entries: Vec<Bytes>,
+        fence: VersionVector,
+    },
+    /// Bury what expires up to this time.
+    Bury { cut_ms: u64 },
 }
 
 impl Job {
@@ -91,7 +115,11 @@ impl Job {
                 .flat_map(|run| run.entries.iter().map(Bytes::len))
                 .sum(),
             Job::Copied { records, .. } => records.iter().map(|record| record.record.len()).sum(),
-            Job::Keep { .. } | Job::RemoveConflicts { .. } => 0,
+            Job::Seal {
+                work: SealWork::Gather { entries, .. },
+                ..
+            } => entries.iter().map(Bytes::len).sum(),
+            Job::Keep { .. } | Job::Seal { .. } | Job::RemoveConflicts { .. } => 0,
         }
     }
 }
@@ -135,7 +163,7 @@ impl Answer {
             (Job::Copied { reply, .. } | Job::RemoveConflicts { reply, .. }, _) => {
                 drop(reply.send(Ok(())));
             }
-            (Job::Keep { reply, .. }, came) => {
+            (Job::Keep { reply, .. } | Job::Seal { reply, .. }, came) => {
                 drop(reply.send(Ok(matches!(came, Came::Kept(true)))));
             }
             (job, _) => job.refuse(&leaving()),
@@ -163,7 +191,7 @@ impl Job {
             Job::Copied { reply, .. } | Job::RemoveConflicts { reply, .. } => {
                 drop(reply.send(Err(error)));
             }
-            Job::Keep { reply, .. } => drop(reply.send(Err(error))),
+            Job::Keep { reply, .. } | Job::Seal { reply, .. } => drop(reply.send(Err(error))),
         }
     }
 }
@@ -223,8 +251,12 @@ pub(super) async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Job>) {
         Ok(ids) => ids,
         Err(error) => return stop_store(&shared, &error.to_string()),
     };
-    if let Err(error) = fill(&shared, &ids).await {
-        return stop_store(&shared, &error.to_string());
+    // Namespaces whose lost numbers were accounted for since the start, and in which eventual time.
+    let mut filled = BTreeMap::new();
+    for namespace in shared.served().into_keys() {
+        if let Err(error) = do_batch(&shared, &mut ids, &mut filled, vec![look(namespace)]).await {
+            return stop_store(&shared, &error);
+        }
     }
     let mut taken = Vec::new();
     loop {
@@ -245,33 +277,32 @@ pub(super) async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Job>) {
                 bytes += job.bytes();
                 batch.push(job);
             }
-            if let Err(error) = do_batch(&shared, &mut ids, batch).await {
+            if let Err(error) = do_batch(&shared, &mut ids, &mut filled, batch).await {
                 return stop_store(&shared, &error);
             }
         }
     }
 }
 
-/// Numbers that were acknowledged before their sync may be gone with a crash, and somebody may know them.
-/// They are never given out again: what is missing of them becomes an empty entry.
-async fn fill(shared: &Arc<Shared>, ids: &IdTable) -> Result<(), StorageError> {
-    let engine = shared.core.engine.clone();
-    let mut fold = Fold::new(shared.core.me, shared.region, engine.as_ref(), *ids);
-    for (namespace, state) in shared.written.read().iter() {
-        fold.with(*namespace, || state.clone());
-        fold.fill(*namespace, state.sequence_bound);
+/// A job that changes nothing but what entering a namespace does.
+fn look(namespace: NamespaceId) -> Job {
+    Job::Seal {
+        namespace,
+        epoch: Epoch(0),
+        work: SealWork::Look,
+        reply: oneshot::channel().0,
     }
-    let folded = fold.finish();
-    if !folded.batch.is_empty() {
-        let synced = shared
-            .core
-            .committer
-            .commit(folded.batch, rdb_storage::Durability::Synced);
-        synced.await?;
-        shared.written.write().extend(folded.states.clone());
-        shared.durable.write().extend(folded.states);
-    }
-    Ok(())
+}
+
+/// Nothing is taken while a namespace is being sealed.
+fn switching(namespace: NamespaceId) -> Error {
+    Error::new(
+        Reason::ModeSwitching,
+        "the namespace is being switched to strong, which takes moments: repeat it",
+    )
+    .with("namespace", namespace)
+    .with("state", "sealing")
+    .outcome(Outcome::NotApplied)
 }
 
 fn stop_store(shared: &Shared, why: &str) {
@@ -286,7 +317,14 @@ fn stop_store(shared: &Shared, why: &str) {
 }
 
 /// Does everything in `jobs` in one batch. `Err`: this store may not go on.
-async fn do_batch(shared: &Arc<Shared>, ids: &mut IdTable, jobs: Vec<Job>) -> Result<(), String> {
+async fn do_batch(
+    shared: &Arc<Shared>,
+    ids: &mut IdTable,
+    filled: &mut BTreeMap<NamespaceId, Epoch>,
+    jobs: Vec<Job>,
+) -> Result<(), String> {
+    // No namespace goes to the region's log, or comes from it, before this can be read.
+    let _owner = shared.core.cell.own().await;
     let count: u64 = jobs
         .iter()
         .map(|job| match job {
@@ -300,9 +338,11 @@ async fn do_batch(shared: &Arc<Shared>, ids: &mut IdTable, jobs: Vec<Job>) -> Re
     let (writes, others): (Vec<_>, Vec<_>) = jobs.into_iter().partition(is_write);
     let engine = shared.core.engine.clone();
     let mut fold = Fold::new(shared.core.me, shared.region, engine.as_ref(), *ids);
+    fold.knowing(shared.core.cell.with(|summary| summary.ids));
     let mut round = Round {
         shared,
         fold: &mut fold,
+        filled,
         stamps: Ok(Stamp::ZERO),
         converged: Vec::new(),
     };
@@ -407,6 +447,7 @@ async fn do_batch(shared: &Arc<Shared>, ids: &mut IdTable, jobs: Vec<Job>) -> Re
 struct Round<'r, 'v> {
     shared: &'r Shared,
     fold: &'r mut Fold<'v>,
+    filled: &'r mut BTreeMap<NamespaceId, Epoch>,
     /// The next stamp for a write of a client, or why there is none.
     stamps: Result<Stamp, Error>,
     converged: Vec<(NamespaceId, Stamp)>,
@@ -418,9 +459,24 @@ impl Round<'_, '_> {
         let served = self.shared.serves(namespace)?;
         if self.fold.state(namespace).is_none() {
             let state = self.shared.state(namespace);
+            // Looked up before this batch is written: what is durable is never read off a later one.
+            self.shared.durable_state(namespace);
+            let (last_seal, last_number) = (state.last_seal, state.sequence_bound);
+            self.shared.core.clock.observe(state.last_stamp);
             self.fold.with(namespace, || state);
+            // Numbers that were acknowledged before their sync may be gone with a crash, and those that were
+            // set aside are gone, and somebody may know them. They are never given out again: what is
+            // missing of them becomes an empty entry.
+            if served.open && self.filled.insert(namespace, last_seal) != Some(last_seal) {
+                self.fold.fill(namespace, last_number);
+            }
         }
         Some(served)
+    }
+
+    /// As [`Round::enter`], where it takes writes.
+    fn enter_open(&mut self, namespace: NamespaceId) -> Option<super::Served> {
+        self.enter(namespace).filter(|served| served.open)
     }
 
     fn fold(&mut self, job: &Job) -> Result<Result<Came, Error>, StorageError> {
@@ -429,11 +485,18 @@ impl Round<'_, '_> {
             Job::Push { from, runs, .. } => self.push(*from, runs),
             Job::Copied {
                 namespace,
+                epoch,
                 records,
                 of,
                 whole,
                 ..
-            } => self.copied(*namespace, records, of, whole.as_ref()),
+            } => {
+                let served = self.enter_open(*namespace);
+                if served.is_none_or(|served| served.epoch != *epoch) {
+                    return Ok(Err(switching(*namespace)));
+                }
+                self.copied(*namespace, records, of, whole.as_ref())
+            }
             Job::Keep {
                 namespace,
                 expired_through_ms,
@@ -441,7 +504,7 @@ impl Round<'_, '_> {
                 log_bytes,
                 ..
             } => {
-                if self.enter(*namespace).is_none() {
+                if self.enter_open(*namespace).is_none() {
                     return Ok(Ok(Came::Kept(true)));
                 }
                 let mut all = self.fold.expire(*namespace, *expired_through_ms)?;
@@ -455,13 +518,20 @@ impl Round<'_, '_> {
             Job::RemoveConflicts {
                 namespace, rows, ..
             } => {
-                if self.enter(*namespace).is_some() {
-                    for (key, stamp) in rows {
-                        self.fold.remove_conflict(*namespace, key, *stamp)?;
-                    }
+                if self.enter_open(*namespace).is_none() {
+                    return Ok(Err(switching(*namespace)));
+                }
+                for (key, stamp) in rows {
+                    self.fold.remove_conflict(*namespace, key, *stamp)?;
                 }
                 Ok(Ok(Came::Done))
             }
+            Job::Seal {
+                namespace,
+                epoch,
+                work,
+                ..
+            } => self.seal(*namespace, *epoch, work),
         }
     }
 
@@ -534,11 +604,22 @@ impl Round<'_, '_> {
                 "the namespace was switched while this write was under way; repeat it",
             )
             .with("namespace", namespace)
+            .with("region", self.shared.region)
             .outcome(Outcome::NotApplied)
         };
-        let served = served.ok_or_else(changed)?;
+        // It is strong by now.
+        let served = served.ok_or_else(|| self.with_state(changed(), namespace))?;
+        if !served.open {
+            let quorum = &self.shared.core.quorum;
+            if !quorum.available() {
+                return Err(quorum.lost(Some((Some("the write"), Outcome::NotApplied))));
+            }
+            return Err(switching(namespace)
+                .with("region", self.shared.region)
+                .with("epoch", served.epoch));
+        }
         if op.epoch != served.epoch.0 || op.namespace_id != namespace.0 {
-            return Err(changed().with("epoch", served.epoch));
+            return Err(self.with_state(changed(), namespace));
         }
         let global = GlobalKey::new(namespace, &op.key);
         if !covers(&self.shared.core.descriptor, global.as_bytes()) {
@@ -554,6 +635,18 @@ impl Round<'_, '_> {
         Ok(served)
     }
 
+    /// A refusal that tells what the log says of a namespace.
+    fn with_state(&self, error: Error, namespace: NamespaceId) -> Error {
+        let state = self.shared.core.cell.with(|summary| {
+            let state = summary.namespaces.get(&namespace)?;
+            Some((state.epoch, state.mode))
+        });
+        match state {
+            Some((epoch, mode)) => error.with("epoch", epoch).with("state", mode),
+            None => error,
+        }
+    }
+
     fn push(
         &mut self,
         from: StoreId,
@@ -565,7 +658,7 @@ impl Round<'_, '_> {
             namespaces.insert(namespace);
             // One that is not known here yet, or of another epoch, is told what this replica has, and
             // nothing of it is taken.
-            if let Some(served) = self.enter(namespace)
+            if let Some(served) = self.enter_open(namespace)
                 && served.epoch.0 == run.epoch
                 && let Err(error) = self.run(from, namespace, run)?
             {
@@ -641,6 +734,73 @@ impl Round<'_, '_> {
         Ok(Ok(()))
     }
 
+    /// What a seal asks for: nothing else changes the namespace while it is under way.
+    fn seal(
+        &mut self,
+        namespace: NamespaceId,
+        epoch: Epoch,
+        work: &SealWork,
+    ) -> Result<Result<Came, Error>, StorageError> {
+        let served = self.enter(namespace);
+        if matches!(work, SealWork::Look) && served.is_some_and(|served| served.open) {
+            return Ok(Ok(Came::Kept(true)));
+        }
+        if served.is_none_or(|served| served.open || served.epoch != epoch) {
+            return Ok(Err(Error::new(
+                Reason::StaleEpoch,
+                format!("namespace {namespace} is not being sealed in epoch {epoch} here"),
+            )));
+        }
+        match work {
+            SealWork::Look => Ok(Ok(Came::Kept(true))),
+            SealWork::Bury { cut_ms } => {
+                let all = self.fold.expire(namespace, *cut_ms)?;
+                Ok(Ok(Came::Kept(all)))
+            }
+            SealWork::Gather {
+                origin,
+                entries,
+                fence,
+            } => self.gather(namespace, *origin, entries, fence),
+        }
+    }
+
+    fn gather(
+        &mut self,
+        namespace: NamespaceId,
+        origin: StoreId,
+        entries: &[Bytes],
+        fence: &VersionVector,
+    ) -> Result<Result<Came, Error>, StorageError> {
+        let refuse = |why: &str| {
+            Ok(Err(Error::new(
+                Reason::NotReady,
+                format!("writes of store {origin} cannot be taken for the seal: {why}"),
+            )))
+        };
+        let retention_ms = self.retention_ms();
+        for encoded in entries {
+            let Ok(entry) = OriginEntry::decode(encoded.clone()) else {
+                return refuse("one cannot be read");
+            };
+            if entry.sequence > fence.get(origin) {
+                return refuse("one is beyond the fence");
+            }
+            let stamp = Stamp(entry.stamp);
+            if entry.filler_from == 0 && self.is_held(namespace, origin, stamp) {
+                return refuse("one is stamped further ahead than any clock may be");
+            }
+            let merged =
+                self.fold
+                    .merge(namespace, origin, &entry, encoded.clone(), retention_ms)?;
+            if merged == Merged::Gap {
+                return refuse("one before them is missing");
+            }
+        }
+        self.bound_conflicts(namespace)?;
+        Ok(Ok(Came::Kept(true)))
+    }
+
     /// Somebody has writes of this store that it does not know: its disk is an old copy. It must not give
     /// the same numbers to other writes.
     fn forgotten(&self, from: StoreId, namespace: NamespaceId, theirs: u64, own: u64) {
@@ -695,9 +855,6 @@ impl Round<'_, '_> {
         of: &VersionVector,
         whole: Option<&VersionVector>,
     ) -> Result<Result<Came, Error>, StorageError> {
-        if self.enter(namespace).is_none() {
-            return Ok(Err(leaving()));
-        }
         let mut decoded = Vec::with_capacity(records.len());
         for stored in records {
             let global = GlobalKey::new(namespace, &stored.key);

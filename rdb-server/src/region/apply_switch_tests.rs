@@ -1,0 +1,309 @@
+//! A namespace goes from one owner to the other and back; what it holds stays where it is.
+
+use super::*;
+use crate::eventual::state::load_ids;
+use crate::eventual::{Fold, conflicts};
+use rdb_proto::raft::{AbortSeal, BeginSeal, Seal, SetEventual, SwitchStep, switch_step::Step};
+use rdb_types::{Epoch, Mode, VersionVector};
+
+const ONE: NamespaceId = NamespaceId(1);
+
+/// A replica of a region with one namespace: its log's side, and its own writer's.
+struct Replica {
+    region: Region,
+    attempt: u64,
+}
+
+impl Replica {
+    fn strong() -> Replica {
+        let mut region = Region::new();
+        let node = |id: u64| (id, crate::raft::StoreNode::default());
+        let members = crate::raft::Membership::new(
+            vec![[1, 2, 3].into()],
+            [1, 2, 3].map(node).into_iter().collect::<BTreeMap<_, _>>(),
+        );
+        let members = members.unwrap();
+        region.state.membership =
+            crate::raft::StoredMembership::new(Some(crate::raft::log_id(1, 1)), members);
+        Replica { region, attempt: 0 }
+    }
+
+    fn namespace(&self) -> &NamespaceState {
+        &self.region.state.namespaces[&ONE]
+    }
+
+    fn own(&self) -> EventualState {
+        EventualState::load(rdb_types::RegionId(2), ONE, &self.region.engine).unwrap()
+    }
+
+    fn step(&mut self, step: Step) {
+        self.attempt += 1;
+        let step = SwitchStep {
+            namespace_id: 1,
+            attempt: self.attempt,
+            expected_epoch: self.namespace().epoch.0,
+            step: Some(step),
+        };
+        let answer = self.region.run(command::Kind::SwitchStep(step));
+        assert_eq!(answer, done());
+    }
+
+    fn open(&mut self) {
+        self.step(Step::SetEventual(SetEventual {}));
+    }
+
+    fn begin(&mut self) {
+        self.step(Step::BeginSeal(BeginSeal::default()));
+    }
+
+    /// Seals just what is here.
+    fn seal(&mut self, cut_ms: u64) {
+        let own = self.own();
+        self.step(Step::Seal(Seal {
+            fence: convert::vector_to_wire(&own.vector),
+            digest: own.digest.to_bytes().to_vec().into(),
+            expiry_cut_ms: cut_ms,
+            last_stamp: own.last_stamp.0,
+            participants: vec![1, 2, 3],
+        }));
+    }
+
+    /// Runs the replica's own writer.
+    fn fold(&mut self, work: impl FnOnce(&mut Fold<'_>)) {
+        let region = rdb_types::RegionId(2);
+        let ids = load_ids(region, &self.region.engine).unwrap();
+        let mut fold = Fold::new(StoreId::new(1).unwrap(), region, &self.region.engine, ids);
+        fold.knowing(self.region.state.ids);
+        let own = self.own();
+        fold.with(ONE, || own);
+        work(&mut fold);
+        let folded = fold.finish();
+        self.region.engine.write(&folded.batch).unwrap();
+    }
+
+    fn write_here(&mut self, at_ms: u64, op: WriteOp) -> Applied {
+        let epoch = self.namespace().epoch;
+        let mut applied = None;
+        self.fold(|fold| {
+            let accepted = fold.accept(&op, epoch, stamp(at_ms), false, RETENTION_MS);
+            applied = Some(accepted.unwrap().unwrap());
+        });
+        applied.unwrap()
+    }
+
+    fn in_epoch(&self, op: WriteOp) -> WriteOp {
+        WriteOp {
+            epoch: self.namespace().epoch.0,
+            ..op
+        }
+    }
+
+    fn write(&mut self, at_ms: u64, op: WriteOp) -> Applied {
+        let op = self.in_epoch(op);
+        self.region.write(at_ms, op).unwrap()
+    }
+
+    fn value(&self, key: &[u8]) -> Option<Bytes> {
+        let record = self.region.get(key)?;
+        (!record.tombstone).then_some(record.value)
+    }
+
+    /// Live records, counted afresh.
+    fn recount(&self) -> (u64, Digest) {
+        let (mut keys, mut digest) = (0, Digest::default());
+        let range = KeyRange {
+            start: GlobalKey::namespace_start(ONE),
+            end: None,
+        };
+        for item in self.region.engine.scan(Family::Data, &range, false) {
+            let (key, value) = item.unwrap();
+            let record = Record::decode(value).unwrap();
+            if self.namespace().counts(&record) {
+                keys += 1;
+                digest.add(&GlobalKey::from_bytes(key).unwrap().user_key(), &record);
+            }
+        }
+        (keys, digest)
+    }
+
+    fn rows(&self, family: Family) -> usize {
+        self.region
+            .engine
+            .scan(family, &KeyRange::all(), false)
+            .count()
+    }
+}
+
+use rdb_types::Digest;
+
+#[test]
+fn what_a_namespace_holds_goes_along_both_ways() {
+    let mut replica = Replica::strong();
+    replica.write(1, put(b"a", b"1"));
+    let strong = replica.write(2, put(b"b", b"1"));
+    replica.open();
+    assert_eq!(replica.namespace().mode, Mode::Eventual);
+    let own = replica.own();
+    assert_eq!((own.keys, own.digest), (2, replica.namespace().digest));
+    assert!(
+        own.last_stamp.0 >= strong.version,
+        "a write that comes is beyond all that was"
+    );
+    replica.write_here(10, put(b"b", b"2"));
+    replica.write_here(11, put(b"c", b"2"));
+    replica.write_here(12, op(Kind::Delete, b"a", b""));
+    assert!(replica.rows(Family::OriginLog) == 3 && replica.rows(Family::Expiry) == 1);
+    replica.begin();
+    replica.seal(0);
+    assert_eq!(replica.namespace().mode, Mode::Strong);
+    assert_eq!(replica.rows(Family::OriginLog), 0);
+    let state = replica.namespace();
+    assert_eq!((state.keys, state.digest), replica.recount());
+    assert_eq!(state.keys, 2);
+    assert_eq!(replica.value(b"b").as_deref(), Some(&b"2"[..]));
+    // What was deleted is absent to whoever writes, whether or not the tombstone still stands there.
+    let created = replica.write(13, op(Kind::CasPut, b"a", b"3"));
+    assert!(created.swapped && !created.existed);
+    let state = replica.namespace();
+    assert_eq!((state.keys, state.digest), replica.recount());
+    assert!(replica.region.state.last_stamp > stamp(12));
+    // The second eventual time goes on with the numbers of the first.
+    replica.open();
+    replica.write_here(20, put(b"d", b"4"));
+    let one = StoreId::new(1).unwrap();
+    assert_eq!(replica.own().vector.get(one), 4);
+    assert_eq!(replica.own().last_seal, replica.namespace().last_seal());
+}
+
+#[test]
+fn what_is_dead_is_swept_and_never_seen() {
+    let mut replica = Replica::strong();
+    replica.open();
+    for key in 0..300u32 {
+        replica.write_here(1 + u64::from(key), put(&key.to_be_bytes(), b"v"));
+    }
+    for key in 0..300u32 {
+        replica.write_here(
+            400 + u64::from(key),
+            op(Kind::Delete, &key.to_be_bytes(), b""),
+        );
+    }
+    replica.begin();
+    replica.seal(0);
+    assert_eq!(replica.namespace().keys, 0);
+    assert_eq!(replica.recount(), (0, Digest::default()));
+    replica.write(1000, put(&7u32.to_be_bytes(), b"new"));
+    replica.write(1001, put(b"x", b"y"));
+    replica.write(1002, put(b"x", b"z"));
+    assert_eq!(replica.rows(Family::Expiry), 0, "a few batches are enough");
+    assert_eq!(replica.rows(Family::Data), 2);
+    assert!(!replica.region.state.unswept.contains(&ONE));
+    assert_eq!(
+        replica.value(&7u32.to_be_bytes()).as_deref(),
+        Some(&b"new"[..])
+    );
+    let state = replica.namespace();
+    assert_eq!((state.keys, state.digest), replica.recount());
+}
+
+#[test]
+fn what_expires_keeps_its_time_in_either_mode() {
+    let mut replica = Replica::strong();
+    let ttl = |key: &[u8], ttl_ms| WriteOp {
+        ttl_ms,
+        ..put(key, b"v")
+    };
+    replica.write(0, ttl(b"strong", 1000));
+    replica.open();
+    replica.write_here(1, ttl(b"eventual", 2000));
+    // The record of the log expires in the eventual time, where nobody numbered it.
+    replica.fold(|fold| {
+        assert!(fold.expire(ONE, T0 + 1500).unwrap());
+    });
+    assert_eq!(replica.own().keys, 1);
+    replica.begin();
+    replica.seal(replica.own().expired_through_ms);
+    let state = replica.namespace();
+    assert_eq!((state.keys, state.digest), replica.recount());
+    assert_eq!(replica.value(b"strong"), None);
+    assert!(replica.value(b"eventual").is_some());
+    // The other expires through the log, as if it had never been anywhere else.
+    let tick = raft::Tick {
+        stamp: stamp(2500).0,
+    };
+    replica.region.run(command::Kind::Tick(tick));
+    assert_eq!(replica.namespace().keys, 0);
+    assert_eq!(replica.rows(Family::Expiry), 0);
+    assert_eq!(replica.rows(Family::Data), 0, "nothing is left of either");
+}
+
+#[test]
+fn a_repeat_is_known_across_a_switch() {
+    let mut replica = Replica::strong();
+    let write = with_id(put(b"k", b"v"), b"id-1");
+    let first = replica.write(1, write.clone());
+    replica.open();
+    let again = replica.write_here(10, write);
+    assert!(again.replayed && again.version == first.version);
+}
+
+#[test]
+fn writes_that_were_set_aside_are_listed_with_what_won() {
+    let mut replica = Replica::strong();
+    let won = replica.write(5, put(b"k", b"won"));
+    let row = |key: &'static [u8], stamp| raft::ConflictRow {
+        key: Bytes::from_static(key),
+        stamp,
+        value: Bytes::from_static(b"lost"),
+        ..Default::default()
+    };
+    let told = raft::SetAside {
+        namespace_id: 1,
+        rows: vec![row(b"k", 77), row(b"gone", 78), row(b"k", won.version)],
+        bound_bytes: 0,
+    };
+    for _ in 0..2 {
+        assert_eq!(
+            replica.region.run(command::Kind::SetAside(told.clone())),
+            done()
+        );
+    }
+    let read = |key: &[u8], stamp| {
+        let engine = &replica.region.engine;
+        conflicts::read(engine, rdb_types::RegionId(2), ONE, Stamp(stamp), key).unwrap()
+    };
+    let listed = read(b"k", 77).unwrap();
+    assert!(listed.set_aside && listed.winner_stamp == won.version);
+    assert_eq!(read(b"gone", 78).unwrap().winner_stamp, 0);
+    assert_eq!(read(b"k", won.version), None, "it is what won");
+    assert_eq!(replica.own().conflicts, 2);
+    let remove = raft::RemoveSetAside {
+        namespace_id: 1,
+        rows: vec![raft::ConflictPlace {
+            stamp: 77,
+            key: Bytes::from_static(b"k"),
+        }],
+    };
+    assert_eq!(
+        replica.region.run(command::Kind::RemoveSetAside(remove)),
+        done()
+    );
+    assert_eq!(replica.own().conflicts, 1);
+}
+
+#[test]
+fn a_seal_that_is_given_up_leaves_everything_with_the_replica() {
+    let mut replica = Replica::strong();
+    replica.open();
+    replica.write_here(1, put(b"k", b"v"));
+    let before = replica.own();
+    replica.begin();
+    replica.step(Step::AbortSeal(AbortSeal {
+        why: "store 3 does not answer".into(),
+    }));
+    let state = replica.namespace();
+    assert_eq!((state.mode, state.epoch), (Mode::Eventual, Epoch(4)));
+    assert_eq!(state.last_abort, "store 3 does not answer");
+    assert_eq!(replica.own(), before);
+    assert_ne!(before.vector, VersionVector::new());
+}

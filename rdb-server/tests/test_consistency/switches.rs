@@ -1,0 +1,274 @@
+//! Switches under load and under faults: whatever happens on the way, no acknowledged write is lost unless a
+//! switch was told that it may be, and then it is set aside.
+
+use super::modes::{
+    EVENTUAL, NAME, STRONG, declared, is_stable, mode_at, modes, request, settles, switch, update,
+};
+use crate::support::calls::{PATIENT, Plain, text};
+use crate::support::cluster::{Cluster, DATA};
+use crate::support::wait::eventually;
+use rdb_proto::kv;
+use rdb_proto::raft::{
+    Conflict, ListConflictsRequest, RestoreConflictRequest, UpdateNamespaceModeRequest,
+};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// Writers of keys that nobody else writes, each at one store.
+struct Writers {
+    stop: Arc<AtomicBool>,
+    tasks: JoinSet<(BTreeSet<String>, Duration)>,
+}
+
+impl Writers {
+    fn start(cluster: &Cluster, stores: &[usize], each: usize) -> Writers {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut tasks = JoinSet::new();
+        for (writer, store) in stores.iter().cycle().take(stores.len() * each).enumerate() {
+            let (stop, addr) = (stop.clone(), cluster.addr(*store));
+            tasks.spawn(async move {
+                let plain = Plain::at(addr).await.namespace(NAME);
+                let plain = plain.timeout(Duration::from_secs(3));
+                let (mut acknowledged, mut longest) = (BTreeSet::new(), Duration::ZERO);
+                for number in 0.. {
+                    let key = format!("{writer}/{number:06}");
+                    let began = Instant::now();
+                    // Under one request id, until it is acknowledged.
+                    let write = kv::PutRequest {
+                        key: key.clone().into(),
+                        value: "v".into(),
+                        request_id: uuid::Uuid::now_v7().as_bytes().to_vec().into(),
+                        ..Default::default()
+                    };
+                    while plain.put_as(write.clone()).await.is_err() {
+                        if stop.load(Ordering::Relaxed) {
+                            return (acknowledged, longest);
+                        }
+                        tokio::time::sleep(Duration::from_millis(2)).await;
+                    }
+                    longest = longest.max(began.elapsed());
+                    acknowledged.insert(key);
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                }
+                (acknowledged, longest)
+            });
+        }
+        Writers { stop, tasks }
+    }
+
+    /// All that was acknowledged, and the longest that a write took.
+    async fn stop(mut self) -> (BTreeSet<String>, Duration) {
+        self.stop.store(true, Ordering::Relaxed);
+        let (mut all, mut longest) = (BTreeSet::new(), Duration::ZERO);
+        while let Some(ended) = self.tasks.join_next().await {
+            let (acknowledged, took) = ended.unwrap();
+            all.extend(acknowledged);
+            longest = longest.max(took);
+        }
+        (all, longest)
+    }
+}
+
+/// Waits until every store shows all of these keys.
+async fn holds_all(cluster: &Cluster, acknowledged: &BTreeSet<String>) {
+    for store in 0..cluster.len() {
+        let plain = Plain::on(cluster, store).await.namespace(NAME);
+        let what = format!("store {} shows all that was acknowledged", store + 1);
+        eventually(PATIENT, &what, async || {
+            let rows = plain.all("", kv::ReadOptions::default()).await;
+            let rows = rows.map_err(|status| status.to_string())?;
+            let found: BTreeSet<String> = rows
+                .into_iter()
+                .map(|(key, _)| String::from_utf8_lossy(&key).into_owned())
+                .collect();
+            let lost: Vec<_> = acknowledged.difference(&found).take(5).collect();
+            if lost.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("not there, for example: {lost:?}"))
+            }
+        })
+        .await;
+    }
+}
+
+/// Strong to eventual and back, ten times, while all stores take writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_switches_there_and_back_under_load_lose_nothing() {
+    let cluster = declared("strong", &[]).await;
+    let writers = Writers::start(&cluster, &[0, 1, 2], 2);
+    let (mut pauses, mut took) = (Vec::new(), Duration::ZERO);
+    for round in 0..10 {
+        let began = Instant::now();
+        let there = switch(&cluster, round % 3, EVENTUAL).await;
+        took = took.max(began.elapsed());
+        assert_eq!(there.write_pause_us, 0);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        pauses.push(
+            switch(&cluster, (round + 1) % 3, STRONG)
+                .await
+                .write_pause_us,
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let (acknowledged, longest) = writers.stop().await;
+    pauses.sort_unstable();
+    println!(
+        "{} writes; the longest took {longest:?}; to eventual within {took:?}; write pauses in us: {pauses:?}",
+        acknowledged.len()
+    );
+    holds_all(&cluster, &acknowledged).await;
+    let mode = mode_at(&cluster, 0).await.unwrap();
+    assert!(is_stable(&mode, STRONG), "{mode:#?}");
+}
+
+/// The leader of the region is killed at some moment of a switch: it is done or undone, and nothing is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_killed_at_any_moment_of_a_switch_loses_nothing() {
+    let mut cluster = declared("eventual", &["--switch-timeout", "20s"]).await;
+    let mut all = BTreeSet::new();
+    for (round, after_ms) in [0, 5, 10, 20, 40, 80].into_iter().enumerate() {
+        // To strong, every time: where a replica is asked, and all have to promise.
+        switch(&cluster, 0, EVENTUAL).await;
+        let leader = cluster.leader_of(DATA).await;
+        let other = cluster.other_than(&[leader]);
+        let plain = Plain::on(&cluster, leader).await.namespace(NAME);
+        for number in 0..20 {
+            let key = format!("{round}/{number}");
+            plain.put(&key, "v").await.unwrap();
+            all.insert(key);
+        }
+        let asked = UpdateNamespaceModeRequest {
+            wait: false,
+            ..request(STRONG)
+        };
+        let (_, ended) = update(&cluster, other, asked).await;
+        ended.unwrap();
+        tokio::time::sleep(Duration::from_millis(after_ms)).await;
+        cluster.kill(leader);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        cluster.restart(leader).await;
+        settles(&cluster, other, "it is strong", |mode| {
+            is_stable(mode, STRONG)
+        })
+        .await;
+        holds_all(&cluster, &all).await;
+    }
+}
+
+async fn set_aside(cluster: &Cluster, store: usize) -> Result<Vec<Conflict>, String> {
+    let request = ListConflictsRequest {
+        namespace: NAME.to_owned(),
+        ..Default::default()
+    };
+    let mut client = modes(cluster, store).await;
+    let listing = client.list_conflicts(request).await;
+    let mut listing = listing.map_err(|status| status.to_string())?.into_inner();
+    let mut found = Vec::new();
+    while let Some(row) = listing
+        .message()
+        .await
+        .map_err(|status| status.to_string())?
+    {
+        if row.set_aside {
+            found.push(row);
+        }
+    }
+    Ok(found)
+}
+
+/// A store that a switch left behind comes back: what only it held is set aside, write by write, nothing of it
+/// is in the namespace, and it can be restored.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_late_writes_of_a_store_left_behind_are_set_aside_and_can_be_restored() {
+    let cluster = declared_meshed("eventual", &[]).await;
+    let [one, late] = [0, 2].map(|store| Plain::on(&cluster, store));
+    let [one, late] = [one.await.namespace(NAME), late.await.namespace(NAME)];
+    one.put("shared", "before").await.unwrap();
+    eventually(PATIENT, "the third store has it", async || {
+        let read = late
+            .get("shared")
+            .await
+            .map_err(|status| status.to_string())?;
+        text(&read).map(drop).ok_or_else(|| "not yet".to_owned())
+    })
+    .await;
+    cluster.mesh().isolate(2);
+    for number in 0..5 {
+        late.put(&format!("late/{number}"), "of store 3")
+            .await
+            .unwrap();
+    }
+    late.put("shared", "late").await.unwrap();
+    let without = UpdateNamespaceModeRequest {
+        accept_missing: vec![3],
+        ..request(STRONG)
+    };
+    let (changes, ended) = update(&cluster, 0, without).await;
+    ended.unwrap_or_else(|status| panic!("{status:?} after {changes:#?}"));
+    one.put("shared", "after").await.unwrap();
+    cluster.mesh().heal();
+
+    let found = eventually(PATIENT, "its late writes are set aside", async || {
+        let found = set_aside(&cluster, 0).await?;
+        if found.len() == 6 {
+            Ok(found)
+        } else {
+            Err(format!("{found:#?}"))
+        }
+    })
+    .await;
+    let keys: Vec<_> = found.iter().map(|row| row.key.clone()).collect();
+    assert!(keys.contains(&"late/0".into()) && keys.contains(&"shared".into()));
+    eventually(
+        PATIENT,
+        "the third store serves what the others do",
+        async || {
+            let rows = late.all("", kv::ReadOptions::default()).await;
+            let rows = rows.map_err(|status| status.to_string())?;
+            match rows.as_slice() {
+                [(key, value)] if key == "shared" && value == "after" => Ok(()),
+                rows => Err(format!("{rows:?}")),
+            }
+        },
+    )
+    .await;
+    let restore = RestoreConflictRequest {
+        namespace: NAME.to_owned(),
+        all: true,
+        if_untouched: true,
+        ..Default::default()
+    };
+    let restored = modes(&cluster, 1).await.restore_conflict(restore).await;
+    let restored = restored.unwrap().into_inner();
+    assert_eq!(
+        (restored.restored, restored.skipped),
+        (5, 1),
+        "{restored:?}"
+    );
+    for number in 0..5 {
+        let read = late.get(&format!("late/{number}")).await.unwrap();
+        assert_eq!(text(&read).as_deref(), Some("of store 3"));
+    }
+    assert_eq!(
+        text(&late.get("shared").await.unwrap()).as_deref(),
+        Some("after")
+    );
+}
+
+pub(super) async fn declared_meshed(mode: &str, args: &[&str]) -> Cluster {
+    let declares = format!("{NAME}={mode}");
+    let args = [&["--namespace-mode", &declares], args].concat();
+    let cluster = Cluster::start_meshed(3, &args).await;
+    settles(&cluster, 0, "all stores know the namespace", |mode| {
+        mode.stores.iter().all(|store| store.applied != 0)
+    })
+    .await;
+    cluster
+}
