@@ -178,6 +178,8 @@ impl Applier<'_> {
         let region = self.state.id();
         self.own_of(namespace)?;
         for row in &told.rows {
+            // The store that tells has the row already, as it was before it knew what stands there now.
+            self.remove_row(namespace, &row.key, row.stamp)?;
             let current = self.record(&GlobalKey::new(namespace, &row.key))?;
             if current
                 .as_ref()
@@ -223,20 +225,29 @@ impl Applier<'_> {
         if !self.state.is_strong(namespace) {
             return Ok(refuse(not_the_logs(namespace)));
         }
-        let region = self.state.id();
         self.own_of(namespace)?;
         for place in &remove.rows {
-            let rows = self
-                .conflicts
-                .of_key(self.view, region, namespace, &place.key)?;
-            for row in rows.iter().filter(|row| row.stamp == place.stamp) {
-                if let Some(own) = self.own.get_mut(&namespace) {
-                    self.conflicts
-                        .remove(region, namespace, row, own, &mut self.batch);
-                }
-            }
+            self.remove_row(namespace, &place.key, place.stamp)?;
         }
         Ok(done())
+    }
+
+    /// Takes a row out of the list, if it is there.
+    fn remove_row(
+        &mut self,
+        namespace: NamespaceId,
+        key: &Bytes,
+        stamp: u64,
+    ) -> Result<(), StorageError> {
+        let region = self.state.id();
+        let rows = self.conflicts.of_key(self.view, region, namespace, key)?;
+        for row in rows.iter().filter(|row| row.stamp == stamp) {
+            if let Some(own) = self.own.get_mut(&namespace) {
+                self.conflicts
+                    .remove(region, namespace, row, own, &mut self.batch);
+            }
+        }
+        Ok(())
     }
 }
 

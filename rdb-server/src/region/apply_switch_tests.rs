@@ -257,6 +257,19 @@ fn writes_that_were_set_aside_are_listed_with_what_won() {
         value: Bytes::from_static(b"lost"),
         ..Default::default()
     };
+    // As the store that tells has put them on its own list: it did not know yet what stands in their place.
+    let mut own = replica.own();
+    let mut batch = rdb_storage::WriteBatch::new();
+    let region = rdb_types::RegionId(2);
+    for row in [row(b"k", 77), row(b"k", won.version)] {
+        let mut changes = conflicts::ConflictChanges::default();
+        let view = &replica.region.engine;
+        changes
+            .add(view, region, ONE, row, &mut own, &mut batch)
+            .unwrap();
+    }
+    own.write_row(region, ONE, &mut batch);
+    replica.region.engine.write(&batch).unwrap();
     let told = raft::SetAside {
         namespace_id: 1,
         rows: vec![row(b"k", 77), row(b"gone", 78), row(b"k", won.version)],
