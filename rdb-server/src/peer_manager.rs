@@ -97,6 +97,11 @@ impl PeerManager {
         peers
     }
 
+    /// What this store's replicas of the data regions know of themselves.
+    pub fn data_reports(&self) -> Vec<raft::RegionReport> {
+        self.data_peers().iter().map(|peer| peer.report()).collect()
+    }
+
     /// The peer of the region that holds a global key.
     pub fn peer_of_key(&self, global: &[u8]) -> Option<Arc<Peer>> {
         self.peers

@@ -139,12 +139,7 @@ impl Switching {
         tables: &MetaState,
         others: &[RegionReport],
     ) -> BTreeMap<RegionId, RegionView> {
-        let own: Vec<_> = self
-            .manager
-            .data_peers()
-            .iter()
-            .map(|peer| peer.report())
-            .collect();
+        let own = self.manager.data_reports();
         let expected = data_regions(tables.cluster.as_ref());
         regions(NamespaceId(row.id), &expected, own.iter().chain(others))
     }

@@ -119,12 +119,7 @@ impl StoreCore {
             seen.insert(id, Seen { attempt, since });
             announce(row);
         }
-        let own: Vec<_> = self
-            .manager
-            .data_peers()
-            .iter()
-            .map(|peer| peer.report())
-            .collect();
+        let own = self.manager.data_reports();
         let expected = data_regions(tables.cluster.as_ref());
         let views = regions(id, &expected, own.iter().chain(others));
         let limit = self.config.load().consistency.switch_timeout;
