@@ -95,6 +95,8 @@ struct State {
     chance: Xoshiro256PlusPlus,
     weather: Weather,
     cut: BTreeSet<(StoreId, StoreId)>,
+    /// How much longer what a store sends on a lane is on its way.
+    clogged: BTreeMap<(StoreId, Lane), Duration>,
     stores: BTreeMap<StoreId, Endpoint>,
     /// Pairs (caller, called) that shook hands, by the incarnations that did.
     met: BTreeMap<(StoreId, StoreId), (u64, u64)>,
@@ -141,6 +143,7 @@ impl Network {
                 chance: Xoshiro256PlusPlus::seed_from_u64(seed),
                 weather: Weather::FAIR,
                 cut: BTreeSet::new(),
+                clogged: BTreeMap::new(),
                 stores: BTreeMap::new(),
                 met: BTreeMap::new(),
                 last: BTreeMap::new(),
@@ -163,6 +166,17 @@ impl Network {
     /// Cuts these links, in the given direction only, and mends all others.
     pub fn set_cuts(&self, cut: BTreeSet<(StoreId, StoreId)>) {
         self.0.state.lock().cut = cut;
+    }
+
+    /// What `store` sends on `lane` takes so much longer from now on. Lanes are streams of their own: one can
+    /// be clogged while all others are quick.
+    pub fn clog(&self, store: StoreId, lane: Lane, by: Duration) {
+        self.0.state.lock().clogged.insert((store, lane), by);
+    }
+
+    /// No lane is clogged any more.
+    pub fn unclog(&self) {
+        self.0.state.lock().clogged.clear();
     }
 
     /// The network behaves like this from now on.
@@ -224,7 +238,8 @@ impl Network {
             return;
         }
         let now = Instant::now();
-        let mut arrives = now + Duration::from_micros(delay);
+        let clogged = state.clogged.get(&(from, lane)).copied();
+        let mut arrives = now + Duration::from_micros(delay) + clogged.unwrap_or_default();
         if overtakes >= weather.overtaking_permille {
             let last = state
                 .last

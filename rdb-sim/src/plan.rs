@@ -80,6 +80,9 @@ pub enum Fault {
     ClockJump(StoreId, i64),
     /// The wall clock gains this much in a million.
     ClockDrift(StoreId, i64),
+    /// What the store passes on of eventual writes is on its way for so many milliseconds more; all else that
+    /// it sends is as quick as ever.
+    Clog(StoreId, u64),
     /// No fault: somebody asks this store to switch a namespace.
     Switch(StoreId, Ask),
 }
@@ -230,31 +233,73 @@ fn switches(
             && missing != store
             && chance.random_bool(0.6)
         {
-            // It has to be eventual before, and the one that is left out has to have been cut off.
-            let before = at_ms.saturating_sub(1_500).max(from_ms);
-            let mut cut = BTreeSet::new();
-            for other in stores.iter().filter(|other| **other != missing) {
-                cut.extend([(missing, *other), (*other, missing)]);
+            leave_out(
+                &mut chance,
+                stores,
+                (from_ms, until_ms),
+                at_ms,
+                (store, missing),
+                planned,
+            );
+        } else if chance.random_bool(0.2) {
+            // Then replicas hold different writes when the namespace is sealed.
+            let clogged = one(&mut chance);
+            let by_ms = chance.random_range(100..=900);
+            for (at_ms, by_ms) in [(at_ms.saturating_sub(400), by_ms), (at_ms + 2_500, 0)] {
+                planned.push(Planned {
+                    at_ms: at_ms.clamp(from_ms, until_ms),
+                    fault: Fault::Clog(clogged, by_ms),
+                });
             }
-            planned.push(Planned {
-                at_ms: before,
-                fault: Fault::Switch(store, Ask::Eventual),
-            });
-            planned.push(Planned {
-                at_ms: at_ms.saturating_sub(500).max(from_ms),
-                fault: Fault::Cuts(Shape::Alone, cut),
-            });
-            let whole = (at_ms + chance.random_range(500..=4_000)).min(until_ms);
-            planned.push(Planned {
-                at_ms: whole,
-                fault: Fault::Cuts(Shape::Whole, BTreeSet::new()),
-            });
         }
         planned.push(Planned {
             at_ms,
             fault: Fault::Switch(store, ask),
         });
     }
+}
+
+/// What comes before and after a switch at `at_ms` that may leave `missing` out: the namespace has to be
+/// eventual before, and `missing` has to hear nobody. In some it is still heard, and goes on sending what it
+/// accepts; in some of these the namespace is eventual again before it hears of the seal.
+fn leave_out(
+    chance: &mut Xoshiro256PlusPlus,
+    stores: &[StoreId],
+    (from_ms, until_ms): (u64, u64),
+    at_ms: u64,
+    (store, missing): (StoreId, StoreId),
+    planned: &mut Vec<Planned>,
+) {
+    let deaf = chance.random_bool(0.5);
+    let mut cut = BTreeSet::new();
+    for other in stores.iter().filter(|other| **other != missing) {
+        cut.insert((*other, missing));
+        if !deaf {
+            cut.insert((missing, *other));
+        }
+    }
+    let shape = if deaf { Shape::Deaf } else { Shape::Alone };
+    let mut whole_ms = at_ms + chance.random_range(500..=4_000);
+    planned.push(Planned {
+        at_ms: at_ms.saturating_sub(1_500).max(from_ms),
+        fault: Fault::Switch(store, Ask::Eventual),
+    });
+    planned.push(Planned {
+        at_ms: at_ms.saturating_sub(500).max(from_ms),
+        fault: Fault::Cuts(shape, cut),
+    });
+    if chance.random_bool(0.5) {
+        let open_ms = at_ms + chance.random_range(800..=2_000);
+        whole_ms = whole_ms.max(open_ms + 1_500);
+        planned.push(Planned {
+            at_ms: open_ms.min(until_ms),
+            fault: Fault::Switch(store, Ask::Eventual),
+        });
+    }
+    planned.push(Planned {
+        at_ms: whole_ms.min(until_ms),
+        fault: Fault::Cuts(Shape::Whole, BTreeSet::new()),
+    });
 }
 
 fn fault(chance: &mut Xoshiro256PlusPlus, stores: &[StoreId]) -> Fault {
@@ -411,6 +456,7 @@ mod tests {
             }
         }
         let all = [
+            "Clog",
             "ClockDrift",
             "ClockJump",
             "Crash",

@@ -9,7 +9,7 @@ use crate::disk::Disk;
 use crate::eventual_watch::ANY_TIME_MS;
 use crate::invariants::sealed_alike::{self, Sealed};
 use crate::invariants::{Findings, convergence, digests, done_or_undone, kept, one_mode};
-use crate::invariants::{promises_bind, sealed_linearizable, survives_seals};
+use crate::invariants::{old_times, promises_bind, sealed_linearizable, survives_seals};
 use crate::store::Process;
 use crate::switched_clients::{SWITCHED, SwitchedLedger};
 use crate::trace::Trace;
@@ -18,7 +18,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message;
 use rdb_proto::convert;
-use rdb_proto::raft::{ConflictRow, InstallMark, RegionDescriptor, RegionNamespaceRow};
+use rdb_proto::raft::{
+    ConflictRow, InstallMark, OriginEntry, RegionDescriptor, RegionNamespaceRow,
+};
 use rdb_server::eventual::{EventualState, layout as own};
 use rdb_server::modes::RegionView;
 use rdb_server::peer::Peer;
@@ -27,7 +29,7 @@ use rdb_server::region::state::NamespaceState;
 use rdb_storage::{
     Engine, EngineStats, Family, KeyRange, Op, Scan, StorageError, View, WriteBatch,
 };
-use rdb_types::{GlobalKey, Mode, NamespaceId, Record, RegionId, Stamp, StoreId};
+use rdb_types::{Epoch, GlobalKey, Mode, NamespaceId, Record, RegionId, Stamp, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -123,6 +125,21 @@ impl SwitchWatch {
                 self.findings.check(promises_bind::NAME, verdict);
             }
         }
+        Some(())
+    }
+
+    /// An entry is about to be written to an origin's log, with `before` as what the replica holds.
+    fn entry(&self, store: StoreId, before: &dyn View, key: &Bytes, value: &Bytes) -> Option<()> {
+        let (region, namespace, dot) = own::entry_of(key)?;
+        let entry = OriginEntry::decode(value.clone()).ok()?;
+        if entry.filler_from > 0 {
+            return Some(());
+        }
+        let row = layout::region_namespace(region, namespace);
+        let state = read(before.get(Family::Region, &row).ok()??)?;
+        let (epoch, sealed) = (Epoch(entry.epoch), state.last_seal());
+        let verdict = old_times::check(store, (region, namespace), dot, epoch, sealed);
+        self.findings.check(old_times::NAME, verdict);
         Some(())
     }
 
@@ -516,6 +533,14 @@ impl View for Watched {
 impl Engine for Watched {
     fn write(&self, batch: &WriteBatch) -> Result<(), StorageError> {
         for op in batch.ops() {
+            if let Op::Put {
+                family: Family::OriginLog,
+                key,
+                value,
+            } = op
+            {
+                self.watch.entry(self.store, self, key, value);
+            }
             if let Op::Put {
                 family: Family::Region,
                 key,

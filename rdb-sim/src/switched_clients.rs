@@ -59,6 +59,35 @@ struct Shared {
     next_value: u64,
 }
 
+impl Shared {
+    /// A write is repeated that may have been set aside meanwhile: it may be done once more.
+    fn again(
+        &mut self,
+        (key, op): (&Bytes, Op),
+        (process, invoked_ns, returned_ns): (u64, u64, Option<u64>),
+    ) {
+        let value = match op {
+            Op::Read => return,
+            Op::Delete => None,
+            Op::Write(value) | Op::Cas { to: value, .. } => Some(value),
+        };
+        self.writes.began((SWITCHED, key.clone()), write(value, 0));
+        let call = Call {
+            process,
+            key: 0,
+            op,
+            invoked_ns,
+            returned_ns,
+            outcome: Outcome::Unknown,
+        };
+        self.calls.push(Served {
+            key: key.clone(),
+            call,
+            place: None,
+        });
+    }
+}
+
 impl SwitchedLedger {
     /// Nothing was seen yet.
     pub fn new(findings: Findings, trace: Trace) -> SwitchedLedger {
@@ -490,16 +519,18 @@ impl SwitchedClient {
             }
         }
         if !id.is_empty() && self.chance.random_range(0..8) == 0 {
-            self.repeat(store, answer.version, id, operation, seen)
+            self.repeat((&at.1, op), store, answer.version, id, operation, seen)
                 .await;
         }
         (!answer.lost).then_some(answer.version)
     }
 
     /// Repeats a write that was answered, as a client does whose answer was lost: the answer is the same,
-    /// whatever the mode is by now.
+    /// whatever the mode is by now. A write that was set aside is forgotten with its answer: its repeat is a
+    /// new write.
     async fn repeat<T: Send + 'static>(
         &mut self,
+        (key, op): (&Bytes, Op),
         store: StoreId,
         version: u64,
         id: &Bytes,
@@ -508,15 +539,19 @@ impl SwitchedClient {
     ) {
         let pause = self.chance.random_range(1..1_500);
         sleep(Duration::from_millis(pause)).await;
-        let Ok(again) = self.attempt(store, "write again", operation()).await else {
-            return;
-        };
+        let invoked_ns = self.now_ns();
+        let answer = self.attempt(store, "write again", operation()).await;
+        let returned_ns = Some(self.now_ns());
+        {
+            let mut shared = self.ledger.shared.lock();
+            if shared.left_out {
+                shared.again((key, op), (self.number, invoked_ns, returned_ns));
+                return;
+            }
+        }
+        let Ok(again) = answer else { return };
         let again = seen(again).version;
         let mut shared = self.ledger.shared.lock();
-        // A write that was set aside is forgotten with its answer.
-        if shared.left_out {
-            return;
-        }
         for version in [version, again] {
             let verdict = shared.answers.seen(id, format!("version {version}"));
             self.ledger.findings.check(answered_once::NAME, verdict);

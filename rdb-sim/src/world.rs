@@ -23,6 +23,7 @@ use crate::workload::{self, Client, Ledger, Tally};
 use rdb_proto::convert;
 use rdb_proto::raft::SetTarget;
 use rdb_server::config::{Config, NamespaceConfig, SplitKey};
+use rdb_server::transport::Lane;
 use rdb_storage::Family;
 use rdb_types::{Durability, Mode, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -504,6 +505,10 @@ impl World {
                     store.clock.jump(*by_ms);
                 }
             }
+            Fault::Clog(id, by_ms) => {
+                let by = Duration::from_millis(*by_ms);
+                self.network.clog(*id, Lane::Origins, by);
+            }
             Fault::Switch(id, ask) => self.switch(*id, *ask),
             Fault::ClockDrift(id, ppm) => {
                 self.wild.insert(*id);
@@ -609,6 +614,7 @@ impl World {
         self.trace.note(format_args!("healing"));
         self.network.set_cuts(BTreeSet::new());
         self.network.set_weather(Weather::FAIR);
+        self.network.unclog();
         self.aim.lower();
         let mut with_failed_sync = Vec::new();
         for (id, store) in &self.stores {

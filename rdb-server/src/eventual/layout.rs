@@ -93,6 +93,18 @@ pub fn sequence_of(key: &[u8]) -> Option<u64> {
     key.get(14..22)?.try_into().ok().map(u64::from_be_bytes)
 }
 
+/// What the key of an [`entry`] names.
+pub fn entry_of(key: &[u8]) -> Option<(RegionId, NamespaceId, Dot)> {
+    let region = key.get(..8)?.try_into().ok().map(u64::from_be_bytes)?;
+    let namespace = key.get(8..12)?.try_into().ok().map(u32::from_be_bytes)?;
+    let origin = key.get(12..14)?.try_into().ok().map(u16::from_be_bytes)?;
+    let dot = Dot {
+        origin: StoreId::new(u64::from(origin))?,
+        sequence: sequence_of(key)?,
+    };
+    Some((RegionId(region), NamespaceId(namespace), dot))
+}
+
 fn by_stamp_prefix(region: RegionId, namespace: NamespaceId) -> BytesMut {
     let mut key = namespace_prefix(region, namespace, 64);
     key.put_u8(BY_STAMP);
@@ -204,7 +216,10 @@ mod tests {
             origin,
             sequence: 300,
         };
-        assert_eq!(sequence_of(&entry(REGION, NAMESPACE, dot)), Some(300));
+        let key = entry(REGION, NAMESPACE, dot);
+        assert_eq!(sequence_of(&key), Some(300));
+        assert_eq!(entry_of(&key), Some((REGION, NAMESPACE, dot)));
+        assert_eq!(entry_of(&key[..21]), None);
         let row = conflict_of_key(REGION, NAMESPACE, b"k", Stamp(5));
         assert_eq!(stamp_of(&row), Some(Stamp(5)));
         let mark = untold(REGION, NAMESPACE, Stamp(5), b"k");

@@ -1,11 +1,12 @@
 //! Broken rules of changes of mode: in what is written, in what is read, in what is sent.
 
 use super::Bug;
-use crate::network::Letter;
+use crate::network::{Answer, Letter};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message;
-use rdb_proto::raft::{AskSealing, ConflictRow, PushOrigins, RegionNamespaceRow, SealingReply};
+use rdb_proto::raft::{ConflictRow, PushOrigins, RegionNamespaceRow, SealingReply};
+use rdb_proto::raft::{peer_request, peer_response};
 use rdb_server::eventual::layout;
 use rdb_server::region::layout as rows;
 use rdb_storage::{Family, KeyRange, Op, WriteBatch};
@@ -135,33 +136,57 @@ pub(super) fn read(bug: Bug, family: Family, key: Bytes, value: Bytes) -> Bytes 
     }
 }
 
+/// What the leader of a region asks of a namespace in an epoch: what they hold, or a promise.
+type Question = (RegionId, u32, u64, bool);
+
+/// The question in which one store is left out, if this is it.
+fn short(bug: Bug, letter: &Letter) -> Option<Question> {
+    let peer_request::Body::AskSealing(ask) = &letter.body else {
+        return None;
+    };
+    let counts = match bug {
+        // Without its promise the seal would be given up.
+        Bug::DrainOneShort => true,
+        Bug::PromiseCountedTwice => ask.promise,
+        _ => false,
+    };
+    counts.then_some((letter.region, ask.namespace_id, ask.epoch, ask.promise))
+}
+
 /// What stores told of seals and of their epochs.
 #[derive(Default)]
 pub(super) struct Told {
-    answers: Mutex<BTreeMap<(RegionId, u32, u64, bool), SealingReply>>,
+    answers: Mutex<BTreeMap<Question, (StoreId, SealingReply)>>,
     epochs: Mutex<BTreeMap<(StoreId, RegionId, u32), u64>>,
 }
 
 impl Told {
-    /// One store's answer is counted as that of every other one, too.
-    pub(super) fn count_twice(
-        &self,
-        bug: Bug,
-        region: RegionId,
-        ask: &AskSealing,
-        reply: &mut SealingReply,
-    ) {
-        let counts = match bug {
-            // Without its promise the seal would be given up.
-            Bug::DrainOneShort => true,
-            Bug::PromiseCountedTwice => ask.promise,
-            _ => false,
+    /// What another store answered already, which counts for the one that is asked now, too.
+    pub(super) fn counts_already(&self, bug: Bug, letter: &Letter) -> Option<SealingReply> {
+        let place = short(bug, letter)?;
+        let answers = self.answers.lock();
+        let (first, reply) = answers.get(&place)?;
+        (*first != letter.to).then(|| reply.clone())
+    }
+
+    /// The first store's answer is counted as that of every other one, too.
+    pub(super) fn count_twice(&self, bug: Bug, letter: &Letter, answer: &mut Answer) {
+        let Some(place) = short(bug, letter) else {
+            return;
         };
-        if counts {
-            let place = (region, ask.namespace_id, ask.epoch, ask.promise);
-            let mut answers = self.answers.lock();
-            let first = answers.entry(place).or_insert_with(|| reply.clone());
-            *reply = first.clone();
+        let mut answers = self.answers.lock();
+        match answer {
+            Ok(peer_response::Body::Sealing(reply)) => {
+                let first = answers
+                    .entry(place)
+                    .or_insert_with(|| (letter.to, reply.clone()));
+                reply.clone_from(&first.1);
+            }
+            answer => {
+                if let Some((_, reply)) = answers.get(&place) {
+                    *answer = Ok(peer_response::Body::Sealing(reply.clone()));
+                }
+            }
         }
     }
 

@@ -87,6 +87,10 @@ impl Tap for Forger {
                 self.seals.forge_epoch(letter.to, region, push);
                 None
             }
+            (Bug::DrainOneShort | Bug::PromiseCountedTwice, _) => {
+                let counts = self.seals.counts_already(self.bug, letter)?;
+                Some(Ok(peer_response::Body::Sealing(counts)))
+            }
             _ => None,
         }
     }
@@ -101,10 +105,8 @@ impl Tap for Forger {
                         .trim(letter.region, namespace, between, &mut report.vector);
                 }
             }
-            (bug, Ok(peer_response::Body::Sealing(reply))) => {
-                if let peer_request::Body::AskSealing(ask) = &letter.body {
-                    self.seals.count_twice(bug, letter.region, ask, reply);
-                }
+            (Bug::DrainOneShort | Bug::PromiseCountedTwice, answer) => {
+                self.seals.count_twice(self.bug, letter, answer);
             }
             (Bug::EpochUnchecked, Ok(peer_response::Body::Reports(reply))) => {
                 for report in &mut reply.reports {

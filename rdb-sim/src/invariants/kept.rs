@@ -177,27 +177,31 @@ impl Writes {
             .max_by_key(|write| write.stamp());
         let live = found.filter(|(record, _)| !record.tombstone);
         if let Some((record, value)) = live {
-            let written = all.iter().find(|write| write.value == Some(value));
-            match written.map(|write| (write.ended, write.stamp())) {
-                None => {
-                    return Err((NAME, format!("{shown} holds {value}, which nobody wrote")));
-                }
-                Some((Ended::Refused, _)) => {
-                    return Err((
-                        NAME,
-                        format!("{shown} holds {value}, which was refused as not applied"),
-                    ));
-                }
-                Some((_, Some(stamp))) if stamp != record.stamp => {
-                    return Err((
-                        NAME,
+            let mut written = all
+                .iter()
+                .filter(|write| write.value == Some(value))
+                .peekable();
+            if written.peek().is_none() {
+                return Err((NAME, format!("{shown} holds {value}, which nobody wrote")));
+            }
+            // A repeat of what was set aside is a write of its own.
+            let explains = |write: &Write| match write.ended {
+                Ended::Refused => false,
+                Ended::Unknown => true,
+                Ended::Acknowledged { stamp, .. } => stamp == record.stamp,
+            };
+            if !written.clone().any(explains) {
+                let acknowledged = written.find_map(Write::stamp);
+                let why = acknowledged.map_or_else(
+                    || "it was refused as not applied".to_owned(),
+                    |stamp| {
                         format!(
-                            "{shown} holds {value} under stamp {:?}, and it was acknowledged under {stamp:?}",
+                            "it has the stamp {:?}, and was acknowledged under {stamp:?}",
                             record.stamp
-                        ),
-                    ));
-                }
-                Some(_) => {}
+                        )
+                    },
+                );
+                return Err((NAME, format!("{shown} holds {value}, and {why}")));
             }
         }
         let Some((newest, stamp)) = newest.and_then(|write| Some((write, write.stamp()?))) else {

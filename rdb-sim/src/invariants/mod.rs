@@ -37,6 +37,7 @@
 //! | [`one_mode`] | every step of a change of mode on every disk, and every receipt |
 //! | [`sealed_alike`] | what each replica holds at the moment at which a seal takes effect |
 //! | [`promises_bind`] | what a participant of a seal holds that is replaced by a copy |
+//! | [`old_times`] | every entry that is written to a log, and the seal before it |
 //! | [`survives_seals`] | acknowledged writes, in every seal behind them |
 //! | [`sealed_linearizable`] | what clients read and wrote between a seal and the next eventual time |
 //! | [`kept`] | acknowledged writes in the end, or where they are listed as set aside |
@@ -58,6 +59,7 @@ pub mod linearizable;
 pub mod liveness;
 pub mod no_panic;
 pub mod nothing_lost;
+pub mod old_times;
 pub mod one_leader;
 pub mod one_mode;
 pub mod promises_bind;
