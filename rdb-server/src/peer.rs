@@ -21,6 +21,7 @@ use crate::clock::{Standing, StoreClock};
 use crate::config::LiveConfig;
 use crate::contacts::Contacts;
 use crate::error::Error;
+use crate::eventual::{layout as eventual_layout, state::load_ids};
 use crate::raft::{
     Inbound, NetworkSettings, QuorumView, RaftLogStore, RaftOf, RaftSettings, RegionNetwork,
     SnapshotSpool, StoreNode, raft_config,
@@ -42,7 +43,7 @@ use quorum::QuorumWatch;
 use rdb_proto::convert;
 use rdb_proto::raft::{self, WriteOp, WriteResult, command_outcome, peer_request, peer_response};
 use rdb_storage::{Committer, Engine, Family, View};
-use rdb_types::{Mode, NamespaceId, Reason, Record, RegionId, StoreId};
+use rdb_types::{Mode, NamespaceId, Reason, Record, RegionId, Stamp, StoreId};
 use reads::{ReadCore, Reads};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -343,6 +344,21 @@ impl Peer {
                 Ok(stored.filter(|record| state.counts(record)))
             }
         }
+    }
+
+    /// The stamp under which a write with this request id was applied here, in the log or beside it; `None`:
+    /// none was that is still remembered.
+    ///
+    /// # Errors
+    /// The disk does not give the row, or not what was written.
+    pub fn applied_at(&self, namespace: NamespaceId, id: &[u8]) -> Result<Option<Stamp>, Error> {
+        let (view, region) = (self.engine.as_ref(), self.id());
+        let in_log = self.cell.with(|summary| summary.ids);
+        if let Some(stamp) = in_log.applied_at(view, region, namespace, id)? {
+            return Ok(Some(stamp));
+        }
+        let own = load_ids(region, view)?;
+        Ok(own.applied_at(view, eventual_layout::beside(region), namespace, id)?)
     }
 
     fn read(&self, global: &[u8]) -> Result<Option<Record>, Error> {

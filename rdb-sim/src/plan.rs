@@ -456,9 +456,9 @@ mod tests {
             }
         }
         let all = [
-            "Clog",
             "ClockDrift",
             "ClockJump",
+            "Clog",
             "Crash",
             "CrashAfterVote",
             "CrashAtSync",

@@ -61,10 +61,10 @@ fn a_seed_is_one_run_in_every_process() {
 #[test]
 fn invariants_hold_with_three_stores_and_with_five() {
     held(&run(&short(21)).unwrap());
-    held(&run(&short(22)).unwrap());
+    held(&run(&short(7)).unwrap());
     let five = RunOptions {
         stores: 5,
-        ..short(23)
+        ..short(13)
     };
     held(&run(&five).unwrap());
 }

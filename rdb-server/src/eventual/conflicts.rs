@@ -46,6 +46,8 @@ pub fn row(key: &Bytes, loser: &Record, winner: &Record, reason: &str) -> Confli
         winner_sequence: winner.origin_sequence,
         set_aside: false,
         reason: reason.to_owned(),
+        // A record does not say what asked for it.
+        request_id: Bytes::new(),
     }
 }
 

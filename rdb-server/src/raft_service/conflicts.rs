@@ -180,7 +180,19 @@ impl Restore<'_> {
         let mut chosen = Vec::with_capacity(rows.len());
         for row in rows {
             match self.op(&row)? {
-                Ok(op) => chosen.push((row, op)),
+                Ok(op) => {
+                    if let Some(again) = self.applied_since(&row)? {
+                        let id = ConflictId::of(&row);
+                        warn(
+                            &mut self.came.warnings,
+                            format!(
+                                "{id}: its request was sent again since, and applied as version {}: restored, it takes effect twice",
+                                again.0
+                            ),
+                        );
+                    }
+                    chosen.push((row, op));
+                }
                 Err(why) => {
                     self.came.skipped += 1;
                     let id = ConflictId::of(&row);
@@ -219,6 +231,17 @@ impl Restore<'_> {
             }),
             None => Ok(()),
         }
+    }
+
+    /// The version under which the request of a write that was set aside has been applied since, as far as
+    /// this store knows.
+    fn applied_since(&self, row: &Joined) -> Result<Option<Stamp>, Error> {
+        let id = &row.row.request_id;
+        if id.is_empty() {
+            return Ok(None);
+        }
+        let applied = self.router.peer(row.region)?.applied_at(self.of.id(), id)?;
+        Ok(applied.filter(|stamp| stamp.0 != row.row.stamp))
     }
 
     /// The write that restores a row, or why there is none.

@@ -70,6 +70,12 @@ pub struct Asked<'a> {
     pub now: Stamp,
 }
 
+fn row(region: RegionId, stored: Bytes) -> Result<raft::RequestIdRow, StorageError> {
+    raft::RequestIdRow::decode(stored).map_err(|error| {
+        StorageError::corruption(format!("request_ids of region {region}"), error.to_string())
+    })
+}
+
 impl Asked<'_> {
     fn key(&self, generation: u64) -> Bytes {
         layout::request_id(self.region, generation, self.namespace, self.id.as_bytes())
@@ -77,6 +83,34 @@ impl Asked<'_> {
 }
 
 impl IdTable {
+    /// The generations that are remembered, the current one first.
+    fn remembered(&self) -> impl Iterator<Item = u64> {
+        [Some(self.generation), self.generation.checked_sub(1)]
+            .into_iter()
+            .flatten()
+    }
+
+    /// The stamp under which a request with this id was applied, of whatever kind it was; `None`: it was not,
+    /// or it is forgotten.
+    ///
+    /// # Errors
+    /// Reading failed, or what was read is damaged.
+    pub fn applied_at(
+        &self,
+        view: &dyn View,
+        region: RegionId,
+        namespace: NamespaceId,
+        id: &[u8],
+    ) -> Result<Option<Stamp>, StorageError> {
+        for generation in self.remembered() {
+            let key = layout::request_id(region, generation, namespace, id);
+            if let Some(stored) = view.get(Family::RequestIds, &key)? {
+                return Ok(Some(Stamp(row(region, stored)?.stamp)));
+            }
+        }
+        Ok(None)
+    }
+
     /// Looks an id up, first among the ids of the batch under way, then on disk.
     pub fn look_up(
         &self,
@@ -88,22 +122,14 @@ impl IdTable {
         let Asked {
             region, id, now, ..
         } = asked;
-        for generation in [Some(self.generation), self.generation.checked_sub(1)]
-            .into_iter()
-            .flatten()
-        {
+        for generation in self.remembered() {
             let key = asked.key(generation);
             let stored = match fresh.get(&key) {
                 Some(row) => Some(row.clone()),
                 None => view.get(Family::RequestIds, &key)?,
             };
             let Some(stored) = stored else { continue };
-            let row = raft::RequestIdRow::decode(stored).map_err(|error| {
-                StorageError::corruption(
-                    format!("request_ids of region {region}"),
-                    error.to_string(),
-                )
-            })?;
+            let row = row(region, stored)?;
             if row.fingerprint != asked.fingerprint {
                 return Ok(Err(Error::invalid(
                     "request_id",

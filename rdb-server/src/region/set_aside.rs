@@ -102,6 +102,7 @@ impl SetAside<'_> {
                         value: entry.value,
                         deletion: entry.deletion,
                         expires_at_ms: entry.expires_at_ms,
+                        request_id: entry.request_id,
                         ..ConflictRow::default()
                     },
                     own,

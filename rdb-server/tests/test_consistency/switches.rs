@@ -206,6 +206,13 @@ async fn the_late_writes_of_a_store_left_behind_are_set_aside_and_can_be_restore
             .unwrap();
     }
     late.put("shared", "late").await.unwrap();
+    let asked = kv::PutRequest {
+        key: "asked".into(),
+        value: "with an id".into(),
+        request_id: "a request of before".into(),
+        ..Default::default()
+    };
+    late.put_as(asked.clone()).await.unwrap();
     let without = UpdateNamespaceModeRequest {
         accept_missing: vec![3],
         ..request(STRONG)
@@ -217,7 +224,7 @@ async fn the_late_writes_of_a_store_left_behind_are_set_aside_and_can_be_restore
 
     let found = eventually(PATIENT, "its late writes are set aside", async || {
         let found = set_aside(&cluster, 0).await?;
-        if found.len() == 6 {
+        if found.len() == 7 {
             Ok(found)
         } else {
             Err(format!("{found:#?}"))
@@ -239,6 +246,28 @@ async fn the_late_writes_of_a_store_left_behind_are_set_aside_and_can_be_restore
         },
     )
     .await;
+    // Its client repeats the request: what was set aside is not known any more, so it is a new write. Whoever
+    // restores it on top is told.
+    late.put_as(asked).await.unwrap();
+    let id = found
+        .iter()
+        .find(|row| row.key == "asked")
+        .unwrap()
+        .id
+        .clone();
+    let of_the_repeated = RestoreConflictRequest {
+        namespace: NAME.to_owned(),
+        id,
+        ..Default::default()
+    };
+    let restored = modes(&cluster, 0)
+        .await
+        .restore_conflict(of_the_repeated)
+        .await;
+    let restored = restored.unwrap().into_inner();
+    assert_eq!(restored.restored, 1);
+    let warned = |warning: &String| warning.contains("its request was sent again since");
+    assert!(restored.warnings.iter().any(warned), "{restored:?}");
     let restore = RestoreConflictRequest {
         namespace: NAME.to_owned(),
         all: true,
