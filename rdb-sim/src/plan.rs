@@ -59,6 +59,15 @@ pub enum Fault {
         /// After how long it is started again.
         down_ms: u64,
     },
+    /// Whoever drives a switch dies when this step takes effect the next time.
+    CrashAtStep {
+        /// At which.
+        step: Step,
+        /// Who.
+        whom: Driving,
+        /// After how long it is started again.
+        down_ms: u64,
+    },
     /// The store's next sync fails.
     FailSync(StoreId),
     /// The disk is full, or has room again.
@@ -100,6 +109,46 @@ pub enum Ask {
     Eventual,
     /// To go back to what it was.
     Cancel,
+}
+
+/// A step of a change of mode, in a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// It is in the cluster's tables: no region was told yet.
+    Asked,
+    /// The region became eventual.
+    Opened,
+    /// A seal was begun.
+    Begun,
+    /// The region became strong.
+    Sealed,
+    /// A seal was given up.
+    Aborted,
+}
+
+impl Step {
+    /// Every step.
+    pub const ALL: [Step; 5] = [
+        Step::Asked,
+        Step::Opened,
+        Step::Begun,
+        Step::Sealed,
+        Step::Aborted,
+    ];
+}
+
+/// Who drives a switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Driving {
+    /// The leader of the meta region: the namespace as a whole.
+    Namespace,
+    /// The leader of the region in which the step takes effect.
+    Region,
+}
+
+impl Driving {
+    /// Both.
+    pub const ALL: [Driving; 2] = [Driving::Namespace, Driving::Region];
 }
 
 /// Where a bit flips.
@@ -251,6 +300,16 @@ fn switches(
                     fault: Fault::Clog(clogged, by_ms),
                 });
             }
+        }
+        if chance.random_bool(0.15) {
+            planned.push(Planned {
+                at_ms,
+                fault: Fault::CrashAtStep {
+                    step: *Step::ALL.choose(&mut chance).unwrap_or(&Step::Begun),
+                    whom: *Driving::ALL.choose(&mut chance).unwrap_or(&Driving::Region),
+                    down_ms: *[50, 300, 1_500].choose(&mut chance).unwrap_or(&300),
+                },
+            });
         }
         planned.push(Planned {
             at_ms,
@@ -461,6 +520,7 @@ mod tests {
             "Clog",
             "Crash",
             "CrashAfterVote",
+            "CrashAtStep",
             "CrashAtSync",
             "Cuts",
             "FailSync",

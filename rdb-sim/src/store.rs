@@ -32,6 +32,8 @@ pub enum Ended {
     Failed,
     /// It was told to stop right after a vote had left it.
     AfterVote,
+    /// When a step of a change of mode took effect.
+    AtStep,
 }
 
 /// A store of the simulated cluster.

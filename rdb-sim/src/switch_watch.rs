@@ -4,12 +4,14 @@
 //! a change of mode is seen at the very moment at which it takes effect, with what the replica holds then.
 //! Changes nothing.
 
+use crate::aim::Aim;
 use crate::clock::EPOCH_MS;
 use crate::disk::Disk;
 use crate::eventual_watch::ANY_TIME_MS;
 use crate::invariants::sealed_alike::{self, Sealed};
 use crate::invariants::{Findings, convergence, digests, done_or_undone, kept, one_mode};
 use crate::invariants::{old_times, promises_bind, sealed_linearizable, survives_seals};
+use crate::plan::Step;
 use crate::store::Process;
 use crate::switched_clients::{SWITCHED, SwitchedLedger};
 use crate::trace::Trace;
@@ -65,15 +67,17 @@ struct Seen {
 pub struct SwitchWatch {
     findings: Findings,
     trace: Trace,
+    aim: Arc<Aim>,
     seen: Arc<Mutex<Seen>>,
 }
 
 impl SwitchWatch {
-    /// Reports to `findings`.
-    pub fn new(findings: Findings, trace: Trace) -> SwitchWatch {
+    /// Reports to `findings`, and tells `aim` of steps.
+    pub fn new(findings: Findings, trace: Trace, aim: Arc<Aim>) -> SwitchWatch {
         SwitchWatch {
             findings,
             trace,
+            aim,
             seen: Arc::default(),
         }
     }
@@ -184,12 +188,22 @@ impl SwitchWatch {
         }
         if first {
             let count = &mut seen.count;
-            match (old.mode, new.mode, &old.sealing) {
-                (Mode::Strong, Mode::Eventual, _) => count.opened += 1,
-                (_, Mode::Strong, Some(_)) => count.sealed += 1,
-                (_, Mode::Eventual, Some(_)) => count.aborted += 1,
-                _ => {}
-            }
+            let step = match (old.mode, new.mode, &old.sealing) {
+                (Mode::Strong, Mode::Eventual, _) => {
+                    count.opened += 1;
+                    Step::Opened
+                }
+                (_, Mode::Strong, _) => {
+                    count.sealed += 1;
+                    Step::Sealed
+                }
+                (_, _, Some(_)) => {
+                    count.aborted += 1;
+                    Step::Aborted
+                }
+                (_, _, None) => Step::Begun,
+            };
+            self.aim.stepped(step, region);
             self.trace.note(format_args!(
                 "store {store}: region {region}, namespace {namespace}: epoch {}, {}{}",
                 new.epoch,

@@ -21,7 +21,7 @@ use rand::{RngExt, SeedableRng};
 use rdb_check::{Call, Op, Outcome};
 use rdb_proto::convert;
 use rdb_proto::kv::{self, compare_and_swap_request::Change};
-use rdb_types::{Mode, RegionId, Stamp, StoreId};
+use rdb_types::{Mode, Reason, RegionId, Stamp, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -449,12 +449,17 @@ impl SwitchedClient {
         let invoked_ns = self.now_ns();
         let give_up = Instant::now() + PATIENCE;
         let mut maybe_applied = false;
+        // A swap in an eventual namespace would be refused again.
+        let mut hopeless = false;
         let answer = loop {
             match self.attempt(store, what, operation()).await {
                 Ok(answer) => break Some(seen(answer)),
-                Err(refusal) => maybe_applied |= refusal.maybe_applied,
+                Err(refusal) => {
+                    maybe_applied |= refusal.maybe_applied;
+                    hopeless = refusal.reason == Reason::WrongMode.as_str();
+                }
             }
-            if Instant::now() >= give_up || (maybe_applied && id.is_empty()) {
+            if hopeless || Instant::now() >= give_up || (maybe_applied && id.is_empty()) {
                 break None;
             }
             sleep(Duration::from_millis(self.chance.random_range(5..100))).await;

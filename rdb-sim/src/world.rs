@@ -14,7 +14,7 @@ use crate::invariants::{Findings, Violation, convergence, done_or_undone, linear
 use crate::invariants::{liveness, no_panic};
 use crate::network::{Network, Tap, Weather};
 use crate::observer::{Looked, Observer};
-use crate::plan::{Ask, Fault, Keep, Place, Planned, plan};
+use crate::plan::{Ask, Fault, Keep, Place, Planned, Step, plan};
 use crate::store::{Ended, SimStore};
 use crate::switch_watch::{SwitchWatch, Switches};
 use crate::switched_clients::{self, SwitchedClient, SwitchedLedger};
@@ -25,7 +25,7 @@ use rdb_proto::raft::SetTarget;
 use rdb_server::config::{Config, NamespaceConfig, SplitKey};
 use rdb_server::transport::Lane;
 use rdb_storage::Family;
-use rdb_types::{Durability, Mode, StoreId};
+use rdb_types::{Durability, Mode, RegionId, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -161,6 +161,8 @@ struct World {
     due: BTreeMap<StoreId, Instant>,
     /// How long a store stays down that ends by an aimed crash.
     down: BTreeMap<StoreId, Duration>,
+    /// How long a store stays down that dies at a step of a switch, in milliseconds.
+    at_step_ms: u64,
     /// Stores with flipped bits. They may refuse to serve, or to start.
     damaged: BTreeSet<StoreId>,
     restarts: u64,
@@ -204,10 +206,10 @@ impl World {
             network,
             door,
             bugs,
-            aim,
             observer,
             eventual,
-            switches: SwitchWatch::new(findings.clone(), trace.clone()),
+            aim: aim.clone(),
+            switches: SwitchWatch::new(findings.clone(), trace.clone(), aim.clone()),
             ledger: Ledger::new(findings.clone(), trace.clone()),
             eventual_ledger: EventualLedger::new(findings.clone(), trace.clone()),
             switched_ledger: SwitchedLedger::new(findings.clone(), trace.clone()),
@@ -220,6 +222,7 @@ impl World {
             hears_ended,
             due: BTreeMap::new(),
             down: BTreeMap::new(),
+            at_step_ms: 0,
             damaged: BTreeSet::new(),
             restarts: 0,
         }
@@ -357,7 +360,10 @@ impl World {
                 biased;
                 Some((id, how)) = self.hears_ended.recv() => {
                     self.trace.note(format_args!("store {id}: ended: {how:?}"));
-                    let down = self.down.remove(&id).unwrap_or(RESTART);
+                    let down = match how {
+                        Ended::AtStep => Duration::from_millis(self.at_step_ms),
+                        _ => self.down.remove(&id).unwrap_or(RESTART),
+                    };
                     self.crash(id, Keep::Some, down).await;
                 }
                 () = sleep_until(wake.min(next_look).min(until)) => {}
@@ -470,6 +476,14 @@ impl World {
                 // Votes are rare: make some by taking the leader's word away for a moment.
                 self.depose().await;
             }
+            Fault::CrashAtStep {
+                step,
+                whom,
+                down_ms,
+            } => {
+                self.at_step_ms = *down_ms;
+                self.aim.at_step(*step, *whom);
+            }
             Fault::FailSync(id) => {
                 if let Some(store) = self.stores.get(id) {
                     store.disk.engine.fail_next_sync();
@@ -553,14 +567,17 @@ impl World {
             set.accept_missing
                 .extend(other.map(|other| u32::from(other.get())));
         }
-        let trace = self.trace.clone();
+        let (trace, aim) = (self.trace.clone(), self.aim.clone());
         process.tasks.spawn(async move {
             let deadline = Instant::now() + Duration::from_secs(3);
             match core.namespaces().set_target(set, deadline).await {
-                Ok(row) => trace.note(format_args!(
-                    "switch at store {id}: attempt {} to {}",
-                    row.attempt, row.target
-                )),
+                Ok(row) => {
+                    trace.note(format_args!(
+                        "switch at store {id}: attempt {} to {}",
+                        row.attempt, row.target
+                    ));
+                    aim.stepped(Step::Asked, RegionId::META);
+                }
                 Err(error) => trace.note(format_args!("switch at store {id}: {}", error.reason)),
             }
         });

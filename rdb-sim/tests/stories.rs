@@ -4,7 +4,7 @@
     reason = "a test may stop at what it did not expect"
 )]
 
-use rdb_sim::plan::{Fault, Keep, Planned, Shape};
+use rdb_sim::plan::{Ask, Driving, Fault, Keep, Planned, Shape, Step};
 use rdb_sim::world::{Report, RunOptions, run};
 use rdb_types::StoreId;
 use std::collections::BTreeSet;
@@ -165,5 +165,44 @@ fn a_store_that_starts_alone_takes_eventual_writes_within_their_deadlines() {
         let soon = starts.map(|at_ms| served(at_ms / 1_000 + 1) || served(at_ms / 1_000));
         // On the slow disk a start takes its time, too.
         assert!(sync_us > 900 || soon == [true; 5], "{soon:?}");
+    }
+}
+
+/// Whoever drives a switch dies when a step of it takes effect: the leader of the meta region, or that of the
+/// region. Another one goes on, and the switch is done or undone, with nothing lost.
+#[test]
+fn a_coordinator_that_dies_at_each_step_of_a_switch_is_replaced() {
+    for whom in Driving::ALL {
+        for step in Step::ALL {
+            let die = Fault::CrashAtStep {
+                step,
+                whom,
+                down_ms: 1_500,
+            };
+            let (first, second) = match step {
+                Step::Opened => (Ask::Strong, Ask::Eventual),
+                _ => (Ask::Eventual, Ask::Strong),
+            };
+            let mut faults = vec![
+                (6_000, Fault::Switch(store(1), first)),
+                (8_000, die),
+                (8_001, Fault::Switch(store(2), second)),
+            ];
+            if step == Step::Aborted {
+                // What store 3 accepted comes to nobody in time: a seal that is begun is given up.
+                faults.push((6_700, Fault::Clog(store(3), 3_000)));
+                faults.push((13_000, Fault::Clog(store(3), 0)));
+                faults.sort_by_key(|(at_ms, _)| *at_ms);
+            }
+            let name = format!("the coordinator of the {whom:?} dies at {step:?}");
+            let report = tell_of(5, &name, 12, faults);
+            assert_eq!(report.restarts, 1, "{name}: {:?}", report.switches);
+            let switches = report.switches;
+            let there = match step {
+                Step::Opened => switches.opened,
+                _ => switches.sealed,
+            };
+            assert!(there >= 4, "{name}: {switches:?}");
+        }
     }
 }

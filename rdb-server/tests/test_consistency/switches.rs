@@ -162,6 +162,47 @@ async fn a_leader_killed_at_any_moment_of_a_switch_loses_nothing() {
     }
 }
 
+/// Ten switches while stores are killed with -9 and started again, one after the other, each at a moment of
+/// its own: every switch is done in the end, and nothing that was acknowledged is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_switches_under_kill_9_lose_nothing() {
+    let mut cluster = declared("strong", &["--switch-timeout", "30s"]).await;
+    let writers = Writers::start(&cluster, &[0, 1, 2], 1);
+    for round in 0..10_usize {
+        let target = if round.is_multiple_of(2) {
+            EVENTUAL
+        } else {
+            STRONG
+        };
+        let (victim, asked) = (round % 3, (round + 1) % 3);
+        let request = UpdateNamespaceModeRequest {
+            wait: false,
+            ..request(target)
+        };
+        eventually(PATIENT, "the switch is taken", async || {
+            let (_, ended) = update(&cluster, asked, request.clone()).await;
+            ended.map_err(|status| status.to_string())
+        })
+        .await;
+        // From the first of its steps to well behind the last one.
+        tokio::time::sleep(Duration::from_millis([0, 3, 8, 15, 30][round / 2])).await;
+        cluster.kill(victim);
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        cluster.restart(victim).await;
+        settles(&cluster, asked, "the switch is done", |mode| {
+            is_stable(mode, target)
+        })
+        .await;
+    }
+    let (acknowledged, longest) = writers.stop().await;
+    println!(
+        "{} writes; the longest took {longest:?}",
+        acknowledged.len()
+    );
+    assert!(acknowledged.len() > 100, "{}", acknowledged.len());
+    holds_all(&cluster, &acknowledged).await;
+}
+
 async fn set_aside(cluster: &Cluster, store: usize) -> Result<Vec<Conflict>, String> {
     let request = ListConflictsRequest {
         namespace: NAME.to_owned(),
