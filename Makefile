@@ -26,7 +26,7 @@ fix: setup ## format, and let clippy mend what it can
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 
 bench: setup ## put and get side by side with etcd, as ratios
-	cargo build -p rdb-server --bin rdb-server
+	cargo build --workspace --bins
 	cargo run -p rdb-bench --bin rdb-bench -- $(ARGS)
 
 sim: setup ## the simulator over fixed seeds, and over gRPC (SEEDS=n, default 110)
@@ -44,12 +44,12 @@ sim-search: setup ## the simulator over new seeds, from where the last search st
 
 chaos: setup ## real stores under faults, judged by what clients saw (MINUTES=n, default 10; docs/chaos.md)
 	@scripts/chaos-setup.sh
-	cargo build -p rdb-server --bin rdb-server
+	cargo build --workspace --bins
 	cargo run -p rdb-chaos --bin rdb-chaos -- run --minutes $(or $(MINUTES),10) $(ARGS)
 
 chaos-short: setup ## every fault once, from a fixed seed, and the controls: four minutes at most
 	@scripts/chaos-setup.sh
-	cargo build -p rdb-server --bin rdb-server
+	cargo build --workspace --bins
 	cargo run -p rdb-chaos --bin rdb-chaos -- control --etcd-if-installed $(ARGS)
 	cargo run -p rdb-chaos --bin rdb-chaos -- run --seed 3 --rounds 13 --longest 5 --patience 5 $(ARGS)
 

@@ -449,17 +449,18 @@ impl SwitchedClient {
         let invoked_ns = self.now_ns();
         let give_up = Instant::now() + PATIENCE;
         let mut maybe_applied = false;
-        // A swap in an eventual namespace would be refused again.
-        let mut hopeless = false;
         let answer = loop {
             match self.attempt(store, what, operation()).await {
                 Ok(answer) => break Some(seen(answer)),
                 Err(refusal) => {
                     maybe_applied |= refusal.maybe_applied;
-                    hopeless = refusal.reason == Reason::WrongMode.as_str();
+                    // A swap in an eventual namespace would be refused again.
+                    if refusal.reason == Reason::WrongMode.as_str() {
+                        break None;
+                    }
                 }
             }
-            if hopeless || Instant::now() >= give_up || (maybe_applied && id.is_empty()) {
+            if Instant::now() >= give_up || (maybe_applied && id.is_empty()) {
                 break None;
             }
             sleep(Duration::from_millis(self.chance.random_range(5..100))).await;
