@@ -83,6 +83,8 @@ fn refuse(waiting: impl Iterator<Item = Done>, error: &StorageError) {
 pub struct CommitQueue {
     waiting: VecDeque<Submission>,
     waiting_bytes: usize,
+    /// How many of them wait for the write.
+    wants_written: usize,
     /// Why nothing is accepted any more.
     refusal: Option<StorageError>,
 }
@@ -107,6 +109,7 @@ impl CommitQueue {
             });
         }
         self.waiting_bytes += submission.batch.size_bytes();
+        self.wants_written += usize::from(submission.written.is_some());
         self.waiting.push_back(submission);
         Ok(())
     }
@@ -124,6 +127,7 @@ impl CommitQueue {
                 break;
             };
             self.waiting_bytes -= next_bytes;
+            self.wants_written -= usize::from(next.written.is_some());
             group.submissions += 1;
             group.batch.append(&mut next.batch);
             group.written.extend(next.written);
@@ -146,10 +150,16 @@ impl CommitQueue {
             self.refusal = Some(error.clone());
         }
         self.waiting_bytes = 0;
+        self.wants_written = 0;
         Refused {
             submissions: std::mem::take(&mut self.waiting),
             error: error.clone(),
         }
+    }
+
+    /// Whether someone waits to read what it wrote, rather than for the disk.
+    pub fn wants_written(&self) -> bool {
+        self.wants_written > 0
     }
 
     /// Whether nothing waits.
@@ -272,6 +282,11 @@ impl WrittenGroup {
     /// Whether someone waits for a sync.
     pub fn needs_sync(&self) -> bool {
         !self.synced.is_empty()
+    }
+
+    /// Takes those who wait in a group that was written behind this one: one sync does for both.
+    pub fn join(&mut self, later: WrittenGroup) {
+        self.synced.extend(later.synced);
     }
 
     /// Does not sync and calls those who wait for it back with `error`.

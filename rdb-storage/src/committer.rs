@@ -1,12 +1,13 @@
 //! One write and one sync for everybody who waits.
 //!
-//! Owns the thread that takes groups from a [`CommitQueue`] and runs them against the engine,
-//! and the answer to a failed disk: stop. How groups are made is the queue's business. Does
-//! not know who submits or why.
+//! Owns what submitters hand over, the driver that runs it against the engine step by step, and the
+//! answer to a failed disk: stop. How groups are made is the queue's business; the threads that
+//! run a store's committer are those of [`crate::commit_crew`]. Does not know who submits or why.
 //!
-//! While the disk is busy with one group the next one gathers, so the number of syncs follows
+//! While the disk is busy with one sync the next group gathers, so the number of syncs follows
 //! the speed of the disk and not the number of submitters: a sync costs tens of microseconds
-//! at best, and syncs from several threads do not add up.
+//! at best, and syncs from several threads do not add up. Who waits to read what it wrote does not
+//! wait for that sync.
 //!
 //! # Invariants
 //!
@@ -19,7 +20,6 @@
 //!   batches build on each other has to stop at its first error.
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -33,14 +33,15 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Notify, oneshot};
 
 use crate::{
-    CommitQueue, Done, Durability, Engine, Group, StorageError, Submission, WriteBatch,
-    commit_queue::{Refused, WrittenGroup},
+    Done, Durability, Engine, Group, StorageError, Submission, WriteBatch,
+    commit_crew::{self, Desk},
+    commit_queue::WrittenGroup,
 };
 
 /// How much one group may hold. Large enough that a sync is a small part of the time it takes
 /// to write, small enough that the batch and its copy inside the engine do not matter beside
 /// the block cache.
-const MAX_GROUP_BYTES: usize = 8 << 20;
+pub(crate) const MAX_GROUP_BYTES: usize = 8 << 20;
 
 /// Called once when the engine can no longer be trusted. The process should end soon.
 pub type OnFatal = Box<dyn Fn(&StorageError) + Send + Sync>;
@@ -56,12 +57,12 @@ pub struct CommitterStats {
     pub groups: u64,
 }
 
-/// What submitters and the driver share.
+/// What submitters and whoever does the work share.
 #[derive(Default)]
-struct Shared {
-    queue: Mutex<CommitQueue>,
-    /// Wakes the thread.
-    waiting: Condvar,
+pub(crate) struct Shared {
+    pub(crate) desk: Mutex<Desk>,
+    /// Wakes a thread.
+    pub(crate) waiting: Condvar,
     /// Wakes a driver that runs as a task.
     notify: Notify,
     queued_bytes: AtomicUsize,
@@ -70,19 +71,73 @@ struct Shared {
 }
 
 impl Shared {
-    fn wake(&self) {
-        self.waiting.notify_one();
+    fn close(&self) {
+        self.desk.lock().queue.close();
+        self.waiting.notify_all();
         self.notify.notify_one();
     }
 
-    fn close(&self) {
-        self.queue.lock().close();
-        self.wake();
+    /// Writes a group and calls back those who wait for that. `Err`: it was not written, and the
+    /// disk is lost; `Ok(None)`: it was not written, and there is nothing more to do.
+    pub(crate) fn write(
+        &self,
+        group: Group,
+        engine: &dyn Engine,
+    ) -> Result<Option<WrittenGroup>, StorageError> {
+        let bytes = group.size_bytes();
+        let lost = self.desk.lock().fatal.clone();
+        let result = match lost {
+            None => {
+                self.groups.fetch_add(1, Ordering::Relaxed);
+                group.write(engine)
+            }
+            Some(error) => {
+                group.refuse(&error);
+                Err(error)
+            }
+        };
+        self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        match result {
+            Ok(written) => Ok(Some(written)),
+            Err(error) if error.is_no_space() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The disk is lost: everyone who waits hears of it, and so does whoever comes later. `on_fatal` is
+    /// called the first time.
+    pub(crate) fn fail(&self, error: &StorageError, on_fatal: &OnFatal) {
+        let (first, written) = {
+            let mut desk = self.desk.lock();
+            let first = desk.fatal.is_none();
+            desk.fatal.get_or_insert_with(|| error.clone());
+            (first, std::mem::take(&mut desk.written))
+        };
+        if first {
+            on_fatal(error);
+        }
+        for group in written {
+            group.refuse(error);
+        }
+        self.give_back(error);
+    }
+
+    /// Closes the queue with `error` and calls back all that waits in it.
+    pub(crate) fn give_back(&self, error: &StorageError) {
+        let refused = {
+            let mut desk = self.desk.lock();
+            let waiting_bytes = desk.queue.waiting_bytes();
+            self.queued_bytes
+                .fetch_sub(waiting_bytes, Ordering::Relaxed);
+            desk.queue.fail(error)
+        };
+        self.waiting.notify_all();
+        refused.call_back();
     }
 }
 
-/// Submits batches; clones submit to the same thread. When the last clone goes, the thread
-/// finishes what is queued and ends by itself; [`Committer::shutdown`] waits for that.
+/// Submits batches; clones submit to the same threads. When the last clone goes, the threads
+/// finish what is queued and end by themselves; [`Committer::shutdown`] waits for that.
 #[derive(Clone)]
 pub struct Committer {
     handle: Arc<Handle>,
@@ -90,7 +145,7 @@ pub struct Committer {
 
 struct Handle {
     shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Drop for Handle {
@@ -100,26 +155,23 @@ impl Drop for Handle {
 }
 
 impl Committer {
-    /// Starts the thread. `on_fatal` is called on it, at most once, after which nothing is
+    /// Starts the threads. `on_fatal` is called on one of them, at most once, after which nothing is
     /// written any more.
     ///
     /// # Panics
     /// The operating system refuses to start a thread.
     pub fn start(engine: Arc<dyn Engine>, on_fatal: OnFatal) -> Self {
-        let (committer, mut driver) = Self::manual(engine, on_fatal);
-        let thread = thread::Builder::new()
-            .name("committer".into())
-            .spawn(move || driver.run_thread());
-        match thread {
-            Ok(thread) => *committer.handle.thread.lock() = Some(thread),
-            // As `std::thread::spawn` does: a process that cannot have one thread at its start
-            // has no way to go on.
-            Err(error) => panic!("cannot start the committer's thread: {error}"),
+        let shared = Arc::new(Shared::default());
+        let threads = commit_crew::start(&shared, engine, on_fatal);
+        Self {
+            handle: Arc::new(Handle {
+                shared,
+                threads: Mutex::new(threads),
+            }),
         }
-        committer
     }
 
-    /// A committer without a thread, and the driver that does its work: for simulators, which
+    /// A committer without threads, and the driver that does its work: for simulators, which
     /// run the driver as a task and decide when a group is written and when it is synced.
     pub fn manual(engine: Arc<dyn Engine>, on_fatal: OnFatal) -> (Self, CommitDriver) {
         let shared = Arc::new(Shared::default());
@@ -127,11 +179,10 @@ impl Committer {
             shared: Arc::clone(&shared),
             engine,
             on_fatal,
-            fatal: None,
         };
         let handle = Handle {
             shared,
-            thread: Mutex::new(None),
+            threads: Mutex::default(),
         };
         let committer = Self {
             handle: Arc::new(handle),
@@ -200,20 +251,21 @@ impl Committer {
     }
 
     /// Refuses new batches with [`StorageError::Closed`], finishes what is queued, ends the
-    /// thread and lets go of the engine. Blocks until then, so not from an async task; calling
-    /// it again, or from a callback, returns at once. A committer without a thread is only
+    /// threads and lets go of the engine. Blocks until then, so not from an async task; calling
+    /// it again, or from a callback, returns at once. A committer without threads is only
     /// closed: its driver finishes.
     pub fn shutdown(&self) {
         self.handle.shared.close();
-        let mut thread = self.handle.thread.lock();
-        if thread
-            .as_ref()
-            .is_some_and(|thread| thread.thread().id() == thread::current().id())
-        {
-            return;
-        }
-        if let Some(thread) = thread.take() {
-            // The thread catches and reports its own panics, so there is nothing to learn here.
+        let threads = {
+            let mut threads = self.handle.threads.lock();
+            let here = thread::current().id();
+            if threads.iter().any(|thread| thread.thread().id() == here) {
+                return;
+            }
+            std::mem::take(&mut *threads)
+        };
+        for thread in threads {
+            // They catch and report their own panics, so there is nothing to learn here.
             let _ = thread.join();
         }
     }
@@ -221,41 +273,43 @@ impl Committer {
     fn submit_submission(&self, submission: Submission) {
         let shared = &self.handle.shared;
         let bytes = submission.batch.size_bytes();
-        let mut queue = shared.queue.lock();
-        let was_empty = queue.is_empty();
-        match queue.push(submission) {
+        let mut desk = shared.desk.lock();
+        let was_empty = desk.queue.is_empty();
+        match desk.queue.push(submission) {
             Ok(()) => {
                 // Before the lock is released, so that the driver cannot subtract first.
                 shared.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
                 shared.submissions.fetch_add(1, Ordering::Relaxed);
-                drop(queue);
+                let wakes = desk.wakes();
+                drop(desk);
+                if wakes {
+                    shared.waiting.notify_one();
+                }
                 // Whoever found the queue empty has woken the driver; it takes all there is.
                 if was_empty {
-                    shared.wake();
+                    shared.notify.notify_one();
                 }
             }
             Err(refused) => {
-                drop(queue);
+                drop(desk);
                 refused.call_back();
             }
         }
     }
 }
 
-/// Does the work of a [`Committer`]: takes groups, writes, syncs, and stops at the first error
-/// that is final. The thread runs it; a simulator may run it instead, step by step.
+/// Does the work of a [`Committer`] step by step: takes groups, writes, syncs, and stops at the first
+/// error that is final. For simulators; a store has [`crate::commit_crew`].
 pub struct CommitDriver {
     shared: Arc<Shared>,
     engine: Arc<dyn Engine>,
     on_fatal: OnFatal,
-    /// The error that ended it.
-    fatal: Option<StorageError>,
 }
 
 impl CommitDriver {
     /// The next group, if something waits.
     pub fn try_group(&mut self) -> Option<Group> {
-        self.shared.queue.lock().take_group(MAX_GROUP_BYTES)
+        self.shared.desk.lock().queue.take_group(MAX_GROUP_BYTES)
     }
 
     /// The next group, as soon as something waits. None once the committer was shut down or has
@@ -263,11 +317,11 @@ impl CommitDriver {
     pub async fn next_group(&mut self) -> Option<Group> {
         loop {
             {
-                let mut queue = self.shared.queue.lock();
-                if let Some(group) = queue.take_group(MAX_GROUP_BYTES) {
+                let mut desk = self.shared.desk.lock();
+                if let Some(group) = desk.queue.take_group(MAX_GROUP_BYTES) {
                     return Some(group);
                 }
-                if queue.is_closed() {
+                if desk.queue.is_closed() {
                     return None;
                 }
             }
@@ -279,23 +333,10 @@ impl CommitDriver {
     /// Writes a group and calls back those who wait for that. None if it was not written; the
     /// driver has then done all that is to be done.
     pub fn write(&mut self, group: Group) -> Option<WrittenGroup> {
-        let bytes = group.size_bytes();
-        let result = match &self.fatal {
-            None => {
-                self.shared.groups.fetch_add(1, Ordering::Relaxed);
-                group.write(self.engine.as_ref())
-            }
-            Some(error) => {
-                group.refuse(error);
-                Err(error.clone())
-            }
-        };
-        self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        match result {
-            Ok(written) => Some(written),
-            Err(error) if error.is_no_space() => None,
+        match self.shared.write(group, self.engine.as_ref()) {
+            Ok(written) => written,
             Err(error) => {
-                self.fail(&error);
+                self.shared.fail(&error, &self.on_fatal);
                 None
             }
         }
@@ -303,10 +344,11 @@ impl CommitDriver {
 
     /// Syncs a group if someone waits for that, and calls them back.
     pub fn sync(&mut self, group: WrittenGroup) {
-        if let Some(error) = &self.fatal {
-            group.refuse(error);
+        let lost = self.shared.desk.lock().fatal.clone();
+        if let Some(error) = lost {
+            group.refuse(&error);
         } else if let Err(error) = group.sync(self.engine.as_ref()) {
-            self.fail(&error);
+            self.shared.fail(&error, &self.on_fatal);
         }
     }
 
@@ -316,60 +358,12 @@ impl CommitDriver {
             self.sync(written);
         }
     }
-
-    fn run_thread(&mut self) {
-        // A panic here would otherwise leave every submitter waiting for ever.
-        let ended = catch_unwind(AssertUnwindSafe(|| {
-            while let Some(group) = self.wait_group() {
-                self.run(group);
-            }
-        }));
-        if ended.is_err() {
-            self.fail(&StorageError::Internal {
-                doing: "committing a group",
-                detail: "the committer's thread panicked".into(),
-            });
-        }
-    }
-
-    /// [`CommitDriver::next_group`] for a thread.
-    fn wait_group(&mut self) -> Option<Group> {
-        let mut queue = self.shared.queue.lock();
-        loop {
-            if let Some(group) = queue.take_group(MAX_GROUP_BYTES) {
-                return Some(group);
-            }
-            if queue.is_closed() {
-                return None;
-            }
-            self.shared.waiting.wait(&mut queue);
-        }
-    }
-
-    fn fail(&mut self, error: &StorageError) {
-        let refused = self.drain(error);
-        if self.fatal.is_none() {
-            self.fatal = Some(error.clone());
-            (self.on_fatal)(error);
-        }
-        refused.call_back();
-    }
-
-    /// Closes the queue with `error` and takes all that waits out of it.
-    fn drain(&self, error: &StorageError) -> Refused {
-        let mut queue = self.shared.queue.lock();
-        let waiting_bytes = queue.waiting_bytes();
-        self.shared
-            .queued_bytes
-            .fetch_sub(waiting_bytes, Ordering::Relaxed);
-        queue.fail(error)
-    }
 }
 
 impl Drop for CommitDriver {
     fn drop(&mut self) {
         // A driver that goes while batches wait (a simulated crash, an aborted task) must not
         // leave their submitters waiting.
-        self.drain(&StorageError::Closed).call_back();
+        self.shared.give_back(&StorageError::Closed);
     }
 }

@@ -13,7 +13,7 @@
 //! | [`engine`] | the contract: [`View`], [`Engine`] |
 //! | [`memory`] | an engine that can lose power on purpose; tests and the simulator use it |
 //! | [`rocks`] | the engine of production |
-//! | [`commit_queue`], [`committer`] | one write and one sync for everybody who waits |
+//! | [`commit_queue`], [`committer`], `commit_crew` | one write and one sync for everybody who waits |
 //! | [`datadir`] | who owns a directory, and which directories are refused |
 //! | [`conformance`] | what every engine must do, as a suite |
 //!
@@ -29,6 +29,7 @@
 #![warn(missing_docs)]
 
 pub mod batch;
+mod commit_crew;
 pub mod commit_queue;
 pub mod committer;
 pub mod conformance;

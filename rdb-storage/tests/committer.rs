@@ -223,6 +223,39 @@ fn written_is_called_back_while_the_sync_is_under_way() {
 }
 
 #[test]
+fn who_waits_to_read_does_not_wait_for_a_sync_under_way_and_who_waits_for_the_disk_gathers() {
+    let engine = Arc::new(SlowEngine::new());
+    let committer = Committer::start(engine.clone(), Fatal::default().hook());
+    let (to, outcomes) = mpsc::sync_channel(OUTCOMES);
+    committer.submit(put("first"), Durability::Synced, report(&to, "first"));
+    engine.wait_for_sync(1);
+
+    // Nobody asks to read these: they are not written before the sync is over.
+    for key in ["a", "b", "c"] {
+        committer.submit(put(key), Durability::Synced, report(&to, key));
+    }
+    assert_eq!(engine.get(Family::Data, b"a").expect("memory"), None);
+    // From here on somebody does.
+    for name in ["read 1", "read 2"] {
+        committer.submit(put(name), Durability::Written, report(&to, name));
+        assert_eq!(next_ok(&outcomes), name);
+    }
+    assert!(engine.get(Family::Data, b"a").expect("memory").is_some());
+
+    // The sync that was under way covers none of them; the next one covers all.
+    engine.let_syncs_pass(1);
+    assert_eq!(next_ok(&outcomes), "first");
+    engine.wait_for_sync(2);
+    assert!(outcomes.try_recv().is_err());
+    engine.let_syncs_pass(1);
+    for key in ["a", "b", "c"] {
+        assert_eq!(next_ok(&outcomes), key);
+    }
+    committer.shutdown();
+    assert_eq!(engine.stats().syncs, 2);
+}
+
+#[test]
 fn batches_take_effect_in_the_order_of_submission() {
     const PUTS: u32 = 2_000;
     let engine = Arc::new(MemoryEngine::new());

@@ -1,0 +1,180 @@
+//! The threads of a committer: one writes while the other syncs.
+//!
+//! Owns who does what when. Two equal threads share a desk: whoever wrote a group goes on to sync it, so a
+//! lone submitter meets no hand-over; what comes in during the sync is written by the other one, if somebody
+//! waits to read it, and waits for the next sync together. Does not know who submits or why.
+//!
+//! # Invariants
+//!
+//! - One thread writes at a time, so groups reach the engine in order; one syncs at a time, so groups are
+//!   called back in order.
+//! - A sync covers the groups that were written before it began, and no others.
+//! - What waits for the disk alone gathers until the sync under way is over: writing it earlier would make
+//!   more writes, and not a sync less.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
+
+use parking_lot::MutexGuard;
+
+use crate::{
+    CommitQueue, Engine, Group, StorageError,
+    commit_queue::WrittenGroup,
+    committer::{MAX_GROUP_BYTES, OnFatal, Shared},
+};
+
+/// What waits, and who is at work.
+#[derive(Default)]
+pub(crate) struct Desk {
+    /// To be written.
+    pub(crate) queue: CommitQueue,
+    /// Written, and to be synced.
+    pub(crate) written: Vec<WrittenGroup>,
+    /// Why nothing is done any more.
+    pub(crate) fatal: Option<StorageError>,
+    writing: bool,
+    syncing: bool,
+    /// A thread was woken, and has not looked yet.
+    woken: bool,
+}
+
+/// What a thread does next.
+enum Task {
+    Write(Group),
+    Sync(WrittenGroup),
+    Wait,
+    End,
+}
+
+impl Desk {
+    fn may_write(&self) -> bool {
+        let waits = !self.syncing
+            || self.queue.wants_written()
+            || self.queue.waiting_bytes() >= MAX_GROUP_BYTES;
+        waits && !self.writing && !self.queue.is_empty()
+    }
+
+    /// Whether a thread has to be woken for what waits. It counts as woken from here on.
+    pub(crate) fn wakes(&mut self) -> bool {
+        self.may_write() && !std::mem::replace(&mut self.woken, true)
+    }
+
+    fn next(&mut self) -> Task {
+        if !self.syncing && !self.written.is_empty() {
+            let mut groups = self.written.drain(..);
+            if let Some(mut first) = groups.next() {
+                groups.for_each(|later| first.join(later));
+                self.syncing = true;
+                return Task::Sync(first);
+            }
+        }
+        if self.may_write()
+            && let Some(group) = self.queue.take_group(MAX_GROUP_BYTES)
+        {
+            self.writing = true;
+            // Whoever was woken for it may find nothing, and what comes next wakes again.
+            self.woken = false;
+            return Task::Write(group);
+        }
+        let idle = !self.writing && !self.syncing && self.written.is_empty();
+        if idle && self.queue.is_closed() && self.queue.is_empty() {
+            Task::End
+        } else {
+            Task::Wait
+        }
+    }
+}
+
+/// Starts them.
+///
+/// # Panics
+/// The operating system refuses to start a thread.
+pub(crate) fn start(
+    shared: &Arc<Shared>,
+    engine: Arc<dyn Engine>,
+    on_fatal: OnFatal,
+) -> Vec<JoinHandle<()>> {
+    let on_fatal = Arc::new(on_fatal);
+    let threads = (0..2).map(|_| {
+        let (shared, engine, on_fatal) = (shared.clone(), engine.clone(), on_fatal.clone());
+        let thread = thread::Builder::new()
+            .name("committer".into())
+            .spawn(move || guarded(&shared, engine.as_ref(), &on_fatal));
+        match thread {
+            Ok(thread) => thread,
+            // As `std::thread::spawn` does: a process that cannot have a thread at its start
+            // has no way to go on.
+            Err(error) => panic!("cannot start the committer's threads: {error}"),
+        }
+    });
+    threads.collect()
+}
+
+fn guarded(shared: &Shared, engine: &dyn Engine, on_fatal: &OnFatal) {
+    // A panic here would otherwise leave every submitter waiting for ever.
+    if catch_unwind(AssertUnwindSafe(|| run(shared, engine, on_fatal))).is_err() {
+        {
+            let mut desk = shared.desk.lock();
+            (desk.writing, desk.syncing) = (false, false);
+        }
+        let error = StorageError::Internal {
+            doing: "committing a group",
+            detail: "a thread of the committer panicked".into(),
+        };
+        shared.fail(&error, on_fatal);
+    }
+}
+
+fn run(shared: &Shared, engine: &dyn Engine, on_fatal: &OnFatal) {
+    let mut desk = shared.desk.lock();
+    loop {
+        match desk.next() {
+            Task::Write(group) => {
+                let result = MutexGuard::unlocked(&mut desk, || shared.write(group, engine));
+                desk.writing = false;
+                match result {
+                    Ok(Some(written)) if desk.fatal.is_none() => {
+                        if written.needs_sync() {
+                            desk.written.push(written);
+                        }
+                    }
+                    // The other thread has lost the disk meanwhile.
+                    Ok(Some(written)) => {
+                        if let Some(error) = desk.fatal.clone() {
+                            MutexGuard::unlocked(&mut desk, || written.refuse(&error));
+                        }
+                    }
+                    Ok(None) => {}
+                    Err(error) => {
+                        MutexGuard::unlocked(&mut desk, || shared.fail(&error, on_fatal));
+                    }
+                }
+            }
+            Task::Sync(groups) => {
+                let wakes = desk.wakes();
+                let result = MutexGuard::unlocked(&mut desk, || {
+                    if wakes {
+                        shared.waiting.notify_one();
+                    }
+                    groups.sync(engine)
+                });
+                desk.syncing = false;
+                if let Err(error) = result {
+                    MutexGuard::unlocked(&mut desk, || shared.fail(&error, on_fatal));
+                }
+            }
+            Task::Wait => {
+                shared.waiting.wait(&mut desk);
+                desk.woken = false;
+            }
+            Task::End => {
+                // The other one may wait for this one to be done.
+                shared.waiting.notify_all();
+                return;
+            }
+        }
+    }
+}
