@@ -36,7 +36,7 @@ sim: setup ## the simulator over fixed seeds, and over gRPC (SEEDS=n, default 11
 
 sim-bugs: setup ## every planted bug, and the seeds until the simulator catches it; some minutes
 	cargo build -p rdb-sim
-	cargo run -q -p rdb-sim -- bugs --seeds 200
+	cargo run -q -p rdb-sim -- bugs --seeds 200 --seconds 30
 	cargo run -q -p rdb-sim -- tonic --controls --seeds 40
 
 sim-search: setup ## the simulator over new seeds, from where the last search stopped (MINUTES=n, default 10)
