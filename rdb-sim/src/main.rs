@@ -7,7 +7,7 @@ use rdb_sim::bugs::Bug;
 use rdb_sim::search::{self, Limits, record_next, resume_from, search, shrink};
 use rdb_sim::tcp;
 use rdb_sim::world::{Report, RunOptions, run};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -239,7 +239,10 @@ fn command(command: Command) -> std::io::Result<ExitCode> {
             println!("again: {}", again(seed, &smallest.without, &size));
             Ok(code(report.violations.is_empty()))
         }
-        Command::Bugs { seeds, only, size } => bugs(seeds, only, &size),
+        Command::Bugs { seeds, only, size } => match only {
+            Some(bug) => one_bug(seeds, bug, &size),
+            None => bugs(seeds, &size),
+        },
         Command::Tonic {
             seeds,
             first,
@@ -352,37 +355,64 @@ fn tonic_controls(seeds: u64, base: &tcp::Options) -> bool {
     all_caught
 }
 
-fn bugs(seeds: u64, only: Option<Bug>, size: &Size) -> std::io::Result<ExitCode> {
-    let mut all_caught = true;
-    println!("{:<28} {:>6}  caught by", "bug", "seeds");
-    for bug in <Bug as clap::ValueEnum>::value_variants() {
-        if only.is_some_and(|only| only != *bug) {
-            continue;
+/// Plants each bug in a process of its own, as many at a time as there are cores: a run owns its process, for
+/// it listens to panics. Lines come in the order of the list.
+fn bugs(seeds: u64, size: &Size) -> std::io::Result<ExitCode> {
+    println!("{BUGS_HEADING}");
+    let me = std::env::current_exe()?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut waiting = <Bug as clap::ValueEnum>::value_variants().iter();
+    let (mut running, mut all_caught) = (VecDeque::new(), true);
+    loop {
+        while running.len() < cores
+            && let Some(bug) = waiting.next()
+        {
+            let mut child = std::process::Command::new(&me);
+            child.args(["bugs", "--only", &name(*bug), "--seeds", &seeds.to_string()]);
+            child.args(["--stores", &size.stores.to_string()]);
+            child.args(["--seconds", &size.seconds.to_string()]);
+            child.args(["--rate", &size.rate.to_string()]);
+            running.push_back(child.stdout(std::process::Stdio::piped()).spawn()?);
         }
-        let base = RunOptions {
-            bug: Some(*bug),
-            ..size.options(1)
+        let Some(first) = running.pop_front() else {
+            return Ok(code(all_caught));
         };
-        let limits = Limits {
-            seeds,
-            time: Duration::from_secs(3600),
-        };
-        let found = search::search(&base, 1, &limits, |report| report.violations.is_empty())?;
-        let name = clap::ValueEnum::to_possible_value(bug)
-            .map_or_else(String::new, |value| value.get_name().to_owned());
-        match found.failed.first() {
-            Some(report) => {
-                let caught: BTreeSet<_> = report.violations.iter().map(|v| v.invariant).collect();
-                let caught: Vec<_> = caught.into_iter().collect();
-                println!("{name:<28} {:>6}  {}", found.seeds, caught.join(", "));
-            }
-            None => {
-                all_caught = false;
-                println!("{name:<28} {:>6}  nobody", found.seeds);
-            }
-        }
+        let output = first.wait_with_output()?;
+        all_caught &= output.status.success();
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.lines()
+            .filter(|line| *line != BUGS_HEADING)
+            .for_each(|line| println!("{line}"));
     }
-    Ok(code(all_caught))
+}
+
+/// The first line of the table of bugs.
+const BUGS_HEADING: &str = "bug                           seeds  caught by";
+
+fn name(bug: Bug) -> String {
+    clap::ValueEnum::to_possible_value(&bug)
+        .map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
+/// Plants one bug, and counts the seeds until it is caught.
+fn one_bug(seeds: u64, bug: Bug, size: &Size) -> std::io::Result<ExitCode> {
+    let base = RunOptions {
+        bug: Some(bug),
+        ..size.options(1)
+    };
+    let limits = Limits {
+        seeds,
+        time: Duration::from_secs(3600),
+    };
+    let found = search::search(&base, 1, &limits, |report| report.violations.is_empty())?;
+    let caught: BTreeSet<_> = match found.failed.first() {
+        Some(report) => report.violations.iter().map(|v| v.invariant).collect(),
+        None => ["nobody"].into(),
+    };
+    let by: Vec<_> = caught.into_iter().collect();
+    println!("{BUGS_HEADING}");
+    println!("{:<28} {:>6}  {}", name(bug), found.seeds, by.join(", "));
+    Ok(code(!found.failed.is_empty()))
 }
 
 fn code(good: bool) -> ExitCode {

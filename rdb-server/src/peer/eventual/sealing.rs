@@ -89,7 +89,6 @@ fn reply_of(epoch: Epoch, state: &EventualState) -> SealingReply {
         partial: !state.partial.is_empty(),
         digest: state.digest.to_bytes().to_vec().into(),
         last_stamp: state.last_stamp.0,
-        conflicts: state.conflicts,
     }
 }
 
