@@ -170,6 +170,23 @@ impl Client {
         .await
     }
 
+    /// Changes what the store that answers logs; with an empty level only asks. Give the client one endpoint to say
+    /// which.
+    pub async fn set_log_level(
+        &self,
+        level: &str,
+    ) -> Result<admin::SetLogLevelResponse, ClientError> {
+        // Done twice it is the same: a read in the sense of repeats.
+        let call = Call::read("changing a log level", "", None);
+        let request = admin::SetLogLevelRequest {
+            level: level.to_owned(),
+        };
+        self.admin(call, request, async |mut client, request| {
+            client.set_log_level(request).await
+        })
+        .await
+    }
+
     pub(crate) async fn raft<Q, R, F>(
         &self,
         call: Call<'_>,

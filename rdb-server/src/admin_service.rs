@@ -128,4 +128,20 @@ impl Admin for AdminService {
             warnings: reloaded.warnings,
         }))
     }
+
+    async fn set_log_level(
+        &self,
+        request: Request<admin::SetLogLevelRequest>,
+    ) -> Result<Response<admin::SetLogLevelResponse>, Status> {
+        deadline_of(&request);
+        let (before, level) = self
+            .reloader
+            .set_log_level(&request.into_inner().level)
+            .map_err(|error| error.to_status(true))?;
+        Ok(Response::new(admin::SetLogLevelResponse {
+            store_id: u32::from(self.me.get()),
+            before,
+            level,
+        }))
+    }
 }

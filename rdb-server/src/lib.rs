@@ -27,6 +27,7 @@ pub mod contacts;
 pub mod error;
 pub mod eventual;
 pub mod grpc_edge;
+pub mod host;
 pub mod http;
 pub mod kv_service;
 pub mod layout_store;

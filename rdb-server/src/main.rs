@@ -10,6 +10,7 @@ use rdb_server::config::{self, Cli, LogConfig, LogFormat};
 use rdb_server::logging::LogLevel;
 use rdb_server::server::{NewConfig, Store, StoreOptions};
 use std::process::ExitCode;
+use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -49,7 +50,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let level = match rdb_server::logging::start(&loaded.config.log) {
-        Ok(level) => level,
+        Ok(level) => Arc::new(level),
         Err(error) => {
             eprintln!("{error}");
             return ExitCode::FAILURE;
@@ -88,7 +89,7 @@ fn fail(format: LogFormat, why: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn run(loaded: config::Loaded, cli: Cli, level: LogLevel) -> ExitCode {
+async fn run(loaded: config::Loaded, cli: Cli, level: Arc<LogLevel>) -> ExitCode {
     let format = loaded.config.log.format;
     let mut options = StoreOptions::new(loaded.config);
     // A failed sync is final: what was written since the last good one may be gone, and only a restart
@@ -97,6 +98,7 @@ async fn run(loaded: config::Loaded, cli: Cli, level: LogLevel) -> ExitCode {
         tracing::error!(%error, "the disk can no longer be trusted: this process ends");
         std::process::abort();
     });
+    options.log_level = Some(level.clone());
     options.read_config = Some(Box::new(move || read_again(&cli, &level)));
     let signals = [
         SignalKind::terminate(),
@@ -113,15 +115,24 @@ async fn run(loaded: config::Loaded, cli: Cli, level: LogLevel) -> ExitCode {
     };
     let failed = loop {
         tokio::select! {
-            why = store.failed() => break Some(why),
-            _ = terminate.recv() => break None,
-            _ = interrupt.recv() => break None,
+            why = store.failed() => {
+                tracing::info!(why, "leaving");
+                break Some(why);
+            }
+            _ = terminate.recv() => {
+                tracing::info!(signal = "SIGTERM", "leaving");
+                break None;
+            }
+            _ = interrupt.recv() => {
+                tracing::info!(signal = "SIGINT", "leaving");
+                break None;
+            }
             // What came of it is in the log.
             _ = hangup.recv() => drop(store.reload()),
         }
     };
-    tracing::info!("leaving");
     store.shutdown().await;
+    tracing::info!("stopped");
     match failed {
         None => ExitCode::SUCCESS,
         Some(why) => fail(format, &why),
@@ -136,7 +147,7 @@ fn read_again(cli: &Cli, level: &LogLevel) -> Result<NewConfig, Vec<String>> {
         errors.map(ToString::to_string).collect::<Vec<_>>()
     })?;
     let mut warnings = loaded.warnings;
-    if let Err(error) = level.set(&loaded.config.log) {
+    if let Err(error) = level.set(&loaded.config.log.level) {
         warnings.push(format!("the log level stays as it was: {error}"));
     }
     Ok(NewConfig {

@@ -1,10 +1,13 @@
 //! The numbers of a store, as `/metrics` shows them.
 //!
-//! Owns the registry: what is counted as it happens is here, what can be read off the regions is read
-//! when somebody scrapes ([`regions`]). No key ever stands in a label; a namespace's name does only if it
-//! exists.
+//! Owns the registry: what is counted as it happens is here, what can be read off the regions and the engine is
+//! read when somebody scrapes ([`regions`], [`machine`]). All of it is listed in [`catalog`]. No key ever stands in a
+//! label; a namespace's name does only if it exists.
 
+pub mod catalog;
+mod machine;
 mod regions;
+mod served;
 
 use crate::error::{Error, code};
 use crate::namespace::Namespaces;
@@ -12,13 +15,16 @@ use crate::peer::eventual::Counters;
 use crate::peer_manager::PeerManager;
 use crate::region::meta::MetaState;
 use crate::transport::grpc::Places;
+use machine::Machine;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use rdb_proto::raft::ServedRequests;
 use rdb_types::{Mode, NamespaceId, NamespaceName, Reason, StoreId};
 use regions::Regions;
+use served::Served;
 use std::fmt;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -61,6 +67,7 @@ struct SwitchLabels {
 pub struct Metrics {
     registry: OnceLock<Registry>,
     requests: Family<RequestLabels, Counter>,
+    served: Served,
     seconds: Family<LatencyLabels, Histogram, fn() -> Histogram>,
     quorum_rejections: Family<NamespaceLabel, Counter>,
     convergence: Family<NamespaceLabel, Histogram, fn() -> Histogram>,
@@ -75,6 +82,10 @@ pub struct Metrics {
 }
 
 impl Counters for Metrics {
+    fn served(&self) -> Vec<ServedRequests> {
+        self.served.all()
+    }
+
     fn converged(&self, namespace: NamespaceId, after: Duration) {
         let histogram = self.convergence.get_or_create(&self.label_of_id(namespace));
         histogram.observe(after.as_secs_f64());
@@ -116,6 +127,7 @@ impl Metrics {
         Arc::new(Metrics {
             registry: OnceLock::new(),
             requests: Family::default(),
+            served: Served::default(),
             seconds: Family::new_with_constructor(latency_histogram),
             quorum_rejections: Family::default(),
             convergence: Family::new_with_constructor(latency_histogram),
@@ -158,7 +170,7 @@ impl Metrics {
         );
         registry.register(
             "clock_skew_rejections",
-            "Streams that were held because a stamp was further ahead than any clock may be",
+            "Requests refused because a clock is off, here or where they were stamped, and streams of other stores that were held for it",
             self.wild_stamps.clone(),
         );
         registry.register(
@@ -182,7 +194,8 @@ impl Metrics {
             Unit::Seconds,
             self.write_pauses.clone(),
         );
-        registry.register_collector(Box::new(Regions::new(manager.clone(), places)));
+        registry.register_collector(Box::new(Regions::new(manager.clone())));
+        registry.register_collector(Box::new(Machine::new(manager.clone(), places)));
         // A second call would change nothing.
         let _ = self.manager.set(manager);
         let _ = self.registry.set(registry);
@@ -221,7 +234,14 @@ impl Metrics {
             let label = NamespaceLabel {
                 namespace: namespace.to_owned(),
             };
-            drop(self.quorum_rejections.get_or_create(&label));
+            for counter in [
+                &self.quorum_rejections,
+                &self.conflicts,
+                &self.wild_stamps,
+                &self.repairs,
+            ] {
+                drop(counter.get_or_create(&label));
+            }
         }
         if let Some(registry) = self.registry.get() {
             text::encode(&mut out, registry)?;
@@ -310,17 +330,22 @@ impl<'a> Timed<'a> {
     pub fn done_all<'e>(self, errors: impl Iterator<Item = Option<&'e Error>>) {
         // Looked up now: the request itself may have created the namespace.
         let namespace = self.metrics.label(&self.namespace);
-        let (mut ok, mut any) = (0, false);
+        let (mut ok, mut refused) = (0, 0);
         for error in errors {
-            any = true;
             match error {
                 None => ok += 1,
                 Some(error) => {
-                    if error.reason == Reason::NoQuorum {
+                    refused += 1;
+                    let counter = match error.reason {
+                        Reason::NoQuorum => Some(&self.metrics.quorum_rejections),
+                        Reason::ClockSkew => Some(&self.metrics.wild_stamps),
+                        _ => None,
+                    };
+                    if let Some(counter) = counter {
                         let label = NamespaceLabel {
                             namespace: namespace.clone(),
                         };
-                        self.metrics.quorum_rejections.get_or_create(&label).inc();
+                        counter.get_or_create(&label).inc();
                     }
                     self.count(&namespace, label_of(code(error.reason)), 1);
                 }
@@ -329,7 +354,10 @@ impl<'a> Timed<'a> {
         if ok > 0 {
             self.count(&namespace, label_of(Code::Ok), ok);
         }
-        if any {
+        if ok + refused > 0 {
+            self.metrics
+                .served
+                .count(&namespace, self.method, ok + refused, refused);
             let labels = LatencyLabels {
                 method: self.method,
                 mode: self.metrics.mode_of(&namespace),

@@ -1,7 +1,8 @@
 //! The modes of namespaces as the cluster sees them: how far each region has followed, and what disagrees.
 //!
 //! Owns the joining of what stores report to one view of each region. When a switch is over is decided in
-//! [`reconciler`], which stores disagree with the cluster in [`mismatch`]. All of it is pure: reports,
+//! [`reconciler`], which stores disagree with the cluster in [`mismatch`], for how long a switch has been under way
+//! in [`since`]. All of it is pure: reports,
 //! rows and times come as arguments. What a region does to follow is the region's own business.
 //!
 //! Invariant: a report is a committed fact of its region's log. So of the reports of one region the newest
@@ -9,6 +10,7 @@
 
 pub mod mismatch;
 pub mod reconciler;
+pub mod since;
 
 use rdb_proto::convert;
 use rdb_proto::raft::{ClusterRow, NamespaceReport, RegionReport, State, SwitchProgress};

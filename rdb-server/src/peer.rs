@@ -663,7 +663,29 @@ impl Peer {
             quorum: self.quorum.available(),
             quorum_age_ms: self.quorum.age().as_millis() as u64,
             namespaces,
+            damage: self.damage.first().unwrap_or_default().to_owned(),
+            waiting_writes: self.waiting() as u64,
         }
+    }
+
+    /// The last entry of this replica's log.
+    pub fn last_index(&self) -> u64 {
+        let metrics = self.raft.metrics();
+        let last = metrics.borrow_watched().last_log_index;
+        last.unwrap_or(0)
+    }
+
+    /// While this replica leads: up to which index of the log each other one has said to be.
+    pub fn followers(&self) -> Vec<(StoreId, u64)> {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let replication = metrics.replication.iter().flatten();
+        replication
+            .filter(|(store, _)| **store != metrics.id)
+            .filter_map(|(store, matching)| {
+                let index = matching.as_ref().map_or(0, |id| id.index);
+                Some((StoreId::new(*store)?, index))
+            })
+            .collect()
     }
 
     /// What this replica knows of a namespace: mode and epoch.
@@ -824,19 +846,34 @@ async fn watch_over(
                 .await;
         }
         let now = peer.quorum.leader();
-        if now != leader && now.is_some() {
-            let term = peer.raft.metrics().borrow_watched().current_term;
-            tracing::info!(region, term, leader = now.map(StoreId::get), "leader");
+        let term = peer.raft.metrics().borrow_watched().current_term;
+        if now != leader {
+            match now {
+                Some(elected) => tracing::info!(
+                    region,
+                    term,
+                    leader = elected.get(),
+                    here = peer.quorum.is_leader(),
+                    "a leader is elected"
+                ),
+                None => tracing::info!(
+                    region,
+                    term,
+                    lost = leader.map(StoreId::get),
+                    "the leader is lost"
+                ),
+            }
             leader = now;
         }
         let has_quorum = peer.quorum.available();
         if has_quorum != available {
             let (reached, needed) = peer.quorum.reached_and_needed();
             if has_quorum {
-                tracing::info!(region, reached, needed, "the quorum is back");
+                tracing::info!(region, term, reached, needed, "the quorum is back");
             } else {
                 tracing::warn!(
                     region,
+                    term,
                     reached,
                     needed,
                     "no leader with a quorum: writes and linearizable reads are refused"

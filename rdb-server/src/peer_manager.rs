@@ -7,7 +7,9 @@ use crate::clock::Standing;
 use crate::cluster::Cluster;
 use crate::contacts::Contacts;
 use crate::error::Error;
+use crate::host::{DiskWatch, Process};
 use crate::modes::mismatch::Mismatches;
+use crate::modes::since::SwitchTimes;
 use crate::peer::{Peer, PeerContext};
 use crate::transport::PeerHandler;
 use futures::future::BoxFuture;
@@ -37,6 +39,8 @@ pub struct PeerManager {
     cluster: Arc<Cluster>,
     facts: StoreFacts,
     mismatches: Mutex<Mismatches>,
+    switches: Mutex<SwitchTimes>,
+    disk: DiskWatch,
     started: Instant,
 }
 
@@ -51,6 +55,8 @@ impl PeerManager {
             cluster,
             facts,
             mismatches: Mutex::default(),
+            switches: Mutex::default(),
+            disk: DiskWatch::default(),
             started: Instant::now(),
         })
     }
@@ -111,8 +117,27 @@ impl PeerManager {
             .cloned()
     }
 
+    /// How long ago another store was heard of; of one that never was, how long this store has run.
+    pub fn contact_age(&self, store: StoreId) -> Duration {
+        let age = self.contacts.age(store);
+        age.unwrap_or_else(|| self.started.elapsed())
+    }
+
+    /// For how long this store has run.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     /// What this store says of itself.
     pub fn status(&self) -> raft::StoreStatus {
+        let disk = self.disk.look(self.context.engine.as_ref());
+        // Without a disk of its own it is a guest in somebody's process, whose memory says nothing of it.
+        let resident_bytes = disk.and_then(|_| Process::now().resident_bytes);
+        let under_way = self.switches().under_way(Instant::now()).into_iter();
+        let switches = under_way.map(|(id, since)| raft::SwitchUnderWay {
+            namespace_id: id.0,
+            for_ms: since.as_millis() as u64,
+        });
         raft::StoreStatus {
             member: Some(self.facts.member.clone()),
             regions: self.peers().iter().map(|peer| peer.report()).collect(),
@@ -122,6 +147,10 @@ impl PeerManager {
             http_address: self.facts.http_address.clone(),
             clock: Some(self.clock_status()),
             mismatches: self.mismatches().to_wire(),
+            disk,
+            resident_bytes: resident_bytes.unwrap_or(0),
+            switches: switches.collect(),
+            served: self.context.counters.served(),
         }
     }
 
@@ -129,6 +158,11 @@ impl PeerManager {
     /// moments only.
     pub fn mismatches(&self) -> MutexGuard<'_, Mismatches> {
         self.mismatches.lock()
+    }
+
+    /// Which switches of modes are under way, and since when. Held for moments only.
+    pub fn switches(&self) -> MutexGuard<'_, SwitchTimes> {
+        self.switches.lock()
     }
 
     fn clock_status(&self) -> raft::ClockStatus {

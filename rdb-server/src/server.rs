@@ -14,6 +14,7 @@ use crate::clock::{PhysicalClock, SystemClock};
 use crate::config::Config;
 use crate::error::Error;
 use crate::http;
+use crate::logging::LogLevel;
 use crate::peer_manager::PeerManager;
 pub use crate::store::StartError;
 use crate::store::StoreSetup;
@@ -51,6 +52,8 @@ pub struct StoreOptions {
     pub wrap_transport: Option<WrapTransport>,
     /// Where a new configuration is read from; none: it is never read again.
     pub read_config: Option<ReadConfig>,
+    /// The level of the process's log; none: it is not this store's to change.
+    pub log_level: Option<Arc<LogLevel>>,
 }
 
 impl StoreOptions {
@@ -65,6 +68,7 @@ impl StoreOptions {
             listeners: None,
             wrap_transport: None,
             read_config: None,
+            log_level: None,
         }
     }
 }
@@ -91,6 +95,7 @@ impl Store {
             listeners,
             wrap_transport,
             read_config,
+            log_level,
         } = options;
         let (listener, http_listener) = match listeners {
             Some(listeners) => listeners,
@@ -123,6 +128,9 @@ impl Store {
         let edges = Edges::open(setup, Arc::new(Tcp), wrap_transport)?;
         if let Some(read) = read_config {
             edges.core().reloader().reads(read);
+        }
+        if let Some(level) = log_level {
+            edges.core().reloader().logs_at(level);
         }
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();

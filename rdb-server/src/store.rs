@@ -7,6 +7,7 @@
 mod clocks;
 pub mod joining;
 mod mismatches;
+mod neighbours;
 pub mod reload;
 mod switches;
 

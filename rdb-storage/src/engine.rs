@@ -134,6 +134,8 @@ pub struct EngineStats {
     /// or has no bound. A store should refuse new data some time before this is zero: deleting
     /// and compacting need room, too.
     pub free_disk_bytes: Option<u64>,
+    /// Bytes of the engine's file system; none where that is unknown or has no bound.
+    pub total_disk_bytes: Option<u64>,
     /// Bytes in memory that are not yet in sorted files.
     pub memtable_bytes: u64,
     /// Bytes of the block cache in use.

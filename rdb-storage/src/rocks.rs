@@ -258,9 +258,11 @@ impl Engine for RocksEngine {
                 .map(|family| property(*family, name))
                 .sum()
         };
+        let (free_disk_bytes, total_disk_bytes) = file_system_bytes(&database.path).unzip();
         EngineStats {
             disk_bytes: disk_bytes(&database.path),
-            free_disk_bytes: free_disk_bytes(&database.path),
+            free_disk_bytes,
+            total_disk_bytes,
             memtable_bytes: sum(properties::SIZE_ALL_MEM_TABLES),
             cache_bytes: database.cache.get_usage() as u64,
             table_reader_bytes: sum(properties::ESTIMATE_TABLE_READERS_MEM),
@@ -288,8 +290,9 @@ fn disk_bytes(path: &Path) -> u64 {
         .sum()
 }
 
-/// What is left for a process without privileges.
-fn free_disk_bytes(path: &Path) -> Option<u64> {
+/// What is left for a process without privileges, and the whole.
+fn file_system_bytes(path: &Path) -> Option<(u64, u64)> {
     let stat = rustix::fs::statvfs(path).ok()?;
-    stat.f_bavail.checked_mul(stat.f_frsize)
+    let free = stat.f_bavail.checked_mul(stat.f_frsize)?;
+    Some((free, stat.f_blocks.checked_mul(stat.f_frsize)?))
 }

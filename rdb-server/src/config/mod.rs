@@ -45,6 +45,7 @@ pub use schema::{
     NamespaceConfig, RaftConfig, SplitKey, StoreConfig,
 };
 pub use units::{ByteSize, parse_duration, show_duration};
+pub(crate) use value::is_log_level;
 
 use layer::Assembly;
 

@@ -178,7 +178,7 @@ impl Value {
     /// What may stand before a log line: levels, and levels per target.
     pub(crate) fn log_level(&self) -> Read<String> {
         let text = self.as_text(LOG_LEVEL)?;
-        if text.split(',').all(is_log_directive) {
+        if is_log_level(text) {
             Ok(text.to_owned())
         } else {
             Err(bad(text, LOG_LEVEL))
@@ -249,6 +249,11 @@ fn is_host(host: &str) -> bool {
 
 fn is_port(port: &str) -> bool {
     port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+/// Whether `log.level` may be this.
+pub(crate) fn is_log_level(text: &str) -> bool {
+    text.split(',').all(is_log_directive)
 }
 
 fn is_log_directive(directive: &str) -> bool {

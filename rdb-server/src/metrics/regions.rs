@@ -1,27 +1,28 @@
-//! What is read off the regions, the engine and the connections when somebody scrapes.
+//! What is read off the regions and the cluster's tables when somebody scrapes.
 //!
 //! Owns the names of these numbers. Counts nothing itself.
 
 use super::mode_label;
 use crate::namespace::Namespaces;
 use crate::peer_manager::PeerManager;
-use crate::transport::grpc::{Kind, Places};
+use crate::region::meta::MetaState;
+use crate::region::meta::modes::being_undone;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
-use rdb_proto::raft::NamespaceReport;
+use rdb_proto::raft::{NamespaceReport, NamespaceRow};
 use rdb_types::{Mode, NamespaceId};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// What is read off the regions when somebody scrapes.
 pub(super) struct Regions {
     manager: Weak<PeerManager>,
-    places: Arc<Places>,
 }
 
 impl fmt::Debug for Regions {
@@ -31,26 +32,47 @@ impl fmt::Debug for Regions {
 }
 
 impl Regions {
-    pub(super) fn new(manager: Weak<PeerManager>, places: Arc<Places>) -> Regions {
-        Regions { manager, places }
-    }
-
-    fn gauges(
-        encoder: &mut DescriptorEncoder<'_>,
-        name: &str,
-        help: &str,
-        rows: impl Iterator<Item = (Vec<(&'static str, String)>, i64)>,
-    ) -> fmt::Result {
-        let gauge = ConstGauge::new(0i64);
-        let mut descriptor = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
-        for (labels, value) in rows {
-            ConstGauge::new(value).encode(descriptor.encode_family(&labels)?)?;
-        }
-        Ok(())
+    pub(super) fn new(manager: Weak<PeerManager>) -> Regions {
+        Regions { manager }
     }
 }
 
-fn number(value: u64) -> i64 {
+/// Names, labels and values of one family.
+pub(super) type Labels = Vec<(&'static str, String)>;
+
+/// A family of whole numbers.
+pub(super) fn gauges(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    rows: impl Iterator<Item = (Labels, i64)>,
+) -> fmt::Result {
+    let gauge = ConstGauge::new(0i64);
+    let mut descriptor = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+    for (labels, value) in rows {
+        ConstGauge::new(value).encode(descriptor.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+/// A family of times, in seconds.
+pub(super) fn seconds(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    rows: impl Iterator<Item = (Labels, Duration)>,
+) -> fmt::Result {
+    let gauge = ConstGauge::new(0f64);
+    let mut descriptor =
+        encoder.encode_descriptor(name, help, Some(&Unit::Seconds), gauge.metric_type())?;
+    for (labels, value) in rows {
+        ConstGauge::new(value.as_secs_f64()).encode(descriptor.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+/// As the encoder takes it.
+pub(super) fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
@@ -115,14 +137,14 @@ fn encode_namespaces(
         let rows = totals
             .iter()
             .map(|(name, of)| (labelled(name), number(field(of))));
-        Regions::gauges(encoder, name, help, rows)?;
+        gauges(encoder, name, help, rows)?;
     }
     let modes = totals.iter().map(|(name, of)| {
         let mut labels = labelled(name);
         labels.push(("mode", mode_label(of.mode).to_owned()));
         (labels, 1)
     });
-    Regions::gauges(encoder, "namespace_mode", "1 for the mode in force", modes)?;
+    gauges(encoder, "namespace_mode", "1 for the mode in force", modes)?;
 
     let eventual = || totals.iter().filter(|(_, of)| of.is_eventual());
     let of_store = |name: &str, store: &u32| {
@@ -132,34 +154,28 @@ fn encode_namespaces(
     };
     let listed = eventual().map(|(name, of)| (labelled(name), number(of.conflicts)));
     let help = "Writes in the conflict log of this store";
-    Regions::gauges(encoder, "conflicts_listed", help, listed)?;
+    gauges(encoder, "conflicts_listed", help, listed)?;
     let writes = eventual().flat_map(|(name, of)| {
         let lags = of.lags.iter();
         lags.map(|(store, (writes, _))| (of_store(name, store), number(*writes)))
     });
     let help = "Writes that another replica has not reported to have, as this store knows";
-    Regions::gauges(encoder, "replication_lag_writes", help, writes)?;
+    gauges(encoder, "replication_lag_writes", help, writes)?;
     let held = eventual().flat_map(|(name, of)| {
         let held = of.held.iter();
         held.map(|(origin, streams)| (of_store(name, origin), number(*streams)))
     });
     let help = "Regions in which the writes of that store wait here, for a stamp further ahead than any clock may be";
-    Regions::gauges(encoder, "held_streams", help, held)?;
+    gauges(encoder, "held_streams", help, held)?;
 
-    let (name, help) = (
-        "replication_lag",
-        "Age of the oldest write that another replica has not reported to have, as this store knows",
-    );
-    let gauge = ConstGauge::new(0f64);
-    let mut descriptor =
-        encoder.encode_descriptor(name, help, Some(&Unit::Seconds), gauge.metric_type())?;
-    for (name, of) in eventual() {
-        for (store, (_, oldest_ms)) in &of.lags {
-            let labels = of_store(name, store);
-            let seconds = Duration::from_millis(*oldest_ms).as_secs_f64();
-            ConstGauge::new(seconds).encode(descriptor.encode_family(&labels)?)?;
-        }
-    }
+    let oldest = eventual().flat_map(|(name, of)| {
+        let lags = of.lags.iter();
+        lags.map(|(store, (_, oldest_ms))| {
+            (of_store(name, store), Duration::from_millis(*oldest_ms))
+        })
+    });
+    let help = "Age of the oldest write that another replica has not reported to have, as this store knows";
+    seconds(encoder, "replication_lag", help, oldest)?;
     let (name, help) = (
         "conflicts_dropped",
         "Writes that the bound of the conflict log pushed out of it on this store",
@@ -185,7 +201,12 @@ impl Collector for Regions {
             .collect();
         let region = |id: u64| vec![("region", id.to_string())];
         type Field = fn(&(rdb_proto::raft::RegionReport, bool)) -> u64;
-        let fields: [(&str, &str, Field); 5] = [
+        let fields: [(&str, &str, Field); 6] = [
+            (
+                "waiting_writes",
+                "Writes of clients that were taken here and are not answered yet",
+                |(report, _)| report.waiting_writes,
+            ),
             (
                 "quorum_available",
                 "1 while a leader with a quorum is known",
@@ -211,7 +232,7 @@ impl Collector for Regions {
             ),
         ];
         for (name, help, field) in fields {
-            Regions::gauges(
+            gauges(
                 &mut encoder,
                 name,
                 help,
@@ -220,6 +241,21 @@ impl Collector for Regions {
                     .map(|report| (region(report.0.region_id), number(field(report)))),
             )?;
         }
+        let followers = manager.peers().into_iter().flat_map(|peer| {
+            let (id, last) = (peer.id().0, peer.last_index());
+            let followers = peer.followers().into_iter();
+            followers.map(move |(store, matching)| {
+                let mut labels = region(id);
+                labels.push(("store", store.get().to_string()));
+                (labels, number(last.saturating_sub(matching)))
+            })
+        });
+        gauges(
+            &mut encoder,
+            "raft_follower_lag_entries",
+            "Entries of the region's log that another store has not said to have; from the store that leads it",
+            followers,
+        )?;
         let name = "storage_damaged_reads";
         let help = "Reads that found stored data damaged";
         let counter = ConstCounter::new(0u64);
@@ -240,7 +276,7 @@ impl Collector for Regions {
         encode_namespaces(&mut encoder, &totals)?;
         let mismatched = manager.mismatches().namespaces();
         let rows = tables.namespaces.iter().filter(|(_, row)| !row.deleted);
-        Regions::gauges(
+        gauges(
             &mut encoder,
             "namespace_mode_mismatch",
             "1 while a store declares or applies another mode than the cluster's; each store knows of itself, the one that leads the meta region of all",
@@ -249,90 +285,42 @@ impl Collector for Regions {
                 (labels, i64::from(mismatched.contains(id)))
             }),
         )?;
-        let kinds = [
-            ("client", Kind::Client),
-            ("probation", Kind::Probation),
-            ("store", Kind::Store),
-        ];
-        Regions::gauges(
+        let policies = rows_of(&tables).filter_map(|row| {
+            let max_lag_ms = row.policies.as_ref()?.max_lag_ms;
+            totals.get(&*row.name).filter(|of| of.is_eventual())?;
+            let objective = u64::try_from(max_lag_ms).ok().filter(|ms| *ms > 0)?;
+            Some((named(&row.name), Duration::from_millis(objective)))
+        });
+        seconds(
             &mut encoder,
-            "connections",
-            "Open connections to the client port; on probation is who found no client's place and may be a store",
-            kinds.into_iter().map(|(name, kind)| {
-                let open = self.places.open(kind) as u64;
-                (vec![("kind", name.to_owned())], number(open))
-            }),
+            "replication_lag_objective",
+            "How far a replica may be behind, as the namespace's max_lag says; absent: it says nothing",
+            policies,
         )?;
-        let engine = manager.context().engine.stats();
-        let committer = manager.context().committer.stats();
-        let clock = &manager.context().clock;
-        Regions::gauges(
+        let under_way = manager.switches().under_way(Instant::now());
+        let switches = rows_of(&tables).filter_map(|row| {
+            let since = under_way.get(&NamespaceId(row.id))?;
+            let mut labels = named(&row.name);
+            // One that is undone leads back: what was asked for is what ended last.
+            let end = row.last_switch.as_ref().filter(|_| being_undone(row));
+            let to = end.map_or(row.target, |end| end.to);
+            labels.push(("from", mode_label(row.mode).to_owned()));
+            labels.push(("to", mode_label(to).to_owned()));
+            Some((labels, *since))
+        });
+        seconds(
             &mut encoder,
-            "clock_off",
-            "1 while a majority of the stores is against this store's clock",
-            std::iter::once((Vec::new(), i64::from(clock.off().is_some()))),
-        )?;
-        Regions::gauges(
-            &mut encoder,
-            "clock_skew_ms",
-            "How far this store's clock is ahead of the middle of those read lately; absent: none was",
-            clock.skew().map(|skew| (Vec::new(), skew.0)).into_iter(),
-        )?;
-        for (name, help, value) in [
-            (
-                "storage_disk_bytes",
-                "Bytes of the database on disk",
-                engine.disk_bytes,
-            ),
-            (
-                "storage_memtable_bytes",
-                "Bytes of writes held in memory",
-                engine.memtable_bytes,
-            ),
-            (
-                "storage_cache_bytes",
-                "Bytes of the block cache in use",
-                engine.cache_bytes,
-            ),
-            (
-                "storage_queued_bytes",
-                "Bytes of batches that wait for the committer",
-                committer.queued_bytes,
-            ),
-        ] {
-            Regions::gauges(
-                &mut encoder,
-                name,
-                help,
-                std::iter::once((Vec::new(), number(value))),
-            )?;
-        }
-        for (name, help, value) in [
-            (
-                "connections_refused",
-                "Connections closed because clients held all that limits.max_connections allows",
-                self.places.refused(),
-            ),
-            (
-                "storage_syncs",
-                "Syncs of the write-ahead log",
-                engine.syncs,
-            ),
-            (
-                "storage_commit_submissions",
-                "Batches submitted to the committer",
-                committer.submissions,
-            ),
-            (
-                "storage_commit_groups",
-                "Groups that the committer wrote; batches per group is how well a sync is shared",
-                committer.groups,
-            ),
-        ] {
-            let counter = ConstCounter::new(value);
-            let descriptor = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
-            counter.encode(descriptor)?;
-        }
-        Ok(())
+            "mode_switch_under_way",
+            "For how long a switch of modes has been under way, being undone included, as this store knows; absent: none is",
+            switches,
+        )
     }
+}
+
+fn named(name: &str) -> Labels {
+    vec![("namespace", name.to_owned())]
+}
+
+fn rows_of(tables: &MetaState) -> impl Iterator<Item = &NamespaceRow> {
+    tables.namespaces.values().filter(|row| !row.deleted)
 }

@@ -72,8 +72,10 @@ impl PolicyBook {
     }
 }
 
-/// What happens to eventual writes, for whoever counts.
+/// What happens to eventual writes, for whoever counts; and what was counted, for who asks.
 pub trait Counters: Send + Sync + 'static {
+    /// What clients asked of each namespace since the start.
+    fn served(&self) -> Vec<raft::ServedRequests>;
     /// A write of another store was applied here so long after it was accepted.
     fn converged(&self, namespace: NamespaceId, after: Duration);
     /// Writes lost to concurrent ones.

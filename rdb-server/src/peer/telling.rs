@@ -62,13 +62,13 @@ impl Telling {
                     Ok(0) => {}
                     Ok(writes) => tracing::warn!(
                         region = peer.id().0,
-                        namespace = namespace.0,
+                        namespace_id = namespace.0,
                         writes,
                         "writes that this store held alone are set aside: `flaredb conflicts` lists and restores them"
                     ),
                     Err(error) => tracing::debug!(
                         region = peer.id().0,
-                        namespace = namespace.0,
+                        namespace_id = namespace.0,
                         %error,
                         "the other stores are not told of the writes set aside here yet"
                     ),

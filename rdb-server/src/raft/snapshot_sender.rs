@@ -78,6 +78,8 @@ impl Transfer<'_> {
         let mut restarts = 0;
         let mut pauses = settings.backoff();
         let mut last_progress = now();
+        let (region, term) = (self.outbound.region.0, self.meta_term());
+        tracing::info!(region, term, to = %self.to, snapshot = %id, "sending a snapshot: the store is further behind than the log goes back");
         loop {
             let (back, piece) = reader
                 .read_async(offset, settings.snapshot_chunk_bytes)
@@ -105,6 +107,7 @@ impl Transfer<'_> {
                         return Ok(SnapshotResponse::new(vote));
                     }
                     if reply.installed {
+                        tracing::info!(region, term, to = %self.to, snapshot = %id, bytes = end, "the snapshot was sent, and is installed there");
                         return Ok(SnapshotResponse::new(self.vote));
                     }
                     offset = reply.received;
@@ -129,6 +132,12 @@ impl Transfer<'_> {
             tracing::debug!(region = self.outbound.region.0, to = %self.to, offset, %failure, "a piece of a snapshot did not get across");
             TypeConfig::sleep(pauses.next().unwrap_or(settings.backoff_max)).await;
         }
+    }
+
+    /// Of the last entry in the snapshot.
+    fn meta_term(&self) -> Option<u64> {
+        let last = self.meta.last_log_id.as_ref()?;
+        Some(last.leader_id.term)
     }
 
     async fn send_piece(

@@ -1,13 +1,15 @@
 //! Taking up a new configuration while the store runs.
 //!
 //! Owns the order of things: read it, compare it with the one in force, put what may change now into force,
-//! wake who waits for that, say what changed. Where a configuration comes from is the process's business.
+//! wake who waits for that, say what changed. Where a configuration comes from is the process's business, and
+//! so is its log, whose level can be changed beside the configuration.
 
 use crate::config::{Config, KeyChange, LiveConfig};
 use crate::error::Error;
+use crate::logging::LogLevel;
 use parking_lot::Mutex;
 use rdb_types::Reason;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::sync::Notify;
 
 /// Reads the configuration again from where it came. What is wrong with it comes as lines.
@@ -38,6 +40,7 @@ pub struct Reloader {
     /// Held while it is read and taken up: of two that come at once the later one counts.
     read: Mutex<Option<ReadConfig>>,
     taken_up: Notify,
+    log_level: OnceLock<Arc<LogLevel>>,
 }
 
 impl Reloader {
@@ -47,12 +50,38 @@ impl Reloader {
             config,
             read: Mutex::new(None),
             taken_up: Notify::new(),
+            log_level: OnceLock::new(),
         })
     }
 
     /// Says where a new configuration is read from.
     pub fn reads(&self, read: ReadConfig) {
         *self.read.lock() = Some(read);
+    }
+
+    /// Says where the level of the log is changed. Once.
+    pub fn logs_at(&self, level: Arc<LogLevel>) {
+        // A second call would change nothing.
+        let _ = self.log_level.set(level);
+    }
+
+    /// Changes what is logged, until the next change or reload; of an empty text only says what is. Gives what was
+    /// in force before, and what is now.
+    ///
+    /// # Errors
+    /// It is no level, or the log is not this store's.
+    pub fn set_log_level(&self, level: &str) -> Result<(String, String), Error> {
+        let Some(log) = self.log_level.get() else {
+            let text = "this store runs in a process that has a log of its own: its level is changed there";
+            return Err(Error::new(Reason::Refused, text));
+        };
+        if level.is_empty() {
+            return Ok((log.get(), log.get()));
+        }
+        let before = log
+            .set(level)
+            .map_err(|error| Error::invalid("level", error))?;
+        Ok((before, level.to_owned()))
     }
 
     /// Resolves once a configuration was taken up since the last time. For one who waits.

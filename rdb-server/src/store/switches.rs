@@ -7,6 +7,7 @@
 //! step leaves all that matters in logs, and whoever leads next goes on.
 
 use super::StoreCore;
+use super::neighbours::{self, Neighbours};
 use crate::modes::reconciler::{Next, next};
 use crate::modes::{RegionView, data_regions, regions, text_of, write_pause_us};
 use crate::region::meta::MetaState;
@@ -46,10 +47,20 @@ struct Others<'a> {
 }
 
 impl StoreCore {
-    /// Tells this store's regions what the tables say, as soon as they say it.
+    /// Tells this store's regions what the tables say, as soon as they say it; and the log, which of the stores
+    /// in them are heard of.
     pub(super) async fn keep_books(&self) {
+        let mut neighbours = Neighbours::default();
         loop {
             let seen = self.namespaces.applied_index();
+            let tables = self.namespaces.tables();
+            self.manager
+                .switches()
+                .look(tables.namespaces.values(), Instant::now());
+            let changes = neighbours.look(self.me, &tables.stores, |store| {
+                self.manager.contact_age(store)
+            });
+            neighbours::tell(&tables.stores, changes);
             self.policies.set(self.namespaces.policies());
             self.orders.set(self.namespaces.orders());
             self.namespaces.changed(seen, IDLE).await;

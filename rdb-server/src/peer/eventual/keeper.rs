@@ -45,7 +45,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         keeper.link(&others);
         for (namespace, served) in served {
             if let Err(error) = keeper.keep(namespace, served, &others).await {
-                tracing::debug!(region = shared.region.0, namespace = namespace.0, %error, "not kept now");
+                tracing::debug!(region = shared.region.0, namespace_id = namespace.0, %error, "not kept now");
             }
         }
     }
@@ -127,7 +127,7 @@ impl Keeper {
                 if self.said.remove(&(namespace, store)).is_some() {
                     tracing::info!(
                         region = self.shared.region.0,
-                        namespace = namespace.0,
+                        namespace_id = namespace.0,
                         store = store.get(),
                         "the replica is within the objective for lag again"
                     );
@@ -142,7 +142,7 @@ impl Keeper {
                 self.said.insert((namespace, store), now);
                 tracing::warn!(
                     region = self.shared.region.0,
-                    namespace = namespace.0,
+                    namespace_id = namespace.0,
                     store = store.get(),
                     writes = lag.writes,
                     lag_ms = lag.oldest_ms,
@@ -175,7 +175,7 @@ impl Keeper {
             (Some(from), _) => {
                 tracing::info!(
                     region,
-                    namespace = namespace.0,
+                    namespace_id = namespace.0,
                     from = from.get(),
                     "what is missing here is in no log any more: taking a copy"
                 );
@@ -184,7 +184,7 @@ impl Keeper {
             (None, Some(from)) => {
                 tracing::error!(
                     region,
-                    namespace = namespace.0,
+                    namespace_id = namespace.0,
                     store = from.get(),
                     vector = %own.vector,
                     "two replicas have seen the same writes and hold different data, which is a defect or a damaged disk: comparing ranges and merging"
@@ -198,12 +198,12 @@ impl Keeper {
             match copy::take(&shared, namespace, from).await {
                 Ok(came) => tracing::info!(
                     region,
-                    namespace = namespace.0,
+                    namespace_id = namespace.0,
                     records = came.records,
                     "the copy is complete"
                 ),
                 Err(error) => {
-                    tracing::warn!(region, namespace = namespace.0, %error, "the copy is not complete; another one begins");
+                    tracing::warn!(region, namespace_id = namespace.0, %error, "the copy is not complete; another one begins");
                 }
             }
             // What it said before is answered by now.

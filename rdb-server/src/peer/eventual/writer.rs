@@ -822,7 +822,7 @@ impl Round<'_, '_> {
             if held.remove(&(namespace, origin)).is_some() {
                 tracing::info!(
                     region = self.shared.region.0,
-                    namespace = namespace.0,
+                    namespace_id = namespace.0,
                     origin = origin.get(),
                     "the stream goes on"
                 );
@@ -833,7 +833,7 @@ impl Round<'_, '_> {
         let hold = held.entry((namespace, origin)).or_insert_with(|| {
             tracing::error!(
                 region = self.shared.region.0,
-                namespace = namespace.0,
+                namespace_id = namespace.0,
                 origin = origin.get(),
                 ahead_ms,
                 "a write is stamped further ahead than any clock may be: this origin's writes wait. Mend the clock of the store that is wrong"

@@ -252,7 +252,7 @@ impl Driver {
                 if let Err(error) = &result {
                     tracing::debug!(
                         region = peer.id().0,
-                        namespace = namespace.0,
+                        namespace_id = namespace.0,
                         %error,
                         "a step of a switch is not in the log"
                     );
@@ -360,7 +360,7 @@ fn propose(peer: Arc<Peer>, namespace: NamespaceId, step: SwitchStep) -> BoxFutu
             Ok(()) if !why.is_empty() => {
                 tracing::warn!(
                     region,
-                    namespace = namespace_id,
+                    namespace_id,
                     epoch,
                     attempt,
                     why,
@@ -368,7 +368,7 @@ fn propose(peer: Arc<Peer>, namespace: NamespaceId, step: SwitchStep) -> BoxFutu
                 );
             }
             Ok(()) if !told.is_empty() => {
-                tracing::info!(region, namespace = namespace_id, epoch, attempt, "{told}");
+                tracing::info!(region, namespace_id, epoch, attempt, "{told}");
             }
             _ => {}
         }
