@@ -111,10 +111,12 @@ pub(crate) enum Command {
     /// Namespaces and their modes
     #[command(subcommand)]
     Ns(cmd::ns::Ns),
-    /// One screen: stores, regions, namespaces, and what is wrong
+    /// One screen: whether to worry, about what, and what to do; then stores, regions and namespaces
     ///
     /// As one store sees it. Exit code 0 while every region has a quorum, 4 otherwise.
     Status,
+    /// The same, refreshed, with what is asked of it each second; q quits
+    Top(cmd::top::Top),
     /// Writes to an eventual namespace that lost to concurrent ones, and the way back for them
     Conflicts(cmd::conflicts::Conflicts),
     /// Compare what all replicas of a namespace hold
@@ -124,6 +126,10 @@ pub(crate) enum Command {
     Verify(cmd::verify::Verify),
     /// Have every store of --endpoints read its configuration again, as SIGHUP does
     Reload,
+    /// What stores log, changed while they run; without a level: what it is
+    ///
+    /// Lasts until it is changed again, a reload, or a restart.
+    LogLevel(cmd::log_level::LogLevel),
     /// See it work: three stores here, broken on purpose, and judged
     Demo(crate::demo::Demo),
     /// A completion script for your shell

@@ -98,6 +98,8 @@ fn help_names_every_command_and_the_exit_codes() {
         "scan",
         "ns",
         "status",
+        "top",
+        "log-level",
         "conflicts",
         "verify",
         "reload",
@@ -115,6 +117,8 @@ fn help_names_every_command_and_the_exit_codes() {
         "scan",
         "ns",
         "status",
+        "top",
+        "log-level",
         "conflicts",
         "verify",
         "reload",
@@ -158,6 +162,9 @@ fn what_is_not_well_formed_is_exit_code_2_and_nothing_on_stdout() {
         &["conflicts", "n", "restore"],
         &["conflicts", "n", "restore", "1-2-3", "--all"],
         &["conflicts", "n", "--prefix", "??", "--base64-key"],
+        &["top", "--interval", "0s"],
+        // Nothing to draw on: said before any store is asked.
+        &["top"],
     ];
     for args in wrong {
         let ran = run("127.0.0.1:1", args);

@@ -7,12 +7,14 @@ pub(crate) mod completion;
 pub(crate) mod conflicts;
 pub(crate) mod del;
 pub(crate) mod get;
+pub(crate) mod log_level;
 pub(crate) mod ns;
 pub(crate) mod put;
 mod receipt;
 pub(crate) mod reload;
 pub(crate) mod scan;
 pub(crate) mod status;
+pub(crate) mod top;
 mod value;
 pub(crate) mod verify;
 
@@ -32,7 +34,9 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Error> {
         Command::Conflicts(conflicts) => conflicts.run(&shared).await,
         Command::Verify(verify) => verify.run(&shared).await,
         Command::Status => status::run(&shared).await,
+        Command::Top(top) => top.run(&shared).await,
         Command::Reload => reload::run(&shared).await,
+        Command::LogLevel(level) => level.run(&shared).await,
         Command::Demo(demo) => demo.run().await,
         Command::Completion(completion) => completion.run(),
     }

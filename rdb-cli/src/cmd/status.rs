@@ -1,24 +1,28 @@
 //! `flaredb status`: the cluster on one screen.
 //!
-//! Owns the screen and the document. It is one store's view: what that store cannot reach is
-//! unreachable here too. What the reports add up to is `status/view.rs` and, for eventual namespaces,
+//! Owns the screen and the document. The verdict comes first: whether to worry, about what, and what to do; the tables
+//! below it are for whoever looks further. It is one store's view: what that store cannot reach is unreachable here too. What the reports add up to is `status/view.rs` and, for eventual namespaces,
 //! `status/lag.rs`; what is wrong `status/verdict.rs`.
 
-mod lag;
+pub(crate) mod lag;
 #[cfg(test)]
 mod tests;
-mod verdict;
-mod view;
+pub(crate) mod verdict;
+pub(crate) mod view;
 
 use super::ns::mode;
 use crate::args::{Format, Shared};
 use crate::exit::Error;
 use crate::output;
-use rdb_proto::admin::ClusterStatusResponse;
+use rdb_proto::admin::{ClusterStatusResponse, StoreSummary};
+use rdb_proto::raft::StoreStatus;
 use serde_json::{Value, json};
 use std::process::ExitCode;
 use verdict::Verdict;
-use view::{Region, keys, name, reports};
+use view::{Region, keys, name, reports, switches};
+
+/// One screen: beyond so many namespaces the table names the rest by their number.
+const NAMESPACES: usize = 30;
 
 pub(crate) async fn run(shared: &Shared) -> Result<ExitCode, Error> {
     let answer = shared.client()?.cluster_status().await?;
@@ -31,6 +35,11 @@ pub(crate) async fn run(shared: &Shared) -> Result<ExitCode, Error> {
         Some(Format::Table) | None => output::line(&screen(&answer, &verdict, output::colours()))?,
     }
     Ok(verdict.exit_code())
+}
+
+/// Id and address of a store.
+pub(crate) fn name_of(store: &StoreSummary) -> (u32, &str) {
+    name(store)
 }
 
 /// The screen of an answer, for one who has it already.
@@ -54,6 +63,9 @@ fn screen(answer: &ClusterStatusResponse, verdict: &Verdict, colours: bool) -> S
             if store.reachable { "up" } else { "unreachable" }.to_owned(),
             status.map_or_else(String::new, |_| leads.to_string()),
             status.map_or_else(String::new, |status| uptime(status.uptime_ms)),
+            status.map_or_else(String::new, disk),
+            status.map_or_else(String::new, memory),
+            status.map_or_else(String::new, clock),
             status.map_or_else(String::new, |status| status.version.clone()),
         ]
     });
@@ -80,29 +92,44 @@ fn screen(answer: &ClusterStatusResponse, verdict: &Verdict, colours: bool) -> S
             region.keys.to_string(),
         ]
     });
-    let namespaces = answer
+    // Those that switch first: they are what somebody looks for.
+    let mut rows: Vec<_> = answer
         .namespaces
         .iter()
         .filter(|row| !row.deleted)
-        .map(|row| {
-            let target = if row.target == row.mode || row.target == 0 {
-                ""
-            } else {
-                mode(row.target)
-            };
-            vec![
-                row.name.clone(),
-                mode(row.mode).to_owned(),
-                target.to_owned(),
-                keys(answer, row.id).to_string(),
-            ]
-        });
-    let mut text = format!(
-        "cluster {}, as store {} sees it\n\n",
+        .collect();
+    rows.sort_by_key(|row| (row.attempt <= row.settled_attempt, row.id));
+    let further = rows.len().saturating_sub(NAMESPACES);
+    let namespaces = rows.into_iter().take(NAMESPACES).map(|row| {
+        let target = if row.target == row.mode || row.target == 0 {
+            ""
+        } else {
+            mode(row.target)
+        };
+        vec![
+            row.name.clone(),
+            mode(row.mode).to_owned(),
+            target.to_owned(),
+            keys(answer, row.id).to_string(),
+        ]
+    });
+    let mut text = opening(verdict, colours);
+    text += &format!(
+        "\n\ncluster {}, as store {} sees it\n\n",
         answer.cluster_id, answer.answered_by
     );
     text += &output::table(
-        &["STORE", "ADDRESS", "STATE", "LEADS", "UP", "VERSION"],
+        &[
+            "STORE",
+            "ADDRESS",
+            "STATE",
+            "LEADS",
+            "UP",
+            "DISK FREE",
+            "MEMORY",
+            "CLOCK",
+            "VERSION",
+        ],
         stores.collect(),
     );
     text += "\n\n";
@@ -117,25 +144,39 @@ fn screen(answer: &ClusterStatusResponse, verdict: &Verdict, colours: bool) -> S
         &["NAMESPACE", "MODE", "SWITCHING TO", "KEYS"],
         namespaces.collect(),
     );
+    if further > 0 {
+        text += &format!("\nand {further} more: `flaredb ns list`");
+    }
     let eventual = lag::of(answer);
     if !eventual.is_empty() {
         text += "\n\n";
-        let rows = eventual.iter().flat_map(|(row, replicas)| {
-            let rows = replicas.iter();
-            rows.map(|replica| lag_row(&row.name, replica))
-        });
+        let rows = eventual
+            .iter()
+            .take(NAMESPACES)
+            .flat_map(|(row, replicas)| {
+                let rows = replicas.iter();
+                rows.map(|replica| lag_row(&row.name, replica))
+            });
         text += &output::table(
             &["EVENTUAL", "STORE", "LAG", "OLDEST", "CONFLICTS", "HELD"],
             rows.collect(),
         );
     }
-    text += "\n\n";
+    if eventual.len() > NAMESPACES {
+        let further = eventual.len() - NAMESPACES;
+        text += &format!("\nand {further} more eventual namespaces: `flaredb status -o json`");
+    }
+    text
+}
+
+/// Whether to worry, about what, and what to do.
+fn opening(verdict: &Verdict, colours: bool) -> String {
     let colour = match verdict.word() {
         "healthy" => "32",
         "degraded" => "33",
         _ => "31",
     };
-    text += &if colours {
+    let mut text = if colours {
         format!("\x1b[1;{colour}m{}\x1b[0m", verdict.word())
     } else {
         verdict.word().to_owned()
@@ -143,7 +184,55 @@ fn screen(answer: &ClusterStatusResponse, verdict: &Verdict, colours: bool) -> S
     for finding in verdict.findings() {
         text += &format!("\n- {finding}");
     }
+    for note in &verdict.notes {
+        text += &format!("\nnote: {note}");
+    }
     text
+}
+
+/// Sizes, for people.
+pub(crate) fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut unit = 0;
+    let mut size = bytes as f64;
+    while size >= 1024.0 && unit + 1 < UNITS.len() {
+        size /= 1024.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{bytes} B"),
+        _ if size < 10.0 => format!("{size:.1} {}", UNITS[unit]),
+        _ => format!("{size:.0} {}", UNITS[unit]),
+    }
+}
+
+pub(crate) fn disk(status: &StoreStatus) -> String {
+    let disk = status.disk.filter(|disk| disk.total_bytes > 0);
+    disk.map_or_else(
+        || "none".to_owned(),
+        |disk| {
+            let part = 100.0 * disk.free_bytes as f64 / disk.total_bytes as f64;
+            format!("{} ({part:.0}%)", bytes(disk.free_bytes))
+        },
+    )
+}
+
+pub(crate) fn memory(status: &StoreStatus) -> String {
+    match status.resident_bytes {
+        0 => String::new(),
+        resident => bytes(resident),
+    }
+}
+
+pub(crate) fn clock(status: &StoreStatus) -> String {
+    match status.clock {
+        Some(clock) if clock.off => "OFF".to_owned(),
+        Some(clock) if clock.unconfirmed => "not compared".to_owned(),
+        Some(clock) => clock
+            .skew_ms
+            .map_or_else(String::new, |skew| format!("{skew:+} ms")),
+        None => String::new(),
+    }
 }
 
 fn lag_row(namespace: &str, replica: &lag::Replica) -> Vec<String> {
@@ -177,14 +266,14 @@ fn lag_row(namespace: &str, replica: &lag::Replica) -> Vec<String> {
 }
 
 /// Some time, for people.
-fn age(ms: u64) -> String {
+pub(crate) fn age(ms: u64) -> String {
     match ms {
         0..10_000 => format!("{ms}ms"),
         _ => uptime(ms),
     }
 }
 
-fn uptime(ms: u64) -> String {
+pub(crate) fn uptime(ms: u64) -> String {
     let seconds = ms / 1000;
     match seconds {
         0..120 => format!("{seconds}s"),
@@ -210,6 +299,11 @@ fn document(answer: &ClusterStatusResponse, verdict: &Verdict) -> Value {
                 "uptime_ms": status.map(|status| status.uptime_ms.to_string()),
                 "http_address": status.map(|status| &status.http_address),
                 "clock_off": status.and_then(|status| status.clock).map(|clock| clock.off),
+                "clock_unconfirmed": status.and_then(|status| status.clock).map(|clock| clock.unconfirmed),
+                "disk_free_bytes": status.and_then(|status| status.disk).map(|disk| disk.free_bytes.to_string()),
+                "disk_total_bytes": status.and_then(|status| status.disk).map(|disk| disk.total_bytes.to_string()),
+                "database_bytes": status.and_then(|status| status.disk).map(|disk| disk.used_bytes.to_string()),
+                "resident_bytes": status.map(|status| status.resident_bytes.to_string()),
                 "clock_skew_ms": status.and_then(|status| status.clock).and_then(|clock| clock.skew_ms),
             })
         })
@@ -227,6 +321,9 @@ fn document(answer: &ClusterStatusResponse, verdict: &Verdict) -> Value {
                         "applied_index": report.applied_index.to_string(),
                         "commit_index": report.commit_index.to_string(),
                         "quorum": report.quorum,
+                        "quorum_age_ms": report.quorum_age_ms.to_string(),
+                        "damage": report.damage,
+                        "waiting_writes": report.waiting_writes.to_string(),
                     })
                 })
                 .collect();
@@ -260,14 +357,29 @@ fn document(answer: &ClusterStatusResponse, verdict: &Verdict) -> Value {
             })
         })
         .collect();
+    let under_way = switches(answer);
+    let switches = under_way.iter().map(|switch| {
+        json!({
+            "namespace": switch.row.name,
+            "from": mode(switch.row.mode),
+            "to": mode(switch.row.target),
+            "for_ms": switch.for_ms.to_string(),
+            "undone": switch.undone,
+            "step": switch.step,
+            "waiting_for": switch.waiting_for,
+            "why": switch.why,
+        })
+    });
     json!({
         "cluster_id": answer.cluster_id,
         "answered_by": answer.answered_by,
         "verdict": verdict.word(),
         "findings": verdict.findings().collect::<Vec<_>>(),
+        "notes": verdict.notes,
         "stores": stores,
         "regions": regions,
         "namespaces": namespaces,
+        "switches": switches.collect::<Vec<Value>>(),
     })
 }
 

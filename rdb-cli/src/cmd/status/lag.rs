@@ -12,22 +12,22 @@ use std::collections::BTreeMap;
 
 /// An eventual namespace on one store, all regions together.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Replica {
-    pub(super) store: u32,
-    pub(super) reachable: bool,
+pub(crate) struct Replica {
+    pub(crate) store: u32,
+    pub(crate) reachable: bool,
     /// Writes that another replica has and this one has not; `None`: nobody knows.
-    pub(super) lag_writes: Option<u64>,
+    pub(crate) lag_writes: Option<u64>,
     /// Age of the oldest of them.
-    pub(super) lag_ms: u64,
-    pub(super) conflicts: u64,
-    pub(super) conflicts_dropped: u64,
-    pub(super) held: Vec<HeldStream>,
+    pub(crate) lag_ms: u64,
+    pub(crate) conflicts: u64,
+    pub(crate) conflicts_dropped: u64,
+    pub(crate) held: Vec<HeldStream>,
     /// Another replica has the same vector and another digest.
-    pub(super) differs: bool,
+    pub(crate) differs: bool,
 }
 
 /// The namespaces that are eventual, each with its replicas.
-pub(super) fn of(answer: &ClusterStatusResponse) -> Vec<(&NamespaceRow, Vec<Replica>)> {
+pub(crate) fn of(answer: &ClusterStatusResponse) -> Vec<(&NamespaceRow, Vec<Replica>)> {
     let eventual =
         |row: &&NamespaceRow| !row.deleted && convert::mode(row.mode) == Some(Mode::Eventual);
     let rows = answer.namespaces.iter().filter(eventual);
@@ -95,7 +95,7 @@ fn replicas(answer: &ClusterStatusResponse, namespace: u32) -> Vec<Replica> {
 }
 
 /// The namespace's objective for lag; 0: none.
-pub(super) fn objective_ms(row: &NamespaceRow) -> u64 {
+pub(crate) fn objective_ms(row: &NamespaceRow) -> u64 {
     let policies = row.policies.as_ref();
     policies.map_or(0, |policies| {
         u64::try_from(policies.max_lag_ms).unwrap_or(0)
