@@ -668,6 +668,11 @@ impl Peer {
         }
     }
 
+    /// The term that this replica is in.
+    pub fn term(&self) -> u64 {
+        self.raft.metrics().borrow_watched().current_term
+    }
+
     /// The last entry of this replica's log.
     pub fn last_index(&self) -> u64 {
         let metrics = self.raft.metrics();
@@ -846,7 +851,7 @@ async fn watch_over(
                 .await;
         }
         let now = peer.quorum.leader();
-        let term = peer.raft.metrics().borrow_watched().current_term;
+        let term = peer.term();
         if now != leader {
             match now {
                 Some(elected) => tracing::info!(

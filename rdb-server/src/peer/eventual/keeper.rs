@@ -9,7 +9,7 @@ use super::{Served, Shared, copy, link};
 use crate::error::Error;
 use crate::eventual::EventualState;
 use crate::tasks;
-use rdb_types::{NamespaceId, StoreId};
+use rdb_types::{Epoch, NamespaceId, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,13 +107,20 @@ impl Keeper {
                 break;
             }
         }
-        self.watch_lag(namespace, &durable, now_ms);
+        self.watch_lag(namespace, served.epoch, &durable, now_ms);
         self.mend(namespace, served);
         Ok(())
     }
 
     /// Says when a replica is further behind than the namespace's objective.
-    fn watch_lag(&mut self, namespace: NamespaceId, durable: &EventualState, now_ms: u64) {
+    fn watch_lag(
+        &mut self,
+        namespace: NamespaceId,
+        epoch: Epoch,
+        durable: &EventualState,
+        now_ms: u64,
+    ) {
+        let epoch = epoch.0;
         let objective_ms = self.shared.core.policies.of(namespace).max_lag_ms;
         if objective_ms == 0 {
             return;
@@ -128,6 +135,7 @@ impl Keeper {
                     tracing::info!(
                         region = self.shared.region.0,
                         namespace_id = namespace.0,
+                        epoch,
                         store = store.get(),
                         "the replica is within the objective for lag again"
                     );
@@ -143,6 +151,7 @@ impl Keeper {
                 tracing::warn!(
                     region = self.shared.region.0,
                     namespace_id = namespace.0,
+                    epoch,
                     store = store.get(),
                     writes = lag.writes,
                     lag_ms = lag.oldest_ms,

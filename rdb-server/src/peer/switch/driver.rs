@@ -354,12 +354,13 @@ fn propose(peer: Arc<Peer>, namespace: NamespaceId, step: SwitchStep) -> BoxFutu
             Ok(_) => Ok(()),
             Err(error) => Err(error),
         };
-        let region = peer.id().0;
+        let (region, term) = (peer.id().0, peer.term());
         let namespace_id = namespace.0;
         match &result {
             Ok(()) if !why.is_empty() => {
                 tracing::warn!(
                     region,
+                    term,
                     namespace_id,
                     epoch,
                     attempt,
@@ -368,7 +369,7 @@ fn propose(peer: Arc<Peer>, namespace: NamespaceId, step: SwitchStep) -> BoxFutu
                 );
             }
             Ok(()) if !told.is_empty() => {
-                tracing::info!(region, namespace_id, epoch, attempt, "{told}");
+                tracing::info!(region, term, namespace_id, epoch, attempt, "{told}");
             }
             _ => {}
         }
