@@ -14,6 +14,9 @@ cargo clippy --workspace --all-targets --locked -- -D warnings
 step "links in the documentation"
 cargo doc --workspace --no-deps --locked --quiet
 
+step "alert rules (promtool)"
+scripts/check-deploy.sh
+
 step "dependencies (deny.toml)"
 if ! cargo deny --version >/dev/null 2>&1; then
   echo "skipped: cargo-deny is not installed (cargo install --locked cargo-deny)"

@@ -496,12 +496,12 @@ fn a_second_endpoint_is_asked_where_the_first_is_away() {
 }
 
 #[test]
-fn the_status_ends_with_a_verdict() {
+fn the_status_begins_with_a_verdict() {
     let running = Store::start();
     let healthy = run(&running.address, &["status"]);
     assert_eq!(healthy.code, 0, "{}", healthy.err);
     assert!(
-        healthy.out().trim_end().ends_with("healthy") && !healthy.out().contains('\x1b'),
+        healthy.out().starts_with("healthy\n") && !healthy.out().contains('\x1b'),
         "{}",
         healthy.out()
     );
@@ -509,7 +509,8 @@ fn the_status_ends_with_a_verdict() {
     let lost = run(&running.address, &["status"]);
     assert_eq!(lost.code, 4);
     assert!(
-        lost.out().contains("no quorum\n- region 2 has no quorum"),
+        lost.out()
+            .starts_with("no quorum\n- region 2 has no quorum"),
         "{}",
         lost.out()
     );
@@ -622,6 +623,38 @@ fn modes_show_what_disagrees() {
     let json = run(&running.address, &["ns", "modes", "-o", "jsonl"]);
     let since = r#""mismatched_since_ms":"1700000000000""#;
     assert!(json.out().contains(since), "{}", json.out());
+}
+
+#[test]
+fn top_without_a_terminal_says_what_to_use() {
+    let ran = run("127.0.0.1:1", &["top"]);
+    assert_eq!((ran.code, ran.out()), (2, ""), "{}", ran.err);
+    for part in ["terminal", "flaredb status", "-o json"] {
+        assert!(ran.err.contains(part), "no {part} in: {}", ran.err);
+    }
+}
+
+#[test]
+fn a_log_level_is_changed_and_told() {
+    let running = Store::start();
+    let at = &*running.address;
+    let ran = run(at, &["log-level", "debug"]);
+    let document: serde_json::Value = serde_json::from_str(ran.out()).unwrap();
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert_eq!(
+        (&document["before"], &document["level"]),
+        (&"info".into(), &"debug".into())
+    );
+    let asked = run(at, &["log-level", "-o", "raw"]);
+    assert_eq!((asked.code, asked.out()), (0, "info\n"), "{}", asked.err);
+    let one = run(at, &["log-level", "warn", "--store", "1", "-o", "raw"]);
+    assert_eq!((one.code, one.out()), (0, "warn\n"), "{}", one.err);
+    let nobody = run(at, &["log-level", "warn", "--store", "9"]);
+    assert_eq!((nobody.code, nobody.out()), (2, ""));
+    assert!(nobody.err.contains("there is no store 9"), "{}", nobody.err);
+    let wrong = run(at, &["log-level", "verbose"]);
+    assert_eq!(wrong.code, 2, "{}", wrong.err);
+    assert!(wrong.err.contains("no log level"), "{}", wrong.err);
 }
 
 #[test]

@@ -36,6 +36,8 @@ struct State {
     /// What each write brought: (ttl_ms, request_id).
     writes: Vec<(i64, Bytes)>,
     quorum: bool,
+    /// Where it listens.
+    address: String,
 }
 
 /// A running store, ended with the test.
@@ -58,6 +60,7 @@ impl Store {
             .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
             .unwrap();
         let address = listener.local_addr().unwrap().to_string();
+        store.state.lock().unwrap().address.clone_from(&address);
         let server = tonic::transport::Server::builder()
             .add_service(kv::kv_server::KvServer::new(store.clone()))
             .add_service(RaftServiceServer::new(store.clone()))
@@ -298,7 +301,10 @@ impl Admin for Store {
         &self,
         _: Request<admin::ClusterStatusRequest>,
     ) -> Result<Response<admin::ClusterStatusResponse>, Status> {
-        let quorum = self.state.lock().unwrap().quorum;
+        let (quorum, address) = {
+            let state = self.state.lock().unwrap();
+            (state.quorum, state.address.clone())
+        };
         let report = raft::RegionReport {
             region_id: 2,
             leader: 1,
@@ -308,7 +314,7 @@ impl Admin for Store {
         };
         let member = raft::Member {
             store_id: 1,
-            address: "127.0.0.1:1".into(),
+            address,
             ..Default::default()
         };
         Ok(Response::new(admin::ClusterStatusResponse {

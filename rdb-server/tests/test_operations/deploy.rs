@@ -7,6 +7,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 const RUNBOOK: &str = "https://github.com/flaredb/flaredb/blob/main/docs/operations.md#";
 
@@ -97,6 +98,36 @@ fn every_metric_of_the_contract_is_on_the_dashboard() {
         .collect();
     let distinct: BTreeSet<String> = ids.iter().map(|id| id.to_string()).collect();
     assert_eq!(ids.len(), distinct.len());
+}
+
+/// A dashboard with a slip in a query is an empty panel, and nobody knows why. Where there is no promtool this says so.
+#[test]
+fn every_query_of_the_dashboard_is_promql() {
+    let dashboard: Value = serde_json::from_str(&read("deploy/grafana/flaredb.json")).unwrap();
+    let mut rules = "groups:\n- name: dashboard\n  rules:\n".to_owned();
+    let found = queries(&dashboard);
+    assert!(found.len() > 40, "only {} queries", found.len());
+    for (number, (_, query)) in found.iter().enumerate() {
+        // As Grafana fills them in.
+        let query = query.replace("$__rate_interval", "5m");
+        let query = query.replace("$job", "flaredb").replace("$namespace", ".*");
+        let query = Value::from(query);
+        rules += &format!("  - record: panel{number}\n    expr: {query}\n");
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&file, rules).unwrap();
+    let checked = Command::new("promtool")
+        .args(["check", "rules"])
+        .arg(file.path())
+        .output();
+    match checked {
+        Err(error) => println!("promtool is not installed ({error}): the queries are not parsed"),
+        Ok(output) => assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        ),
+    }
 }
 
 #[test]

@@ -24,7 +24,10 @@ impl Sample {
                 value: value.to_owned(),
             });
         };
-        let labels = rest.strip_suffix('}')?.split("\",").map(|label| {
+        let rest = rest.strip_suffix('}')?;
+        // Nothing between the brackets is legal, too.
+        let labels = rest.split("\",").filter(|label| !label.is_empty());
+        let labels = labels.map(|label| {
             let (name, value) = label.split_once("=\"")?;
             Some((name.to_owned(), value.trim_end_matches('"').to_owned()))
         });
@@ -97,13 +100,23 @@ impl Seen {
         self.labels.get(metric).cloned().unwrap_or_default()
     }
 
-    /// Whether some series of a metric had two values, or came and was not there before or afterwards.
+    /// Whether some series of a metric had two values.
     pub(crate) fn moved(&self, metric: &str) -> bool {
         let mut of = self
             .values
             .iter()
             .filter(|((_, name, _), _)| name == metric);
         of.any(|(_, values)| values.len() > 1)
+    }
+
+    /// Whether some store showed a metric with these labels, among others.
+    pub(crate) fn came(&self, metric: &str, labels: &[(&str, &str)]) -> bool {
+        let mut of = self.values.keys().filter(|(_, name, _)| name == metric);
+        of.any(|(_, _, series)| {
+            let has =
+                |(label, value): &(&str, &str)| series.contains(&format!("({label:?}, {value:?})"));
+            labels.iter().all(has)
+        })
     }
 
     /// Every value that a metric had.

@@ -84,6 +84,59 @@ const STILL: &[(&str, &[&str])] = &[
     ("flaredb_process_threads", &[]),
 ];
 
+/// What moves by coming: the labels under which it has to.
+type Came = (
+    &'static str,
+    &'static [&'static [(&'static str, &'static str)]],
+);
+const COMES: &[Came] = &[
+    (
+        "flaredb_namespace_mode",
+        &[
+            &[("namespace", "cart"), ("mode", "eventual")],
+            &[("namespace", "cart"), ("mode", "strong")],
+            &[("namespace", "bank"), ("mode", "strong")],
+            &[("namespace", "orders"), ("mode", "strong")],
+        ],
+    ),
+    (
+        "flaredb_replication_lag_breaches_total",
+        &[&[("namespace", "cart"), ("store", "3")]],
+    ),
+    (
+        "flaredb_mode_switches_total",
+        &[
+            &[("from", "eventual"), ("to", "strong"), ("outcome", "done")],
+            &[("from", "strong"), ("to", "eventual"), ("outcome", "done")],
+            &[
+                ("from", "eventual"),
+                ("to", "strong"),
+                ("outcome", "aborted"),
+            ],
+        ],
+    ),
+    (
+        "flaredb_mode_switch_write_pause_seconds",
+        &[&[
+            ("namespace", "cart"),
+            ("from", "eventual"),
+            ("outcome", "done"),
+        ]],
+    ),
+    // What they count is moved by requests; what is refused is told apart.
+    (
+        "flaredb_requests_total",
+        &[
+            &[("method", "Put"), ("namespace", "bank"), ("code", "OK")],
+            &[("method", "CompareAndSwap"), ("namespace", "bank")],
+            &[("method", "Scan"), ("namespace", "bank")],
+            &[("method", "Delete"), ("namespace", "bank")],
+            &[("namespace", "bank"), ("code", "UNAVAILABLE")],
+            &[("namespace", "unknown"), ("code", "NOT_FOUND")],
+        ],
+    ),
+];
+
 /// The events of the story, at least: the message, and the fields that it has to bring.
 const EVENTS: &[(&str, &[&str])] = &[
     ("listening", &["store", "addr", "http_addr"]),
@@ -585,7 +638,14 @@ async fn every_metric_moves_every_decision_is_logged_and_no_key_or_value_is_show
             wrong.push(format!("{}: labels {labels:?}, not {expected:?}", it.name));
         }
         let still = STILL.iter().find(|(name, _)| *name == it.name);
+        let comes = COMES.iter().find(|(name, _)| *name == it.name);
+        for labels in comes.iter().flat_map(|(_, labels)| *labels) {
+            if !story.seen.came(it.name, labels) {
+                wrong.push(format!("{} did not come with {labels:?}", it.name));
+            }
+        }
         match still {
+            _ if comes.is_some() => {}
             _ if needs_clocks(it.name) => {}
             None if !story.seen.moved(it.name) => wrong.push(format!("{} did not move", it.name)),
             Some((_, may)) if !may.is_empty() => {

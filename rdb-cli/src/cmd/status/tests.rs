@@ -5,8 +5,9 @@ use super::view::Region;
 use super::{document, screen};
 use rdb_proto::admin::{ClusterStatusResponse, StoreSummary};
 use rdb_proto::raft::{
-    ClockStatus, DeclaredNamespace, HeldStream, Member, NamespaceReport, NamespaceRow, Policies,
-    RegionDescriptor, RegionReport, ReplicaLag, StoreStatus, VectorPart,
+    ClockStatus, DeclaredNamespace, DiskStatus, HeldStream, Member, ModeMismatch, NamespaceReport,
+    NamespaceRow, Policies, RegionDescriptor, RegionReport, ReplicaLag, StoreStatus,
+    SwitchProgress, SwitchUnderWay, VectorPart,
 };
 use std::process::ExitCode;
 
@@ -250,4 +251,189 @@ fn an_eventual_namespace_shows_its_lag_and_whose_writes_are_held() {
         "{:?}",
         lags(5_000)
     );
+}
+
+#[test]
+fn the_verdict_comes_first_and_each_finding_says_what_to_do() {
+    let answer = cluster(vec![store(1, &[(1, 7, 40, true)]), gone(2)]);
+    let verdict = Verdict::of(&answer);
+    let screen = screen(&answer, &verdict, false);
+    let mut lines = screen.lines();
+    assert_eq!(lines.next(), Some("degraded"));
+    let finding = lines.next().unwrap();
+    assert!(
+        finding.starts_with("- store 2 at s2:1 is unreachable"),
+        "{screen}"
+    );
+    assert!(finding.contains("start it again"), "{screen}");
+    assert!(
+        screen.contains("cluster c1, as store 1 sees it"),
+        "{screen}"
+    );
+}
+
+fn with(id: u32, change: impl FnOnce(&mut StoreStatus)) -> StoreSummary {
+    let mut store = store(id, &[(1, 7, 40, true)]);
+    change(store.status.as_mut().unwrap());
+    store
+}
+
+#[test]
+fn a_disk_that_fills_is_told_by_how_much_is_left() {
+    let found = |free_bytes| {
+        let answer = cluster(vec![with(1, |status| {
+            status.disk = Some(DiskStatus {
+                free_bytes,
+                total_bytes: 100 << 30,
+                used_bytes: 7 << 30,
+            });
+        })]);
+        Verdict::of(&answer).degraded
+    };
+    assert!(found(10 << 30).is_empty());
+    let filling = &found(9 << 30)[0];
+    assert!(
+        filling.contains("is filling (9.0 GiB of 100 GiB free, 7.0 GiB are the database's)"),
+        "{filling}"
+    );
+    let full = &found(2 << 30)[0];
+    assert!(
+        full.contains("is nearly full") && full.contains("make room at once"),
+        "{full}"
+    );
+}
+
+#[test]
+fn damage_and_a_fresh_copy_are_told() {
+    let damaged = with(1, |status| {
+        status.regions[0].damage = "bad checksum in 12.sst".into();
+    });
+    let copying = with(2, |status| {
+        status.regions[0].namespaces[0].fresh_copy_needed = true;
+    });
+    let found = Verdict::of(&cluster(vec![damaged, copying])).degraded;
+    assert!(
+        found[0].contains("region 2 on store 1 at s1:1 is damaged (bad checksum in 12.sst)"),
+        "{found:?}"
+    );
+    assert!(
+        found[1].contains("store 2 at s2:1 waits for a fresh copy of region 2"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn who_does_not_follow_is_named_once() {
+    let told = |id| {
+        with(id, |status| {
+            status.mismatches = vec![ModeMismatch {
+                namespace_id: 1,
+                store_id: 2,
+                since_ms: 1,
+            }];
+        })
+    };
+    let found = Verdict::of(&cluster(vec![told(1), told(2)])).degraded;
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].contains("store 2 has not followed namespace default, which is strong"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn a_switch_is_a_note_until_it_takes_long() {
+    let switching = |for_ms, target, waiting_for: Vec<u32>| {
+        let mut answer = cluster(vec![with(1, |status| {
+            status.switches = vec![SwitchUnderWay {
+                namespace_id: 1,
+                for_ms,
+            }];
+            status.regions[0].namespaces[0].progress = Some(SwitchProgress {
+                attempt: 4,
+                step: "draining".into(),
+                waiting_for,
+                ..Default::default()
+            });
+        })]);
+        let row = &mut answer.namespaces[0];
+        (row.target, row.attempt, row.settled_attempt) = (target, 4, 3);
+        answer
+    };
+    let young = switching(4_000, 2, vec![3]);
+    let verdict = Verdict::of(&young);
+    assert_eq!(verdict.word(), "healthy");
+    let note =
+        "namespace default switches from strong to eventual, since 4000ms (it waits for store 3)";
+    assert_eq!(verdict.notes, [note]);
+    assert!(screen(&young, &verdict, false).contains(&format!("note: {note}")));
+    assert_eq!(
+        document(&young, &verdict)["switches"][0]["waiting_for"][0],
+        3
+    );
+
+    let stuck = Verdict::of(&switching(70_000, 2, vec![3]));
+    assert!(
+        stuck.degraded[0].contains("--accept-missing ID"),
+        "{stuck:?}"
+    );
+    assert!(
+        stuck.degraded[0].contains("set-mode default --cancel"),
+        "{stuck:?}"
+    );
+    let undone = Verdict::of(&switching(70_000, 1, vec![]));
+    assert!(
+        undone.degraded[0].contains("goes back to strong"),
+        "{undone:?}"
+    );
+}
+
+#[test]
+fn conflicts_are_a_note_with_the_command() {
+    let answer = cluster(vec![with(1, |status| {
+        let report = &mut status.regions[0].namespaces[0];
+        (report.conflicts, report.conflicts_dropped) = (4, 2);
+    })]);
+    let verdict = Verdict::of(&answer);
+    assert_eq!(verdict.word(), "healthy");
+    assert!(
+        verdict.notes[0].contains("lists 4 writes that lost"),
+        "{verdict:?}"
+    );
+    assert!(
+        verdict.notes[0].contains("2 more were pushed out"),
+        "{verdict:?}"
+    );
+    assert!(
+        verdict.notes[0].contains("`flaredb conflicts default`"),
+        "{verdict:?}"
+    );
+}
+
+#[test]
+fn a_thousand_namespaces_fit_on_a_screen() {
+    let mut answer = cluster(vec![store(1, &[(1, 7, 40, true)])]);
+    answer.namespaces = (1..=1000)
+        .map(|id| NamespaceRow {
+            id,
+            name: format!("n{id}"),
+            mode: 1,
+            target: if id == 777 { 2 } else { 1 },
+            attempt: u64::from(id == 777),
+            ..Default::default()
+        })
+        .collect();
+    let verdict = Verdict::of(&answer);
+    let screen = screen(&answer, &verdict, false);
+    assert!(screen.lines().count() < 60, "{screen}");
+    assert!(
+        screen.contains("and 970 more: `flaredb ns list`"),
+        "{screen}"
+    );
+    assert!(
+        screen.contains("n777"),
+        "what switches is shown first: {screen}"
+    );
+    let document = document(&answer, &verdict);
+    assert_eq!(document["namespaces"].as_array().map(Vec::len), Some(1000));
 }
