@@ -263,7 +263,7 @@ mod tests {
     use super::*;
     use rdb_proto::raft::{self, Member};
 
-    pub(super) fn served(namespace: &str, reads: u64, writes: u64, refused: u64) -> ServedRequests {
+    fn served(namespace: &str, reads: u64, writes: u64, refused: u64) -> ServedRequests {
         ServedRequests {
             namespace: namespace.to_owned(),
             reads,
@@ -272,8 +272,11 @@ mod tests {
         }
     }
 
-    fn answer(stores: Vec<(u32, Option<(u64, Vec<ServedRequests>)>)>) -> ClusterStatusResponse {
-        let summary = |(store_id, status): (u32, Option<(u64, Vec<ServedRequests>)>)| {
+    /// A store's uptime and what it served; none: it does not answer.
+    type Said = Option<(u64, Vec<ServedRequests>)>;
+
+    fn answer(stores: Vec<(u32, Said)>) -> ClusterStatusResponse {
+        let summary = |(store_id, status): (u32, Said)| {
             let status = status.map(|(uptime_ms, served)| StoreStatus {
                 uptime_ms,
                 served,
