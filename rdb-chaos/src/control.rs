@@ -78,7 +78,8 @@ pub async fn stale_reads(seed: u64, cluster: &ClusterOptions) -> Result<String, 
     // Its own client may hang in its writes for as long as the others need for theirs. A read of it now is
     // mostly of a key that was written since the cut; a key that is new by then may not have been.
     let at_follower = roaming + follower as u64;
-    load.more_reads_of(at_follower, READS_BEHIND_THE_CUT).await?;
+    load.more_reads_of(at_follower, READS_BEHIND_THE_CUT)
+        .await?;
     cluster.network().heal()?;
     load.more(WRITES / 4).await?;
     let calls = load.stop().await.calls();

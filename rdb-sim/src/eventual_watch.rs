@@ -16,6 +16,7 @@ use prost::Message;
 use rdb_proto::convert::vector;
 use rdb_proto::raft::{self, OriginEntry, peer_request, peer_response};
 use rdb_server::eventual::{EventualState, layout};
+use rdb_server::layout_store;
 use rdb_server::peer::Peer;
 use rdb_server::region::layout::region_namespace;
 use rdb_storage::{Family, KeyRange, StorageError, View};
@@ -109,6 +110,12 @@ impl EventualWatch {
             return;
         };
         for peer in process.core.manager().data_peers() {
+            // In the middle of a copy its rows are partly the donor's, and nobody goes by them: a start
+            // from here would finish the copy first.
+            let copying = disk.get(Family::Region, &layout_store::installing(peer.id()));
+            if matches!(copying, Ok(Some(_))) {
+                continue;
+            }
             for namespace in eventual_of(&peer) {
                 let place = (peer.id(), namespace);
                 if let Err(error) = self.look_at(store, place, disk.as_ref(), sane) {

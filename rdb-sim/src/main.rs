@@ -129,16 +129,23 @@ struct Size {
     /// Operations a second.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=5_000))]
     rate: u64,
+    /// Clients of strong namespaces alone, and no switches.
+    #[arg(long)]
+    strong: bool,
 }
 
 impl Size {
     fn options(&self, seed: u64) -> RunOptions {
+        let usual = RunOptions::new(seed);
+        let nobody = (0, 1);
         RunOptions {
+            eventual: if self.strong { nobody } else { usual.eventual },
+            switched: if self.strong { nobody } else { usual.switched },
             bug: self.bug,
             stores: self.stores,
             fault_s: self.seconds,
             rate: self.rate,
-            ..RunOptions::new(seed)
+            ..usual
         }
     }
 }
@@ -437,6 +444,9 @@ fn again(seed: u64, without: &BTreeSet<usize>, size: &Size) -> String {
     }
     if size.rate != 200 {
         command.push_str(&format!(" --rate {}", size.rate));
+    }
+    if size.strong {
+        command.push_str(" --strong");
     }
     if let Some(value) = size
         .bug

@@ -96,6 +96,16 @@ pub enum Fault {
     Switch(StoreId, Ask),
 }
 
+impl Fault {
+    /// Whether it has no meaning where nobody switches.
+    pub fn is_about_switches(&self) -> bool {
+        matches!(
+            self,
+            Fault::Switch(..) | Fault::CrashAtStep { .. } | Fault::Clog(..)
+        )
+    }
+}
+
 /// What is asked of a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {

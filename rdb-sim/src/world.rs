@@ -235,6 +235,7 @@ impl World {
             .plan
             .take()
             .unwrap_or_else(|| plan(self.options.seed, &self.ids, FIRST_FAULT_MS, until_ms));
+        let switched = self.options.switched.0 > 0;
         let network = tokio::spawn(self.network.clone().run());
         for id in self.ids.clone() {
             self.start(id);
@@ -279,7 +280,8 @@ impl World {
         for (number, planned) in plan.iter().enumerate() {
             self.live_until(self.began + Duration::from_millis(planned.at_ms))
                 .await;
-            if !self.options.without.contains(&number) {
+            let left_out = self.options.without.contains(&number);
+            if !left_out && (switched || !planned.fault.is_about_switches()) {
                 self.trace
                     .note(format_args!("fault {number}: {:?}", planned.fault));
                 self.inflict(&planned.fault).await;
