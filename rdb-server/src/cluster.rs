@@ -28,9 +28,11 @@
 //! - a disk is named by at most one plan, and adopts none that does not name it;
 //! - nothing but the handshake is served unless both stores hold the same cluster's plan, which neither
 //!   ever loses: so nothing of another cluster is served, and no stream outlives its judgement;
-//! - a disk that was wiped never votes again under its old id: its UUID is not the one in the plan.
+//! - a disk that was wiped never votes again under its old id: its UUID is not the one in the plan;
+//! - nor does an older copy of a disk, once it meets a store that has met a start which it lacks ([`starts`]).
 
 mod judge;
+pub mod starts;
 
 pub use judge::{Card, End, Verdict, judge, keeps_promise};
 
@@ -38,7 +40,7 @@ use crate::error::Error;
 use crate::raft::StoreNode;
 use crate::transport::{Greeting, Handshake};
 use parking_lot::Mutex;
-use rdb_proto::raft::{ClusterPlan, Hello, HelloReply, Member};
+use rdb_proto::raft::{ClusterPlan, Hello, HelloReply, Member, Start, Starts};
 use rdb_proto::{WIRE_MAJOR, WIRE_MINOR};
 use rdb_types::{Reason, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,13 +53,38 @@ pub struct Cluster {
     state: Mutex<State>,
     /// Tells the joining task that its next step may be another one.
     changed: Notify,
+    /// Tells whoever runs the store that its disk is outdated.
+    ended: Notify,
     /// Configured addresses; they win over those in the plan, so that a store can move.
     addresses: BTreeMap<StoreId, String>,
+    /// Hands what was seen of another store to the disk.
+    note: NoteSeen,
+}
+
+/// Hands a start that was seen of a store to the disk, without waiting. What this store writes afterwards
+/// must not be durable before it.
+pub type NoteSeen = Box<dyn Fn(u32, Start) + Send + Sync>;
+
+/// What a store finds on its disk.
+#[derive(Default)]
+pub struct Kept {
+    /// What its cluster started from.
+    pub plan: Option<ClusterPlan>,
+    /// The planner's disk that it has promised itself to.
+    pub promised: Option<Member>,
+    /// The starts of the disk, this one included.
+    pub starts: Starts,
+    /// The last start that it has seen of each other store.
+    pub seen: BTreeMap<u32, Start>,
 }
 
 struct State {
     /// Says only what is on disk.
     card: Card,
+    /// The last start of each other store; on disk, or on its way there before anything that comes of it.
+    seen: BTreeMap<u32, Start>,
+    /// This disk is an older copy of the store's.
+    outdated: Option<Error>,
     /// The planner's disk, as it answered; a promise to it is not on disk yet.
     wanted: Option<Member>,
     /// A plan that another store sent and that is not on disk here yet.
@@ -89,6 +116,9 @@ pub enum Step {
 
 impl State {
     fn next_step(&self) -> Result<Step, Error> {
+        if let Some(error) = &self.outdated {
+            return Err(error.clone());
+        }
         if let Some(plan) = &self.card.plan {
             return Ok(Step::Run(plan.clone()));
         }
@@ -118,6 +148,14 @@ impl State {
         Ok(Step::Ask { missing, planner })
     }
 
+    /// What this store says of itself to another.
+    fn card_for(&self, other: u32) -> Card {
+        Card {
+            seen: self.seen.get(&other).copied(),
+            ..self.card.clone()
+        }
+    }
+
     /// Takes in what a meeting came to. `Ok`: whether they may talk. The flag: whether the next step may
     /// be another one.
     fn take(&mut self, them: &Member, verdict: Verdict, end: End) -> (Result<bool, Error>, bool) {
@@ -145,7 +183,7 @@ impl State {
                 (Ok(false), news)
             }
             Verdict::Stranger(error) if end == End::Called => {
-                tracing::info!(store = them.store_id, %error, "shown the cluster, in which it has no place");
+                tracing::warn!(store = them.store_id, %error, "shown the cluster, in which it has no place");
                 (Ok(false), false)
             }
             Verdict::Stranger(error) | Verdict::Refuse(error) => (Err(error), false),
@@ -154,18 +192,28 @@ impl State {
                 self.fatal.get_or_insert_with(|| error.clone());
                 (Err(error), news)
             }
+            Verdict::Outdated(error) => {
+                self.outdated.get_or_insert_with(|| error.clone());
+                (Err(error), true)
+            }
         }
     }
 }
 
 impl Cluster {
-    /// With what is on disk (`plan`, `promised`) and what is configured.
+    /// With what is on disk and what is configured.
     pub fn new(
         me: Member,
         peers: &BTreeMap<StoreId, String>,
-        plan: Option<ClusterPlan>,
-        promised: Option<Member>,
+        kept: Kept,
+        note: NoteSeen,
     ) -> Option<Arc<Cluster>> {
+        let Kept {
+            plan,
+            promised,
+            starts,
+            seen,
+        } = kept;
         let id = StoreId::new(u64::from(me.store_id))?;
         let peer_ids: BTreeSet<u32> = first_members(id, peers);
         let is_planner = peer_ids.first() == Some(&me.store_id);
@@ -175,9 +223,13 @@ impl Cluster {
             promised: promised.or_else(|| is_planner.then(|| me.clone())),
             member: me,
             plan,
+            starts,
+            seen: None,
         };
         let state = State {
             card,
+            seen,
+            outdated: None,
             wanted: None,
             offered: None,
             fatal: None,
@@ -187,7 +239,9 @@ impl Cluster {
             me: id,
             state: Mutex::new(state),
             changed: Notify::new(),
+            ended: Notify::new(),
             addresses: peers.clone(),
+            note,
         }))
     }
 
@@ -251,20 +305,45 @@ impl Cluster {
         self.changed.notified().await;
     }
 
+    /// Why this store may never go on with its disk, if another one has found out.
+    pub fn outdated(&self) -> Option<Error> {
+        self.state.lock().outdated.clone()
+    }
+
+    /// Resolves once [`Cluster::outdated`] says why. For one task at a time.
+    pub async fn ended(&self) -> Error {
+        loop {
+            if let Some(error) = self.outdated() {
+                return error;
+            }
+            self.ended.notified().await;
+        }
+    }
+
     /// `Ok`: whether they may talk.
     fn meet(&self, them: &Card, end: End) -> Result<bool, Error> {
         let mut state = self.state.lock();
-        let verdict = judge(&state.card, them, end);
+        let me = state.card_for(them.member.store_id);
+        let verdict = judge(&me, them, end);
+        if let (Verdict::Member, Some(start)) = (&verdict, starts::latest(&them.starts))
+            && me.seen.is_none_or(|seen| seen.count < start.count)
+        {
+            // Under the lock, so that the disk hears of starts in their order; and before the other is
+            // served: what comes of that is written behind it.
+            state.seen.insert(them.member.store_id, start);
+            (self.note)(them.member.store_id, start);
+        }
         let (answer, changed) = state.take(&them.member, verdict, end);
         drop(state);
         if changed {
             self.changed.notify_one();
+            self.ended.notify_one();
         }
         answer
     }
 
-    fn card(&self) -> Card {
-        self.state.lock().card.clone()
+    fn card_for(&self, other: u32) -> Card {
+        self.state.lock().card_for(other)
     }
 }
 
@@ -298,7 +377,7 @@ fn cluster_id(card: &Card) -> String {
 
 impl Handshake for Cluster {
     fn hello(&self, to: StoreId) -> Hello {
-        let card = self.card();
+        let card = self.card_for(u32::from(to.get()));
         Hello {
             wire_major: WIRE_MAJOR,
             wire_minor: WIRE_MINOR,
@@ -308,6 +387,8 @@ impl Handshake for Cluster {
             peers: peers_to_wire(&card.peers),
             plan: card.plan,
             promised: card.promised,
+            starts: Some(card.starts),
+            seen: card.seen,
         }
     }
 
@@ -327,9 +408,11 @@ impl Handshake for Cluster {
             peers: peers_of_wire(&hello.peers),
             promised: hello.promised.clone(),
             plan: hello.plan.clone(),
+            starts: hello.starts.clone().unwrap_or_default(),
+            seen: hello.seen,
         };
         let served = self.meet(&them, End::Called)?;
-        let card = self.card();
+        let card = self.card_for(them.member.store_id);
         Ok(Greeting {
             served,
             reply: HelloReply {
@@ -340,6 +423,8 @@ impl Handshake for Cluster {
                 peers: peers_to_wire(&card.peers),
                 plan: card.plan,
                 promised: card.promised,
+                starts: Some(card.starts),
+                seen: card.seen,
             },
         })
     }
@@ -361,6 +446,8 @@ impl Handshake for Cluster {
             peers: peers_of_wire(&reply.peers),
             promised: reply.promised.clone(),
             plan: reply.plan.clone(),
+            starts: reply.starts.clone().unwrap_or_default(),
+            seen: reply.seen,
         };
         if self.meet(&them, End::Caller)? {
             return Ok(());

@@ -5,7 +5,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// The key of a store's row: `clock` (the bound above every stamp given out), `plan` (what the
-/// cluster started from), `promise` (the one disk that may name this one in a plan).
+/// cluster started from), `promise` (the one disk that may name this one in a plan), `starts` (how often the
+/// directory was started) and `seen/STORE` (the last start of that store that was met).
 pub fn row(name: &str) -> Bytes {
     let mut key = BytesMut::with_capacity(8 + name.len());
     key.put_u64(0);

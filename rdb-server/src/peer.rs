@@ -99,6 +99,7 @@ pub struct Peer {
     raft: RaftOf<RegionMachine>,
     cell: Arc<SummaryCell>,
     engine: Arc<dyn Engine>,
+    log: RaftLogStore,
     inbound: Inbound<RegionMachine>,
     queue: StrongQueue,
     reads: Reads,
@@ -151,14 +152,20 @@ impl Peer {
         );
         let config = raft_config(&format!("region {region}"), &context.raft)
             .map_err(|error| Error::new(Reason::InvalidArgument, error.to_string()))?;
-        let raft = openraft::Raft::new(u64::from(context.me.get()), config, network, log, machine)
-            .await
-            .map_err(|error| {
-                Error::new(
-                    Reason::NotReady,
-                    format!("region {region} does not start: {error}"),
-                )
-            })?;
+        let raft = openraft::Raft::new(
+            u64::from(context.me.get()),
+            config,
+            network,
+            log.clone(),
+            machine,
+        )
+        .await
+        .map_err(|error| {
+            Error::new(
+                Reason::NotReady,
+                format!("region {region} does not start: {error}"),
+            )
+        })?;
         let quorum = Arc::new(QuorumWatch::new(
             context.me,
             region,
@@ -210,6 +217,7 @@ impl Peer {
         let peer = Arc::new(Peer {
             descriptor,
             inbound: Inbound::new(raft.clone(), region, context.spool.clone()),
+            log,
             raft,
             cell,
             engine: context.engine.clone(),
@@ -513,6 +521,15 @@ impl Peer {
         if let peer_request::Body::Append(append) = &request {
             self.quorum
                 .heard_leader(Duration::from_millis(append.quorum_age_ms));
+            if !self.log.agrees(append) {
+                // The process ends; see `watch_over`.
+                let message = format!(
+                    "region {} has another history on this store, which stops",
+                    self.id()
+                );
+                let refused = Error::new(Reason::Refused, message).with("region", self.id());
+                return Box::pin(std::future::ready(Err(refused)));
+            }
         }
         let request = match self.inbound.handle(from, request) {
             Ok(answer) => return answer,
@@ -885,6 +902,11 @@ async fn watch_over(
                 );
             }
             available = has_quorum;
+        }
+        if let Some(why) = peer.log.contradicted() {
+            tracing::error!(region, "{why}");
+            let _ = fatal.send(Some(why));
+            return;
         }
         let ended = peer.raft.metrics().borrow_watched().running_state.clone();
         if let Err(error) = ended

@@ -9,10 +9,11 @@ pub mod joining;
 mod mismatches;
 mod neighbours;
 pub mod reload;
+mod starts;
 mod switches;
 
 use crate::clock::{PhysicalClock, StoreClock};
-use crate::cluster::{Cluster, first_members};
+use crate::cluster::{Cluster, Kept, first_members};
 use crate::config::{Config, LiveConfig};
 use crate::contacts::{Contacts, Listening};
 use crate::error::Error;
@@ -92,6 +93,8 @@ pub struct Disk {
     pub spool: Arc<dyn SnapshotSpool>,
     /// Its identity: a disk that was wiped is another one.
     pub store_uuid: String,
+    /// A random number, fresh with every start: a copy of the disk draws another one.
+    pub incarnation: u64,
     /// Where all this lies; none for a disk in memory.
     pub data_dir: Option<DataDir>,
 }
@@ -168,6 +171,7 @@ impl StoreCore {
             committer,
             spool,
             store_uuid,
+            incarnation,
             data_dir,
         } = disk;
         let me = store_id(&config)?;
@@ -183,7 +187,7 @@ impl StoreCore {
             && plan.is_none()
         {
             return Err(StartError::Disk(format!(
-                "the data directory belongs to cluster {found}, but its database does not know it: the database was replaced; bring the old one back"
+                "the data directory belongs to cluster {found}, but its database does not know it: the database was replaced; bring back the one that was used last"
             )));
         }
         let member = Member {
@@ -204,8 +208,14 @@ impl StoreCore {
             }
             None => Some(first_members(me, &peers)),
         };
-        let promised = stored_promise(engine.as_ref(), &member, list.as_ref())?;
-        let cluster = Cluster::new(member.clone(), &peers, plan, promised)
+        let kept = Kept {
+            promised: stored_promise(engine.as_ref(), &member, list.as_ref())?,
+            plan,
+            seen: starts::seen(engine.as_ref())?,
+            starts: starts::count_start(engine.as_ref(), incarnation)?,
+        };
+        let note = starts::notes(committer.clone());
+        let cluster = Cluster::new(member.clone(), &peers, kept, note)
             .ok_or_else(|| StartError::Disk("the store has no id".into()))?;
         let contacts = Arc::new(Contacts::new());
         let transport: SharedTransport = Listening::new(connect(me, &cluster), contacts.clone());
@@ -330,7 +340,19 @@ impl StoreCore {
     pub fn start(self: &Arc<Self>) -> JoinHandle<()> {
         let core = self.clone();
         self.tasks.spawn(async move {
-            if let Err(error) = core.live().await {
+            let lived = tokio::select! {
+                biased;
+                outdated = core.cluster.ended() => Err(outdated),
+                lived = core.live() => lived,
+            };
+            if let Some(outdated) = core.cluster.outdated() {
+                let (engine, why) = (core.engine.as_ref(), &outdated.message);
+                // Where this fails, the next start is refused by the other stores again.
+                if let Err(error) = starts::refuse(engine, &core.committer, why).await {
+                    tracing::warn!(%error, "that this directory is not to be used is not kept in it");
+                }
+            }
+            if let Err(error) = lived {
                 tracing::error!(%error, "this store cannot go on");
                 core.failed.send_replace(Some(error.message));
             }

@@ -1,7 +1,7 @@
 //! What `specs/003-kvs-consistency/spec.md` promises, held against real `rdb-server` processes: killed,
 //! stopped, frozen, cut off, and started again.
 //!
-//! The way in, for strong namespaces: `basic.rs` (no fault at all), `crashes.rs`, `partitions.rs`,
+//! The way in, for strong namespaces: `basic.rs` (no fault at all), `crashes.rs`, `copies.rs` (an older data directory), `partitions.rs`,
 //! `replicas.rs` (regions, snapshots, digests), `writes.rs` (request ids, expiry, namespaces); for
 //! eventual ones: `eventual.rs`, `conflicts.rs`; for what goes from one to the other: `modes.rs`, `switches.rs`, `sessions.rs`. The names of
 //! the tests are the promises.
@@ -17,6 +17,8 @@
 mod basic;
 #[path = "test_consistency/conflicts.rs"]
 mod conflicts;
+#[path = "test_consistency/copies.rs"]
+mod copies;
 #[path = "test_consistency/crashes.rs"]
 mod crashes;
 #[path = "test_consistency/damage.rs"]

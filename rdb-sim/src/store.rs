@@ -156,6 +156,7 @@ impl SimStore {
                 committer,
                 spool: self.spool.clone(),
                 store_uuid: self.uuid.clone(),
+                incarnation: self.seed.wrapping_add(self.incarnation),
                 data_dir: None,
             },
             clock: Arc::new(self.clock.of_process()),

@@ -114,7 +114,10 @@ pub enum DataDirError {
         found: String,
     },
     /// `STORE` cannot be understood.
-    #[error("{file}, line {line}: {what}; the file was damaged or edited: restore it from a copy")]
+    #[error(
+        "{file}, line {line}: {what}; the file was damaged or edited: undo the change of this one \
+         file. Never put an older copy of the whole directory in its place"
+    )]
     Damaged {
         /// The file.
         file: PathBuf,
@@ -126,7 +129,8 @@ pub enum DataDirError {
     /// The database is gone.
     #[error(
         "data directory {path} has lost its database (db/ is missing or empty); store {store_id} \
-         must not come back without its data: bring the old directory back"
+         must not come back without its data: bring back the directory that it used last (never an \
+         older copy of it)"
     )]
     Wiped {
         /// The directory.

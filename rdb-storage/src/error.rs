@@ -24,8 +24,9 @@ pub enum StorageError {
     },
     /// Bytes on disk are not what was written.
     #[error(
-        "stored data is damaged ({at}): {detail}; stop using this directory and \
-         restore it from a copy; the other stores of the cluster go on without this one"
+        "stored data is damaged ({at}): {detail}; leave this store out and keep the directory: \
+         an older copy of it must not take its place, it lacks what the store acknowledged since. \
+         The other stores serve on without this one while they are a majority"
     )]
     Corruption {
         /// The directory or file, with the offset where it is known.

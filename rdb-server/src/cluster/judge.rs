@@ -4,10 +4,12 @@
 //! neither disk nor network.
 //!
 //! Invariant: [`Verdict::Member`] is the only one that lets requests through, and what it rests on (both
-//! disks hold the plan of one cluster) never changes again. So a stream is judged once, at its start.
+//! disks hold the plan of one cluster, and go on where the other saw them last) never changes again while
+//! both processes live. So a stream is judged once, at its start.
 
+use super::starts::goes_on;
 use crate::error::Error;
-use rdb_proto::raft::{ClusterPlan, Member};
+use rdb_proto::raft::{ClusterPlan, Member, Start, Starts};
 use rdb_types::Reason;
 use std::collections::BTreeSet;
 
@@ -25,6 +27,10 @@ pub struct Card {
     pub promised: Option<Member>,
     /// What its cluster started from. `None`: it belongs to no cluster yet.
     pub plan: Option<ClusterPlan>,
+    /// The starts of its data directory.
+    pub starts: Starts,
+    /// The last start of the other one of the two that it has seen.
+    pub seen: Option<Start>,
 }
 
 impl Card {
@@ -67,6 +73,8 @@ pub enum Verdict {
     Refuse(Error),
     /// This store itself may not go on: the other's cluster does not know its disk.
     Fatal(Error),
+    /// This store itself may never go on with this disk, member or not: it is an older copy of its own.
+    Outdated(Error),
 }
 
 fn refused(message: String) -> Error {
@@ -95,15 +103,15 @@ pub fn judge(me: &Card, them: &Card, end: End) -> Verdict {
             )))
         }
         (Some(plan), Some(_)) => match place_in(plan, them) {
-            Ok(()) => Verdict::Member,
+            Ok(()) => judge_disks(me, them).unwrap_or(Verdict::Member),
             Err(error) => Verdict::Refuse(error),
         },
         (Some(plan), None) => match place_in(plan, them) {
-            Ok(()) => Verdict::Wait,
+            Ok(()) => judge_disks(me, them).unwrap_or(Verdict::Wait),
             Err(error) => Verdict::Stranger(error),
         },
         (None, Some(plan)) => match place_in(plan, me) {
-            Ok(()) => Verdict::Adopt(plan.clone()),
+            Ok(()) => judge_disks(me, them).unwrap_or_else(|| Verdict::Adopt(plan.clone())),
             Err(error) => Verdict::Fatal(Error {
                 message: format!("{} (says store {theirs}, which is in it)", error.message),
                 ..error
@@ -111,6 +119,24 @@ pub fn judge(me: &Card, them: &Card, end: End) -> Verdict {
         },
         (None, None) => judge_first_members(me, them, end),
     }
+}
+
+/// Whether the disks of the two are those that they saw of each other last. `None`: nothing speaks against it.
+fn judge_disks(me: &Card, them: &Card) -> Option<Verdict> {
+    if let Some(seen) = them.seen.filter(|seen| !goes_on(&me.starts, *seen)) {
+        return Some(Verdict::Outdated(older_copy(me, seen, them)));
+    }
+    let seen = me.seen.filter(|seen| !goes_on(&them.starts, *seen))?;
+    Some(Verdict::Stranger(older_copy(them, seen, me)))
+}
+
+/// `of` has the wrong directory: `by` has seen another start of it.
+fn older_copy(of: &Card, seen: Start, by: &Card) -> Error {
+    let id = of.member.store_id;
+    refused(format!(
+        "the data directory of store {id} (UUID {}, start {}) is an older copy: store {} has met start {} of store {id}, which this one knows nothing of, so what store {id} acknowledged and voted for since the copy was made is missing here. Never start it again; bring back the directory that store {id} used last, or leave store {id} out: the others serve on while they are a majority",
+        of.member.store_uuid, of.starts.count, by.member.store_id, seen.count
+    ))
 }
 
 /// Two stores without a cluster.
@@ -177,7 +203,7 @@ fn place_in(plan: &ClusterPlan, card: &Card) -> Result<(), Error> {
             )))
         }
         Some(member) if member.store_uuid != card.member.store_uuid => Err(refused(format!(
-            "store {id} of cluster {} has another data directory (UUID {}, at {}); this one (UUID {}) is new or was wiped. Bring the old directory back, or end this process if the other one runs; a store that lost its disk must not vote under its old id",
+            "store {id} of cluster {} has another data directory (UUID {}, at {}); this one (UUID {}) is new or was wiped. Bring back the directory that was used last, or end this process if the other one runs; a store that lost its disk must not vote under its old id",
             plan.cluster_id, member.store_uuid, member.address, card.member.store_uuid
         ))),
         Some(_) => Ok(()),
@@ -227,7 +253,7 @@ mod tests {
             member: member(id, uuid),
             peers: BTreeSet::from([1, 2, 3]),
             promised: promised.map(|uuid| member(1, uuid)),
-            plan: None,
+            ..Card::default()
         }
     }
 
@@ -361,6 +387,54 @@ mod tests {
             let verdict = judge(card, &known, End::Caller);
             assert!(matches!(verdict, Verdict::Fatal(_)), "{verdict:?}");
             refuses(verdict, &[part, "says store 2"]);
+        }
+    }
+
+    #[test]
+    fn who_holds_an_older_copy_is_a_stranger_to_the_other_and_outdated_to_itself() {
+        let one_plan = plan("c", &[(1, "u1"), (2, "u2")]);
+        let starts = |count, newest_first: &[u64]| Starts {
+            count,
+            incarnations: newest_first.to_vec(),
+            ..Starts::default()
+        };
+        let seen = |count, incarnation| Some(Start { count, incarnation });
+        let met = |seen| Card {
+            seen,
+            ..in_cluster(1, "u1", one_plan.clone())
+        };
+        let cases = [
+            // What store 1 has seen of store 2; the starts of store 2; whether that is an older copy.
+            (None, starts(1, &[7]), false),
+            (seen(2, 8), starts(2, &[8, 7]), false),
+            (seen(2, 8), starts(3, &[9, 8, 7]), false),
+            (seen(2, 8), starts(1, &[7]), true),
+            (seen(2, 8), starts(2, &[9, 7]), true),
+            (seen(2, 8), starts(3, &[10, 9, 7]), true),
+            (seen(2, 8), Starts::default(), false),
+        ];
+        for (seen, starts, older) in cases {
+            for joined in [true, false] {
+                let copy = Card {
+                    starts: starts.clone(),
+                    plan: joined.then(|| one_plan.clone()),
+                    ..in_cluster(2, "u2", one_plan.clone())
+                };
+                let (here, there) = (
+                    judge(&met(seen), &copy, End::Called),
+                    judge(&copy, &met(seen), End::Caller),
+                );
+                let what = format!("{seen:?} {starts:?} joined {joined}: {here:?} {there:?}");
+                let stranger = matches!(here, Verdict::Stranger(_));
+                let outdated = matches!(there, Verdict::Outdated(_));
+                assert_eq!((stranger, outdated), (older, older), "{what}");
+                if older {
+                    refuses(here, &["store 2 (UUID u2", "is an older copy"]);
+                } else if joined {
+                    assert!(matches!(here, Verdict::Member), "{what}");
+                    assert!(matches!(there, Verdict::Member), "{what}");
+                }
+            }
         }
     }
 

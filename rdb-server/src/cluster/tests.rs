@@ -15,7 +15,11 @@ fn store(id: u32, uuid: &str) -> Arc<Cluster> {
     let peers = (1..=3)
         .map(|id| (StoreId::new(id).unwrap(), format!("host{id}:1")))
         .collect();
-    Cluster::new(member(id, uuid), &peers, None, None).unwrap()
+    let kept = Kept {
+        starts: starts::started(Starts::default(), 1),
+        ..Kept::default()
+    };
+    Cluster::new(member(id, uuid), &peers, kept, Box::new(|_, _| ())).unwrap()
 }
 
 /// One dials the other, as on the wire. `Ok`: they talk.
@@ -42,13 +46,38 @@ fn dial_and_write(caller: &Cluster, called: &Cluster) {
     write(caller);
 }
 
-/// The same store with what it has on disk.
+/// The same store with what it has on disk, or a copy of it.
+fn started_again(store: &Cluster, incarnation: u64) -> Arc<Cluster> {
+    let card = store.card_for(0);
+    let kept = Kept {
+        promised: card
+            .promised
+            .filter(|to| to.store_id != card.member.store_id),
+        plan: card.plan,
+        starts: starts::started(card.starts, incarnation),
+        seen: store.state.lock().seen.clone(),
+    };
+    let note = Box::new(|_, _| ());
+    Cluster::new(card.member, &store.addresses, kept, note).unwrap()
+}
+
 fn restarted(store: &Cluster) -> Arc<Cluster> {
-    let card = store.card();
-    let written = card
-        .promised
-        .filter(|to| to.store_id != card.member.store_id);
-    Cluster::new(card.member, &store.addresses, card.plan, written).unwrap()
+    let count = store.card_for(0).starts.count;
+    started_again(store, count + 1)
+}
+
+/// Stores 1, 2 and 3 of one cluster.
+fn cluster() -> [Arc<Cluster>; 3] {
+    let plan = ClusterPlan {
+        cluster_id: "c".into(),
+        members: (1..=3).map(|id| member(id, &format!("u{id}"))).collect(),
+        ..ClusterPlan::default()
+    };
+    [1, 2, 3].map(|id| {
+        let store = store(id, &format!("u{id}"));
+        store.joined(plan.clone());
+        store
+    })
 }
 
 fn begins(planner: &Cluster, cluster_id: &str) -> Option<ClusterPlan> {
@@ -206,4 +235,57 @@ fn a_wrong_address_is_named() {
         "{}",
         error.message
     );
+}
+
+/// The story: store 2 was started again after the copy was made, and store 3 has met it since.
+#[test]
+fn an_older_copy_of_a_disk_is_refused_at_both_ends_and_its_store_ends() {
+    for dials in [true, false] {
+        let [one, two, three] = cluster();
+        assert!(dial(&two, &three).is_ok() && dial(&three, &two).is_ok());
+        let copied = started_again(&two, 77);
+        let two = restarted(&two);
+        assert!(dial(&two, &three).is_ok());
+        // What store 3 has seen is on its disk.
+        let three = restarted(&three);
+        let heard = if dials {
+            dial(&copied, &three).unwrap_err()
+        } else {
+            dial(&three, &copied).unwrap_err()
+        };
+        for part in [
+            "data directory of store 2 (UUID u2, start 2) is an older copy",
+            "store 3 has met start 2",
+            "Never start it again",
+        ] {
+            assert!(heard.message.contains(part), "{part:?} in {heard}");
+        }
+        assert_eq!(copied.outdated(), Some(heard.clone()), "dials: {dials}");
+        assert!(copied.next_step().is_err(), "it goes on");
+        assert_eq!(three.outdated(), None);
+        // The right one goes on, with everybody.
+        let two = restarted(&two);
+        assert!(dial(&three, &two).is_ok() && dial(&two, &one).is_ok());
+    }
+}
+
+/// A copy from before the cluster began has no plan, and would adopt it a second time with an empty log.
+#[test]
+fn a_copy_from_before_the_cluster_began_is_an_older_copy_too() {
+    let [_, two, three] = cluster();
+    let two = restarted(&two);
+    assert!(dial(&two, &three).is_ok());
+    let copied = store(2, "u2");
+    assert!(dial(&copied, &three).is_err());
+    assert!(copied.outdated().is_some() && copied.next_step().is_err());
+}
+
+#[test]
+fn a_store_that_does_not_count_its_starts_is_accepted() {
+    let [_, two, three] = cluster();
+    let two = restarted(&two);
+    assert!(dial(&two, &three).is_ok());
+    let mut hello = two.hello(three.me);
+    (hello.starts, hello.seen) = (None, None);
+    assert!(three.accept(&hello).unwrap().served);
 }

@@ -8,6 +8,9 @@
 //! - The log holds the entries from `first` up to `last`, or none, and then `last` is what was purged.
 //! - What is not in the tail is on the disk.
 //! - After a failed write nothing changes any more.
+//! - What is known to be committed is never removed, and no leader has another entry in its place, unless a
+//!   store has lost what it acknowledged (an older copy of its disk, say): then all ends here, before it
+//!   spreads. openraft takes it for granted and does not look.
 
 use super::log_disk::{Stored, next_index};
 use super::log_tail::LogTail;
@@ -30,6 +33,8 @@ pub(super) struct LogContents {
     /// Grows with each truncation and purge, so that a read from the disk that met one notices.
     cuts: u64,
     failed: Option<StorageError>,
+    /// A leader asked for a committed entry to be removed: which one.
+    contradicted: Option<LogId>,
 }
 
 /// Where the entries of a read are.
@@ -54,7 +59,13 @@ impl LogContents {
             writes: 0,
             cuts: 0,
             failed: None,
+            contradicted: None,
         }
+    }
+
+    /// The last committed entry here, once a leader has asked for it to be removed.
+    pub(super) fn contradicted(&self) -> Option<LogId> {
+        self.contradicted
     }
 
     /// Where those of the entries from `start` up to `end`, exclusive, are that exist.
@@ -76,6 +87,24 @@ impl LogContents {
 
     pub(super) fn cached_bytes(&self) -> usize {
         self.tail.size_bytes()
+    }
+
+    /// Looks at what the log of a leader holds, who leads in `term`. Whether it can be: such a leader holds
+    /// all that was committed in earlier terms, and terms grow along a log.
+    pub(super) fn agrees(&mut self, term: u64, ids: impl IntoIterator<Item = LogId>) -> bool {
+        let voted = self.vote.map_or(0, |vote| vote.leader_id.term);
+        let Some(committed) = self.committed.filter(|_| term >= voted) else {
+            return true; // nothing to compare, or a leader of the past
+        };
+        let conflicts = |id: LogId| {
+            let later = id.leader_id.term > committed.leader_id.term;
+            let known = (id.index == committed.index).then_some(committed);
+            id.index <= committed.index && (later || known.is_some_and(|known| known != id))
+        };
+        if ids.into_iter().any(conflicts) {
+            self.contradicted = Some(committed);
+        }
+        self.contradicted.is_none()
     }
 
     /// Refuses once a write has failed. Answers the number of this one.
@@ -106,8 +135,21 @@ impl LogContents {
 
     /// Removes the entries behind `last`. Answers the range of indexes to remove from the disk, end
     /// exclusive.
+    ///
+    /// # Errors
+    /// A write has failed; or what is to be removed was committed, and may be applied and acknowledged.
     pub(super) fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<(u64, u64)> {
         self.begin_write()?;
+        if let Some(committed) = self.committed
+            && next_index(last) <= committed.index
+        {
+            self.contradicted = Some(committed);
+            return Err(io::Error::other(format!(
+                "entry {} is to be removed, and all up to entry {} is committed here",
+                next_index(last),
+                committed.index
+            )));
+        }
         self.cuts += 1;
         let from = next_index(last);
         let behind_last = next_index(self.last);

@@ -22,11 +22,12 @@ use super::log_disk;
 use super::log_keys as keys;
 use super::log_state::{LogContents, ReadPlan};
 use super::log_tail::Room;
-use super::{Entry, LogId, LogState, TypeConfig, Vote, runtime, wire};
+use super::{Entry, LogId, LogState, TypeConfig, Vote, log_id, runtime, wire};
 use futures::Stream;
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
 use parking_lot::Mutex;
 use prost::Message;
+use rdb_proto::raft;
 use rdb_storage::{Committer, Durability, Engine, Family, StorageError, WriteBatch};
 use rdb_types::RegionId;
 use std::collections::VecDeque;
@@ -105,6 +106,28 @@ impl RaftLogStore {
         Ok(RaftLogStore {
             shared: Arc::new(shared),
         })
+    }
+
+    /// Looks at what a leader sends before it is taken; see [`RaftLogStore::contradicted`].
+    pub fn agrees(&self, append: &raft::AppendRequest) -> bool {
+        let term = append.vote.as_ref().map_or(0, |vote| vote.term);
+        let entries = append
+            .entries
+            .iter()
+            .filter_map(|entry| entry.log_id.as_ref());
+        let ids = append.prev.iter().chain(entries);
+        let ids = ids.map(|id| log_id(id.term, id.index));
+        self.shared.contents.lock().agrees(term, ids)
+    }
+
+    /// In words, once a leader has sent something else for what is committed here: this replica and that
+    /// leader have different histories, and this one must not take part any more.
+    pub fn contradicted(&self) -> Option<String> {
+        let committed = self.shared.contents.lock().contradicted()?;
+        Some(format!(
+            "region {} has stopped: the leader's log contradicts what is committed here up to entry {}. A store has lost what it had acknowledged (an older copy of its data directory?), so this store goes on no more and changes nothing. Keep all data directories as they are: this one holds acknowledged writes that the leader does not have",
+            self.shared.region, committed.index
+        ))
     }
 
     /// Bytes of entries that are held in memory.

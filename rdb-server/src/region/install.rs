@@ -271,7 +271,7 @@ impl Installer {
         let region = self.region();
         let stream = self.spool.finished(slot)?.ok_or_else(|| {
             io::Error::other(format!(
-                "region {region} was being filled from a snapshot, which is not in the directory of snapshots any more: restore this store from a copy"
+                "region {region} was being filled from a snapshot, which is not in the directory of snapshots any more: put the missing file back, or leave this store out. Never use an older copy of the directory; the other stores serve on while they are a majority"
             ))
         })?;
         let received = ReceivedSnapshot::new(format!("of region {region}"), stream);

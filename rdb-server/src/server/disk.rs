@@ -19,6 +19,7 @@ pub(super) fn open_disk(config: &Config, on_fatal: OnFatal) -> Result<Disk, Star
                 engine,
                 spool: Arc::new(MemorySpool::default()),
                 store_uuid: uuid::Uuid::new_v4().to_string(),
+                incarnation: rand::random(),
                 data_dir: None,
             })
         }
@@ -42,6 +43,7 @@ pub(super) fn open_disk(config: &Config, on_fatal: OnFatal) -> Result<Disk, Star
                 engine,
                 spool: Arc::new(spool),
                 store_uuid,
+                incarnation: rand::random(),
                 data_dir: Some(data_dir),
             })
         }

@@ -502,6 +502,75 @@ async fn a_log_is_found_again_after_a_restart() {
     assert_eq!(all, 5);
 }
 
+/// A leader never asks for it, unless a store has lost what it acknowledged.
+#[tokio::test]
+async fn what_is_committed_is_not_cut_off() {
+    let mut bench = Bench::new();
+    drop(bench.append(1, 0..6).await);
+    bench.log.save_committed(id(1, 3)).await.unwrap();
+    bench.log.truncate_after(id(1, 4)).await.unwrap();
+    bench.log.truncate_after(id(1, 3)).await.unwrap();
+    assert_eq!(bench.log.contradicted(), None);
+    let before = bench.indexes().await;
+    assert_eq!(before.len(), 4);
+    let error = bench.log.truncate_after(id(1, 2)).await.unwrap_err();
+    assert!(error.to_string().contains("entry 3"), "{error}");
+    let why = bench.log.contradicted().unwrap();
+    assert!(why.contains("region 7 has stopped"), "{why}");
+    assert_eq!(bench.indexes().await, before);
+    assert!(bench.log.truncate_after(None).await.is_err());
+    // After a restart, too.
+    bench.run_disk();
+    let mut bench = Bench::over(bench.engine);
+    assert!(bench.log.truncate_after(id(1, 2)).await.is_err());
+}
+
+/// What openraft does not look at: it takes an entry up to the committed one for the one that it has.
+#[tokio::test]
+async fn a_leader_whose_log_contradicts_what_is_committed_is_noticed() {
+    let cases = [
+        // Term of the leader, term and index of what it sends, whether that can be.
+        (3, (2, 4), true, "the committed entry"),
+        (3, (2, 3), true, "one before it"),
+        (3, (3, 5), true, "one that is not committed here"),
+        (
+            3,
+            (3, 4),
+            false,
+            "another one in the place of the committed one",
+        ),
+        (3, (1, 4), false, "an older one in that place"),
+        (3, (3, 3), false, "one of a later term before it"),
+        (1, (1, 4), true, "the leader was deposed long ago"),
+    ];
+    for (leader, (term, index), agrees, what) in cases {
+        let mut bench = Bench::new();
+        bench.save_vote(Vote::new(2, 1)).await;
+        drop(bench.append(2, 0..6).await);
+        bench.log.save_committed(id(2, 4)).await.unwrap();
+        let sent = Some(wire::log_id_to_wire(&log_id(term, index)));
+        let vote = Some(wire::vote_to_wire(&Vote::new_committed(leader, 3)));
+        let as_prev = rdb_proto::raft::AppendRequest {
+            vote,
+            prev: sent,
+            ..Default::default()
+        };
+        let entry = rdb_proto::raft::Entry {
+            log_id: sent,
+            ..Default::default()
+        };
+        let as_entry = rdb_proto::raft::AppendRequest {
+            vote,
+            entries: vec![entry],
+            ..Default::default()
+        };
+        assert_eq!(bench.log.contradicted(), None);
+        assert_eq!(bench.log.agrees(&as_prev), agrees, "{what}");
+        assert_eq!(bench.log.contradicted().is_none(), agrees, "{what}");
+        assert_eq!(bench.log.agrees(&as_entry), agrees, "{what}");
+    }
+}
+
 #[tokio::test]
 async fn an_append_that_waits_is_answered_when_the_store_shuts_down() {
     let mut bench = Bench::new();

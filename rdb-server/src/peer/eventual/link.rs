@@ -165,7 +165,7 @@ impl Link {
             let (me, own) = (shared.core.me, shared.state(namespace).vector);
             if report.vector.get(me) > own.get(me) {
                 let _ = shared.core.fatal.send(Some(format!(
-                    "store {} holds write {} of this store in namespace {namespace}, and this disk ends at {}: it is older than what the cluster has seen. Was it restored from a copy? Bring the newest one back, or replace the store",
+                    "store {} holds write {} of this store in namespace {namespace}, and this disk ends at {}: it is older than what the cluster has seen. Was it restored from an older copy? Bring back the directory that was used last, or leave this store out",
                     self.to, report.vector.get(me), own.get(me)
                 )));
                 return;

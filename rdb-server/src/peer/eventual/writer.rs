@@ -805,7 +805,7 @@ impl Round<'_, '_> {
     /// the same numbers to other writes.
     fn forgotten(&self, from: StoreId, namespace: NamespaceId, theirs: u64, own: u64) {
         let why = format!(
-            "store {from} holds write {theirs} of this store in namespace {namespace}, and this disk ends at {own}: it is older than what the cluster has seen. Was it restored from a copy? Bring the newest one back, or replace the store"
+            "store {from} holds write {theirs} of this store in namespace {namespace}, and this disk ends at {own}: it is older than what the cluster has seen. Was it restored from an older copy? Bring back the directory that was used last, or leave this store out"
         );
         tracing::error!(
             region = self.shared.region.0,
