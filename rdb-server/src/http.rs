@@ -109,7 +109,7 @@ impl Probes {
             } else if !peer.quorum().confirmed() {
                 Some("no leader with a quorum was heard of since the start".into())
             } else {
-                None
+                peer.behind()
             };
             checks.push(Check {
                 name: format!("region {}", peer.id()),

@@ -189,6 +189,7 @@ impl Peer {
             },
         });
         let reads = Reads::start(ReadCore {
+            me: context.me,
             region,
             raft: raft.clone(),
             quorum: quorum.clone(),
@@ -506,6 +507,15 @@ impl Peer {
         self.reads.barrier(false, deadline).await
     }
 
+    /// Why this replica is not fit for linearizable reads now although it hears its leader: it is being
+    /// filled by a snapshot, or has not applied what was committed a while ago. `None`: it keeps up.
+    pub fn behind(&self) -> Option<String> {
+        if self.settled().is_err() {
+            return Some("a snapshot is being installed here".to_owned());
+        }
+        self.reads.behind()
+    }
+
     /// How old the data here may be at most; `None`: not known.
     pub fn staleness(&self) -> Option<Duration> {
         self.reads.staleness()
@@ -679,6 +689,11 @@ impl Peer {
             last_index,
             quorum: self.quorum.available(),
             quorum_age_ms: self.quorum.age().as_millis() as u64,
+            behind: match self.quorum.confirmed() {
+                true => self.behind().unwrap_or_default(),
+                // Nobody to be behind.
+                false => String::new(),
+            },
             namespaces,
             damage: self.damage.first().unwrap_or_default().to_owned(),
             waiting_writes: self.waiting() as u64,
@@ -858,6 +873,10 @@ async fn watch_over(
         let region = peer.id().0;
         peer.quorum.refresh_view();
         turn = turn.wrapping_add(1);
+        if turn.is_multiple_of(5) {
+            // A store that has just started is not ready before it has caught up.
+            peer.reads.catch_up();
+        }
         if turn.is_multiple_of(50) {
             // Once a second the data here is made sure of, so that a stale read after a cut can say how
             // stale it is.

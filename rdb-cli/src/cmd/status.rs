@@ -114,9 +114,13 @@ fn screen(answer: &ClusterStatusResponse, verdict: &Verdict, colours: bool) -> S
         ]
     });
     let mut text = opening(verdict, colours);
+    let cluster = match answer.cluster_id.as_str() {
+        "" => "no cluster yet".to_owned(),
+        id => format!("cluster {id}"),
+    };
     text += &format!(
-        "\n\ncluster {}, as store {} sees it\n\n",
-        answer.cluster_id, answer.answered_by
+        "\n\n{cluster}, as store {} sees it\n\n",
+        answer.answered_by
     );
     text += &output::table(
         &[

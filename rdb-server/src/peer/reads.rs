@@ -5,10 +5,15 @@
 //! reads that came before the round began; reads that come later wait for the next. Leases are not
 //! used: they need clocks that drift within bounds.
 //!
+//! A replica that is **behind** does not let its readers wait: where what was committed [`PATIENCE`] ago is
+//! not applied here yet, reads are refused with `STALE_REPLICA`, at once while that is known, and another
+//! store answers them. [`BEHIND`] is when the store says of itself that it is not ready. Both are times and
+//! not numbers of entries, because what makes readers wait is how long the rest takes.
+//!
 //! Invariant: a read is answered only by a round that began after the read came.
 
 use super::quorum::{QuorumWatch, Route};
-use crate::error::Error;
+use crate::error::{Error, Outcome};
 use crate::raft::RaftOf;
 use crate::region::RegionMachine;
 use crate::region::machine::SummaryCell;
@@ -16,7 +21,7 @@ use crate::transport::{Lane, SharedTransport, TransportError};
 use openraft::ReadPolicy;
 use parking_lot::Mutex;
 use rdb_proto::raft::{ReadIndexRequest, peer_request, peer_response};
-use rdb_types::{Reason, RegionId};
+use rdb_types::{Reason, RegionId, StoreId};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -29,6 +34,13 @@ const ATTEMPT: Duration = Duration::from_millis(500);
 /// How soon a round under way notices that the quorum was lost.
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
 
+/// How long a read waits for the replica to apply what it needs; less, where the deadline is near.
+pub const PATIENCE: Duration = Duration::from_secs(1);
+/// From when on a replica that has not applied what was committed counts as behind.
+pub const BEHIND: Duration = Duration::from_secs(2);
+/// How often a read that waits looks whether it waits in vain.
+const LOOK: Duration = Duration::from_millis(100);
+
 struct Waiter {
     forwarded: bool,
     reply: oneshot::Sender<Result<u64, Error>>,
@@ -37,12 +49,53 @@ struct Waiter {
 /// The handle to a region's rounds.
 #[derive(Clone)]
 pub struct Reads {
+    region: RegionId,
+    me: StoreId,
     sender: mpsc::Sender<Waiter>,
-    fresh_as_of: Arc<Mutex<Option<Instant>>>,
+    known: Arc<Mutex<Known>>,
+    cell: Arc<SummaryCell>,
+}
+
+/// What the rounds have found out.
+#[derive(Default)]
+struct Known {
+    /// The start of the last round that succeeded.
+    fresh_as_of: Option<Instant>,
+    /// The oldest read index that was not applied when it was last looked at.
+    owed: Option<Owed>,
+}
+
+#[derive(Clone, Copy)]
+struct Owed {
+    index: u64,
+    since: Instant,
+}
+
+impl Known {
+    /// A round needs this index, and `applied` is what there is.
+    fn needs(&mut self, index: u64, applied: u64, now: Instant) {
+        self.look(applied);
+        if index > applied {
+            self.owed.get_or_insert(Owed { index, since: now });
+        }
+    }
+
+    /// What has been owed for at least so long.
+    fn owed_for(&mut self, least: Duration, applied: u64, now: Instant) -> Option<Owed> {
+        self.look(applied);
+        self.owed
+            .filter(|owed| now.saturating_duration_since(owed.since) >= least)
+    }
+
+    fn look(&mut self, applied: u64) {
+        self.owed = self.owed.filter(|owed| owed.index > applied);
+    }
 }
 
 /// What the rounds work with.
 pub struct ReadCore {
+    /// Which store.
+    pub me: StoreId,
     /// Which region.
     pub region: RegionId,
     /// The consensus.
@@ -59,12 +112,16 @@ impl Reads {
     /// Starts the region's loop. It ends when the last handle is dropped.
     pub fn start(core: ReadCore) -> Reads {
         let (sender, receiver) = mpsc::channel(READS_PER_ROUND);
-        let fresh_as_of = Arc::new(Mutex::new(None));
-        crate::tasks::spawn(core.run(receiver, fresh_as_of.clone()));
-        Reads {
+        let known = Arc::<Mutex<Known>>::default();
+        let reads = Reads {
+            region: core.region,
+            me: core.me,
             sender,
-            fresh_as_of,
-        }
+            known: known.clone(),
+            cell: core.cell.clone(),
+        };
+        crate::tasks::spawn(core.run(receiver, known));
+        reads
     }
 
     /// Resolves when this replica has applied all that was committed when this was called. Answers the
@@ -77,6 +134,10 @@ impl Reads {
                 "the deadline passed before the read could be served",
             )
         };
+        // Whoever asks for the index only, applies it itself.
+        if let Some(owed) = self.owed_for(PATIENCE).filter(|_| !forwarded) {
+            return Err(self.stale(owed));
+        }
         let (reply, answer) = oneshot::channel();
         let wait = async {
             self.sender
@@ -85,15 +146,73 @@ impl Reads {
                 .map_err(|_| leaving())?;
             answer.await.unwrap_or_else(|_| Err(leaving()))
         };
-        tokio::time::timeout_at(deadline, wait)
-            .await
-            .unwrap_or_else(|_| Err(too_late()))
+        tokio::pin!(wait);
+        let left = deadline.saturating_duration_since(Instant::now());
+        let patience = PATIENCE.min(left / 2);
+        loop {
+            let look = deadline.min(Instant::now() + LOOK);
+            match tokio::time::timeout_at(look, &mut wait).await {
+                Ok(done) => return done,
+                Err(_) if Instant::now() >= deadline => return Err(too_late()),
+                Err(_) => {
+                    if let Some(owed) = self.owed_for(patience) {
+                        return Err(self.stale(owed));
+                    }
+                }
+            }
+        }
+    }
+
+    fn owed_for(&self, least: Duration) -> Option<Owed> {
+        let applied = self.cell.applied_index();
+        self.known.lock().owed_for(least, applied, Instant::now())
+    }
+
+    fn stale(&self, owed: Owed) -> Error {
+        let applied = self.cell.applied_index();
+        Error::new(
+            Reason::StaleReplica,
+            format!(
+                "store {} is catching up: it has applied region {} up to entry {applied}, and the read needs entry {}; ask another store",
+                self.me, self.region, owed.index
+            ),
+        )
+        .with("region", self.region)
+        .with("applied", applied)
+        .with("needed", owed.index)
+        .outcome(Outcome::NotApplied)
+    }
+
+    /// Starts a round while none has succeeded since the start.
+    pub fn catch_up(&self) {
+        if self.known.lock().fresh_as_of.is_none() {
+            self.staleness();
+        }
+    }
+
+    /// In words, if this replica is behind: it has not caught up since it started, or has not applied what
+    /// was committed [`BEHIND`] ago.
+    pub fn behind(&self) -> Option<String> {
+        let owed = self.owed_for(BEHIND);
+        let caught_up = self.known.lock().fresh_as_of.is_some();
+        let applied = self.cell.applied_index();
+        match owed {
+            Some(owed) => Some(format!(
+                "this store is catching up: it has applied up to entry {applied}, and entry {} was committed {} ms ago or longer",
+                owed.index,
+                owed.since.elapsed().as_millis()
+            )),
+            None if !caught_up => Some(format!(
+                "this store has not caught up with its leader since it started; it has applied up to entry {applied}"
+            )),
+            None => None,
+        }
     }
 
     /// How old the data here may be at most: all that was committed that long ago is in it. `None`:
     /// not known since the start. Starts a round, so that the next answer is better.
     pub fn staleness(&self) -> Option<Duration> {
-        let fresh = *self.fresh_as_of.lock();
+        let fresh = self.known.lock().fresh_as_of;
         if fresh.is_none_or(|at| at.elapsed() > Duration::from_millis(100)) {
             let (reply, _) = oneshot::channel();
             // A full queue has rounds to come anyway.
@@ -107,11 +226,7 @@ impl Reads {
 }
 
 impl ReadCore {
-    async fn run(
-        self,
-        mut receiver: mpsc::Receiver<Waiter>,
-        fresh_as_of: Arc<Mutex<Option<Instant>>>,
-    ) {
+    async fn run(self, mut receiver: mpsc::Receiver<Waiter>, known: Arc<Mutex<Known>>) {
         let mut waiters = Vec::new();
         loop {
             if waiters.is_empty() {
@@ -126,9 +241,9 @@ impl ReadCore {
                 }
             }
             let began = Instant::now();
-            match self.until_lost(self.round(&mut waiters)).await {
+            match self.until_lost(self.round(&mut waiters, &known)).await {
                 Ok(index) => {
-                    *fresh_as_of.lock() = Some(began);
+                    known.lock().fresh_as_of = Some(began);
                     for waiter in waiters.drain(..) {
                         let _ = waiter.reply.send(Ok(index));
                     }
@@ -167,7 +282,11 @@ impl ReadCore {
     }
 
     /// One attempt. `Err(None)`: try again.
-    async fn round(&self, waiters: &mut Vec<Waiter>) -> Result<u64, Option<Error>> {
+    async fn round(
+        &self,
+        waiters: &mut Vec<Waiter>,
+        known: &Mutex<Known>,
+    ) -> Result<u64, Option<Error>> {
         let index = match self.quorum.route() {
             Route::Lost => return Err(Some(self.quorum.lost(None))),
             Route::Lead => {
@@ -201,10 +320,39 @@ impl ReadCore {
                 }
             }
         };
+        let applied = self.cell.applied_index();
+        known.lock().needs(index, applied, Instant::now());
         // Applying is local and goes on without a quorum; what is committed will be applied.
         match tokio::time::timeout(Duration::from_secs(5), self.cell.wait_applied(index)).await {
             Ok(()) => Ok(index),
             Err(_) => Err(None),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_owes_what_it_was_first_asked_for_until_it_has_applied_that() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut known = Known::default();
+        let owed = |known: &mut Known, applied, now| {
+            known
+                .owed_for(PATIENCE, applied, now)
+                .map(|owed| owed.index)
+        };
+        known.needs(10, 10, at(0));
+        assert_eq!(owed(&mut known, 10, at(5000)), None, "all is applied");
+        known.needs(20, 10, at(5000));
+        known.needs(90, 15, at(5900));
+        assert_eq!(owed(&mut known, 15, at(5999)), None, "not long enough");
+        assert_eq!(owed(&mut known, 15, at(6000)), Some(20));
+        // One that is always a little behind, and keeps up, owes nothing for long.
+        assert_eq!(owed(&mut known, 20, at(6500)), None);
+        known.needs(95, 21, at(6500));
+        assert_eq!(owed(&mut known, 94, at(7500)), Some(95));
     }
 }

@@ -1,12 +1,16 @@
 //! Regions and replicas: several regions at once, snapshots, equal digests.
 
-use crate::support::calls::{PATIENT, Plain, linearizable, stale, text};
+use crate::support::calls::{PATIENT, Plain, linearizable, refused, stale, text};
 use crate::support::cluster::{Cluster, DATA, SLOW_ELECTIONS};
+use crate::support::http;
 use crate::support::load::{Load, LoadOptions};
 use crate::support::wait::eventually;
 use rdb_check::convergence::{self, Replica};
+use rdb_client::{Client, ClientOptions, ReadOptions};
 use rdb_proto::kv::{self, batch_request, batch_response};
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use tonic::Code;
 
 /// Waits until all replicas of a region have applied the same index, and asserts that they then have
 /// equal digests, counts and scans.
@@ -329,6 +333,69 @@ async fn two_data_regions_in_one_cluster() {
     }
     assert_replicas_agree(&cluster, left).await;
     assert_replicas_agree(&cluster, right).await;
+}
+
+/// A follower that hears its leader and cannot catch up: it needs a snapshot, and has nowhere to put it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_is_far_behind_says_so_and_lets_nobody_wait() {
+    let cluster = Cluster::start(3, &["--snapshot-after", "100"]).await;
+    let leader = cluster.leader_of(DATA).await;
+    let follower = cluster.other_than(&[leader]);
+    let snapshots = cluster.node(follower).data_dir().join("snapshots");
+    let aside = cluster.dir().join("aside");
+    cluster.pause(follower);
+    std::fs::rename(&snapshots, &aside).unwrap();
+    let store = Plain::on(&cluster, leader).await;
+    for number in 0..300 {
+        store.put(&format!("k{number}"), "x").await.unwrap();
+    }
+    cluster.resume(follower);
+
+    let http = cluster.http_addr(follower);
+    let body = eventually(PATIENT, "the follower is not ready", async || {
+        let answer = http::get(http, "/readyz").await?;
+        match answer.status {
+            503 if answer.body.contains("catching up") => Ok(answer.body),
+            status => Err(format!("{status} {}", answer.body)),
+        }
+    })
+    .await;
+    assert!(body.contains("region 2"), "{body}");
+    let behind = Plain::on(&cluster, follower).await;
+    for _ in 0..3 {
+        let asked = Instant::now();
+        let refusal = refused(behind.timeout(Duration::from_secs(10)).get("k299").await);
+        refusal
+            .is(Code::Unavailable, "STALE_REPLICA")
+            .outcome("not_applied");
+        assert!(refusal.message.contains("catching up"), "{refusal:?}");
+        assert_eq!(refusal.meta("region"), "2", "{refusal:?}");
+        assert!(
+            asked.elapsed() < Duration::from_secs(3),
+            "{:?}",
+            asked.elapsed()
+        );
+    }
+    // The client library asks another one.
+    let client = Client::new(ClientOptions::new(cluster.endpoints_from(follower))).unwrap();
+    let asked = Instant::now();
+    let got = client.get("default", "k299", ReadOptions::default()).await;
+    assert_eq!(text(&got.unwrap()).as_deref(), Some("x"));
+    assert!(asked.elapsed() < Duration::from_secs(5));
+    let report = cluster.report(follower, DATA).await.unwrap();
+    assert!(report.behind.contains("catching up"), "{}", report.behind);
+
+    std::fs::rename(&aside, &snapshots).unwrap();
+    eventually(PATIENT, "the follower is ready again", async || {
+        let answer = http::get(http, "/readyz").await?;
+        (answer.status == 200).then_some(()).ok_or(answer.body)
+    })
+    .await;
+    assert_eq!(
+        text(&behind.get("k299").await.unwrap()).as_deref(),
+        Some("x")
+    );
+    assert_eq!(cluster.report(follower, DATA).await.unwrap().behind, "");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

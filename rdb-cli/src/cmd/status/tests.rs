@@ -137,6 +137,38 @@ fn no_quorum_is_exit_code_4_and_says_what_to_do() {
 }
 
 #[test]
+fn a_cluster_that_has_not_formed_waits_for_all_first_members() {
+    let answer = ClusterStatusResponse {
+        answered_by: 1,
+        ..Default::default()
+    };
+    let screen = screen(&answer, &Verdict::of(&answer), false);
+    for part in ["no cluster yet, as store 1 sees it", "all first members"] {
+        assert!(screen.contains(part), "no {part:?} in:\n{screen}");
+    }
+    assert!(!screen.contains("majority"), "{screen}");
+}
+
+#[test]
+fn a_store_that_is_behind_its_leader_is_named() {
+    let mut behind = store(3, &[(1, 7, 40, true)]);
+    if let Some(status) = &mut behind.status {
+        status.regions[0].behind = "a snapshot is being installed here".into();
+    }
+    let answer = cluster(vec![
+        store(1, &[(1, 7, 80_000, true)]),
+        store(2, &[(1, 7, 80_000, true)]),
+        behind,
+    ]);
+    let verdict = Verdict::of(&answer);
+    assert_eq!(verdict.word(), "degraded");
+    let finding = &verdict.degraded[0];
+    for part in ["store 3 at s3:1 is behind in region 2", "snapshot"] {
+        assert!(finding.contains(part), "{finding}");
+    }
+}
+
+#[test]
 fn a_store_that_is_configured_otherwise_is_named() {
     let mut odd = store(2, &[(1, 7, 40, true)]);
     if let Some(status) = &mut odd.status {

@@ -4,7 +4,7 @@
 //! notes, which are nothing to worry about.
 //!
 //! Invariant: the verdict is "healthy" only when every store answers, every region has a quorum, no data is
-//! damaged, no store's clock is off and none's disk is filling, every store follows the modes of the cluster, no
+//! damaged, no replica is behind its leader, no store's clock is off and none's disk is filling, every store follows the modes of the cluster, no
 //! switch takes long, and every eventual namespace is within its objective for lag, holds nobody's writes back, and
 //! has no two replicas that differ where they should not. Each finding says what to do next.
 
@@ -75,8 +75,8 @@ impl Verdict {
         }
         if answer.regions.is_empty() {
             self.lost.push(
-                "the cluster has not formed yet: no region is known; check that a majority of the first members \
-                 runs with the same --peer list"
+                "the cluster has not formed yet: no region is known; start all first members, with the same --peer \
+                 list: it begins once every one of them answers (a store's log says whom it waits for)"
                     .to_owned(),
             );
         }
@@ -109,6 +109,13 @@ impl Verdict {
                     region.region_id
                 ));
             }
+        }
+        for region in status.regions.iter().filter(|it| !it.behind.is_empty()) {
+            self.degraded.push(format!(
+                "store {id} at {address} is behind in region {} ({}): linearizable reads there are answered by the \
+                 other stores until it has caught up",
+                region.region_id, region.behind
+            ));
         }
         if let Some(disk) = status.disk.filter(|disk| disk.total_bytes > 0) {
             self.of_disk(id, address, disk);
