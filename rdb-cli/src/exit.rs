@@ -4,6 +4,7 @@
 
 use rdb_client::{ClientError, ErrorKind};
 use rdb_types::Reason;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -62,6 +63,9 @@ impl fmt::Display for Error {
             ),
             Error::Client(error) => {
                 write!(f, "{error}")?;
+                if let Some(outcome) = unsaid_outcome(&error.message, &error.metadata) {
+                    write!(f, "\n  {outcome}")?;
+                }
                 let id = error
                     .request_id
                     .as_deref()
@@ -77,6 +81,19 @@ impl fmt::Display for Error {
             Error::Usage(text) | Error::Io(text) => f.write_str(text),
             Error::BrokenPipe => Ok(()),
         }
+    }
+}
+
+/// What became of a change, where the store knows it and its text does not say so.
+fn unsaid_outcome(message: &str, metadata: &BTreeMap<String, String>) -> Option<&'static str> {
+    let outcome = metadata.get("outcome")?;
+    if message.contains("applied") {
+        return None;
+    }
+    match outcome.as_str() {
+        "not_applied" => Some("Nothing was applied."),
+        "unknown" => Some("Whether it was applied is not known: look, or do it again."),
+        _ => None,
     }
 }
 
@@ -112,4 +129,22 @@ pub(crate) fn report(error: &Error) -> ExitCode {
 /// A line for people, beside the data. A closed stderr has nobody to tell.
 pub(crate) fn note(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_became_of_a_change_is_said_once() {
+        let said = |message: &str, outcome: &str| {
+            let metadata = [("outcome".to_owned(), outcome.to_owned())];
+            unsaid_outcome(message, &BTreeMap::from(metadata))
+        };
+        let no_quorum = "region 1 has had no leader with a quorum for 3.0 s";
+        assert_eq!(said(no_quorum, "not_applied"), Some("Nothing was applied."));
+        assert!(said(no_quorum, "unknown").is_some_and(|it| it.contains("not known")));
+        assert_eq!(said("so the write was not applied", "not_applied"), None);
+        assert_eq!(unsaid_outcome(no_quorum, &BTreeMap::new()), None, "a read");
+    }
 }

@@ -381,6 +381,11 @@ fn a_stale_read_says_how_old_it_may_be() {
             assert_eq!(run(at, &args).err, "", "{fresh}");
         }
     }
+    // Where no entry says it, either.
+    for format in ["jsonl", "json", "table", "raw"] {
+        let none = run(at, &["scan", "--stale", "--prefix", "zzz", "-o", format]);
+        assert!(none.err.contains("ms old"), "{format}: {}", none.err);
+    }
     let lines = run(at, &["scan", "--stale", "-o", "jsonl"]);
     assert_eq!(lines.err, "");
     assert_eq!(

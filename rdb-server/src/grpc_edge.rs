@@ -213,13 +213,19 @@ fn bare_status(headers: &HeaderMap) -> Option<Status> {
 pub fn in_our_words(status: &Status, max_request_bytes: u64) -> Option<Error> {
     let said = status.message();
     let error = match status.code() {
-        Code::OutOfRange | Code::ResourceExhausted => Error::invalid(
-            "message",
-            format!(
-                "the message is larger than limits.max_request ({max_request_bytes} bytes) allows ({said}); it was not read and nothing of it was applied: send less in one message, or raise the limit on all stores"
-            ),
-        )
-        .with("limit", max_request_bytes),
+        Code::OutOfRange | Code::ResourceExhausted => {
+            let has = found_bytes(said).map_or_else(
+                || "the message is larger than".to_owned(),
+                |bytes| format!("the message has {bytes} bytes, more than"),
+            );
+            Error::invalid(
+                "message",
+                format!(
+                    "{has} limits.max_request ({max_request_bytes} bytes) allows; it was not read and nothing of it was applied: send less in one message, or raise the limit on all stores"
+                ),
+            )
+            .with("limit", max_request_bytes)
+        }
         Code::Internal => Error::invalid(
             "message",
             format!(
@@ -232,11 +238,19 @@ pub fn in_our_words(status: &Status, max_request_bytes: u64) -> Option<Error> {
         ),
         Code::Unimplemented => Error::new(
             Reason::Unimplemented,
-            format!("this store cannot take the call as it was sent ({said}): send it uncompressed"),
+            format!(
+                "this store cannot take the call as it was sent ({said}): send it uncompressed"
+            ),
         ),
         _ => return None,
     };
     Some(error.outcome(Outcome::NotApplied))
+}
+
+/// The size in tonic's "Error, decoded message length too large: found 5 bytes, the limit is: 4 bytes".
+fn found_bytes(said: &str) -> Option<u64> {
+    let (_, found) = said.split_once("found ")?;
+    found.split(' ').next()?.parse().ok()
 }
 
 fn too_late(began: bool, is_read: bool) -> Error {
@@ -320,7 +334,7 @@ mod tests {
         let large = in_our_words(&Status::out_of_range("found 9 bytes"), 4).unwrap();
         assert_eq!(large.reason, Reason::InvalidArgument);
         assert_eq!(large.metadata.get("limit").map(String::as_str), Some("4"));
-        assert!(large.message.contains("found 9 bytes"), "{large}");
+        assert!(large.message.contains("has 9 bytes"), "{large}");
         assert!(!large.is_unknown());
         assert_eq!(in_our_words(&Status::unavailable("x"), 4), None);
     }

@@ -424,12 +424,12 @@ impl Kv for KvService {
         &self,
         _: Request<kv::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        Err(not_built("Watch"))
+        Err(not_built("Watch").to_status(false))
     }
 }
 
 /// The answer of an RPC that is declared and not built yet.
-pub fn not_built(rpc: &str) -> Status {
+pub fn not_built(rpc: &str) -> Error {
     Error::new(
         Reason::Unimplemented,
         format!(
@@ -437,5 +437,4 @@ pub fn not_built(rpc: &str) -> Status {
             env!("CARGO_PKG_VERSION")
         ),
     )
-    .to_status(false)
 }

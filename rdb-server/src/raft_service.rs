@@ -267,7 +267,9 @@ impl RaftService for ModeService {
         &self,
         _: Request<raft::DeleteNamespaceRequest>,
     ) -> Result<Response<raft::DeleteNamespaceResponse>, Status> {
-        Err(not_built("DeleteNamespace"))
+        Err(status(
+            not_built("DeleteNamespace").outcome(Outcome::NotApplied),
+        ))
     }
 
     async fn describe_namespace(

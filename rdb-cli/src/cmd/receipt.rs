@@ -18,7 +18,7 @@ pub(super) fn json(receipt: Option<&Receipt>) -> Value {
     })
 }
 
-/// What a store answers while it has heard of no leader since its start.
+/// What a store answers that has not caught up with a leader since its start.
 const UNKNOWN_MS: u64 = u64::MAX;
 
 /// How old a local read may be, in words: of `store_id`, at most `bound_ms` behind.
@@ -26,8 +26,20 @@ pub(super) fn staleness(store_id: u32, bound_ms: u64) -> String {
     match bound_ms {
         0 => format!("as of now: store {store_id} leads"),
         UNKNOWN_MS => format!(
-            "as of some time before store {store_id} started: it has heard of no leader since"
+            "as of some time before store {store_id} started: it has not caught up with a leader since"
         ),
         bound_ms => format!("from store {store_id}, at most {bound_ms} ms old"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_is_catching_up_is_not_said_to_have_no_leader() {
+        let text = staleness(3, UNKNOWN_MS);
+        assert!(text.contains("has not caught up with a leader"), "{text}");
+        assert!(!text.contains("heard of no leader"), "{text}");
     }
 }

@@ -63,10 +63,12 @@ impl Scan {
         let mut pages = shared.client()?.scan_pages(&shared.namespace, options);
         let mut out = Output::list(shared.output, header);
         let mut oldest: Option<Receipt> = None;
+        let mut empty = true;
         while let Some(page) = pages.next().await {
             match page {
                 Ok(page) => {
                     let receipt = page.receipt.filter(|_| self.consistency.is_stale());
+                    empty &= page.entries.is_empty();
                     for entry in &page.entries {
                         out.add(self.item(entry, receipt.as_ref()))?;
                     }
@@ -85,7 +87,8 @@ impl Scan {
         }
         let is_text = out.is_text();
         out.end()?;
-        if let Some(receipt) = oldest.filter(|_| is_text) {
+        // Elsewhere each entry says it.
+        if let Some(receipt) = oldest.filter(|_| is_text || empty) {
             let staleness = receipt::staleness(receipt.store_id, receipt.staleness_bound_ms);
             exit::note(&format!("flaredb: {staleness}"));
         }

@@ -205,7 +205,10 @@ impl QuorumWatch {
         let tail = match change {
             Some((Some(what), outcome)) => format!("; {}", outcome.clause(what)),
             Some((None, _)) => String::new(),
-            None => "; a stale read still works (consistency = stale)".to_owned(),
+            // The cluster's tables are read in no other way.
+            None if region == RegionId::META => String::new(),
+            None => "; stale reads of keys still work (consistency STALE, `flaredb get --stale`)"
+                .to_owned(),
         };
         let but = if reached >= needed {
             ", but none that leads"
@@ -283,5 +286,25 @@ mod tests {
         assert_eq!(counted(&refusal), ("1".into(), "2".into()), "{refusal}");
         contacts.heard_from(store(3));
         assert_eq!(counted(&watch.lost(None)), ("2".into(), "2".into()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stale_read_is_advised_only_where_there_is_one() {
+        let me = StoreId::new(1).unwrap();
+        for (region, advised) in [(RegionId::META, false), (RegionId(2), true)] {
+            let (_keep, metrics) = TypeConfig::watch_channel(Metrics::new_initial(1));
+            let watch = QuorumWatch::new(
+                me,
+                region,
+                Arc::new(ArcSwap::from_pointee(Config::default())),
+                metrics,
+                Arc::new(Contacts::new()),
+                Arc::new(QuorumView::default()),
+                vec![me],
+            );
+            let text = watch.lost(None).message;
+            assert_eq!(text.contains("flaredb get --stale"), advised, "{text}");
+            assert_eq!(text.contains("stale"), advised, "{text}");
+        }
     }
 }

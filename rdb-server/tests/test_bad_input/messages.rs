@@ -1,10 +1,12 @@
 //! Messages that are too large, of another version, broken, or none; and batches with some of each.
 
-use crate::support::calls::{Refusal, refused};
+use crate::support::calls::{Refusal, channel, refused};
 use crate::support::cluster::Cluster;
 use crate::{MIB, assert_serves, one, put_request};
 use bytes::{BufMut, Bytes, BytesMut};
 use rdb_proto::kv::{self, batch_request, batch_response};
+use rdb_proto::raft::DeleteNamespaceRequest;
+use rdb_proto::raft::raft_service_client::RaftServiceClient;
 use tokio::net::TcpStream;
 use tonic::Code;
 
@@ -96,6 +98,10 @@ fn too_large(refusal: &Refusal) {
         "{refusal:?}"
     );
     assert_eq!(refusal.retry_after, None, "{refusal:?}");
+    assert!(
+        refusal.message.contains("the message has ") && !refusal.message.contains("decoded"),
+        "{refusal:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -264,6 +270,11 @@ async fn messages_of_another_version_or_of_none() {
     // What is declared and not built says so.
     let watch = refused(store.kv.clone().watch(kv::WatchRequest::default()).await);
     watch.is(Code::Unimplemented, "UNIMPLEMENTED");
+    let mut namespaces = RaftServiceClient::new(channel(cluster.addr(0)).await);
+    let request = DeleteNamespaceRequest::default();
+    refused(namespaces.delete_namespace(request).await)
+        .is(Code::Unimplemented, "UNIMPLEMENTED")
+        .outcome("not_applied");
     assert_serves(&cluster, "odd messages").await;
 }
 

@@ -28,6 +28,8 @@ pub(crate) enum State {
     Equal,
     Different,
     Behind,
+    /// No other one that was reached has applied what it has, and none has applied something else.
+    Alone,
     Unreachable,
 }
 
@@ -37,6 +39,7 @@ impl State {
             State::Equal => "equal",
             State::Different => "DIFFERENT",
             State::Behind => "not at the same cut",
+            State::Alone => "not compared",
             State::Unreachable => "unreachable",
         }
     }
@@ -158,6 +161,12 @@ impl Region {
         }
     }
 
+    /// Whether what a replica says of its digest is of one moment, and of all that it holds.
+    fn comparable(&self, replica: &ReplicaStatus) -> bool {
+        let known = !replica.digest.is_empty() && !replica.partial;
+        known && (self.is_eventual() || self.still)
+    }
+
     pub(crate) fn state_of(&self, replica: &ReplicaStatus) -> State {
         if !replica.reachable {
             return State::Unreachable;
@@ -166,7 +175,15 @@ impl Region {
         let digests = groups.get(&self.applied(replica));
         match digests {
             Some(digests) if digests.len() > 1 && self.came == Came::Different => State::Different,
-            _ if groups.len() == 1 && self.came == Came::Equal => State::Equal,
+            // Of those that were reached; whether that is all, `came` says.
+            Some(digests) if digests.len() == 1 && self.comparable(replica) => {
+                match (digests.values().sum(), groups.len()) {
+                    (2.., _) => State::Equal,
+                    (_, 1) if self.replicas.len() > 1 => State::Alone,
+                    (_, 1) => State::Equal,
+                    _ => State::Behind,
+                }
+            }
             _ => State::Behind,
         }
     }
@@ -264,6 +281,41 @@ mod tests {
         for other in [behind[1].clone(), away, expired, partial, unheard] {
             let cut = came(Mode::Eventual, &[replica(1, 5, 7), other.clone()], false);
             assert_eq!(cut.came, Came::Apart, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn those_that_were_reached_are_compared_when_one_is_not() {
+        let away = ReplicaStatus {
+            reachable: false,
+            ..replica(3, 0, 0)
+        };
+        for mode in [Mode::Strong, Mode::Eventual] {
+            let states = |replicas: &[ReplicaStatus]| {
+                let cut = came(mode, replicas, true);
+                assert_eq!(cut.came, Came::Apart, "{mode}");
+                let region = &cut.regions[0];
+                replicas
+                    .iter()
+                    .map(|replica| region.state_of(replica))
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(
+                states(&[replica(1, 5, 7), replica(2, 5, 7), away.clone()]),
+                [State::Equal, State::Equal, State::Unreachable]
+            );
+            assert_eq!(
+                states(&[replica(1, 5, 7), replica(2, 4, 6), away.clone()]),
+                [State::Behind, State::Behind, State::Unreachable]
+            );
+            let alone = ReplicaStatus {
+                reachable: false,
+                ..replica(2, 5, 7)
+            };
+            assert_eq!(
+                states(&[replica(1, 5, 7), alone, away.clone()]),
+                [State::Alone, State::Unreachable, State::Unreachable]
+            );
         }
     }
 
