@@ -4,7 +4,7 @@
 # Arguments are passed on: make demo ARGS="--help", make bench ARGS="--help".
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test verify fix bench sim sim-bugs sim-search chaos chaos-short clean
+.PHONY: help setup demo test verify fix bench openapi api-check sim sim-bugs sim-search chaos chaos-short clean
 
 help: ## this list
 	@awk -F '## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,13 @@ fix: setup ## format, and let clippy mend what it can
 bench: setup ## put and get side by side with etcd, as ratios
 	cargo build --workspace --bins
 	cargo run -p rdb-bench --bin rdb-bench -- $(ARGS)
+
+openapi: setup ## write specs/003-kvs-consistency/contracts/openapi.json anew, from the code
+	WRITE_OPENAPI=1 cargo test --workspace --lib -q -- http::openapi
+
+api-check: setup ## schemathesis against the HTTP port of a fresh store (docs/testing.md)
+	cargo build -p rdb-server --bin rdb-server
+	scripts/schemathesis.sh $(ARGS)
 
 sim: setup ## the simulator over fixed seeds, and over gRPC (SEEDS=n, default 110)
 	cargo build -p rdb-sim

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use rdb_proto::convert;
 use rdb_proto::kv::Receipt;
+use rdb_types::session::joined;
 use rdb_types::{Mode, Reason, SessionToken};
 use std::collections::BTreeMap;
 
@@ -187,23 +188,6 @@ impl Seen {
         let of = namespaces.get(namespace);
         of.and_then(|of| of.tokens.get(&region.unwrap_or(of.last)).cloned())
             .unwrap_or_default()
-    }
-}
-
-/// What is known, with what an answer tells, and without what it has judged. Where it has nothing in common
-/// with what is known (the namespace was made anew) it counts alone.
-fn joined(known: &Bytes, asked: &[u8], new: &Bytes) -> Bytes {
-    let tokens = (SessionToken::decode(known), SessionToken::decode(new));
-    let (Some(mut known), Some(new_token)) = tokens else {
-        return new.clone();
-    };
-    if let Some(asked) = SessionToken::decode(asked) {
-        known.judged(&asked, &new_token);
-    }
-    if known.join(&new_token) {
-        known.encode()
-    } else {
-        new.clone()
     }
 }
 

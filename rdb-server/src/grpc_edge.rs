@@ -68,6 +68,16 @@ pub fn deadline_of<T>(request: &tonic::Request<T>) -> Option<Instant> {
     arrival.answer_by
 }
 
+/// A call of another edge in this process, to be answered by then.
+pub(crate) fn due<T>(message: T, answer_by: Instant) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.extensions_mut().insert(Arrival {
+        answer_by: Some(answer_by),
+        began: Arc::default(),
+    });
+    request
+}
+
 /// Puts the [`Edge`] around tonic's services.
 #[derive(Clone, Copy, Debug)]
 pub struct EdgeLayer {

@@ -135,9 +135,9 @@ impl Store {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         edges.serve(&mut tasks, listener, &stop);
-        let (probes, halt) = (edges.probes().clone(), stop.clone());
+        let (routes, halt) = (edges.http(), stop.clone());
         tasks.spawn(async move {
-            let served = axum::serve(http::Bounded::new(http_listener), http::routes(probes))
+            let served = axum::serve(http::Bounded::new(http_listener), routes)
                 .with_graceful_shutdown(halt.cancelled_owned());
             if let Err(error) = served.await {
                 tracing::error!(%error, "the HTTP port is closed");

@@ -230,6 +230,24 @@ impl SessionToken {
     }
 }
 
+/// A session's token `known`, with what the token `new` of an answer tells, and without what that answer has
+/// judged of the token `asked`, which its request brought (empty: it brought none). Where `new` has nothing in
+/// common with what is known (another region, or the namespace was made anew) it counts alone.
+pub fn joined(known: &[u8], asked: &[u8], new: &Bytes) -> Bytes {
+    let tokens = (SessionToken::decode(known), SessionToken::decode(new));
+    let (Some(mut known), Some(new_token)) = tokens else {
+        return new.clone();
+    };
+    if let Some(asked) = SessionToken::decode(asked) {
+        known.judged(&asked, &new_token);
+    }
+    if known.join(&new_token) {
+        known.encode()
+    } else {
+        new.clone()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -44,14 +44,15 @@ pub(super) struct Belongs<S> {
     tasks: Tasks,
 }
 
-impl<S, B> Service<Request<B>> for Belongs<S>
+impl<S, B, R> Service<Request<B>> for Belongs<S>
 where
-    S: Service<Request<B>, Response = Response<Body>>,
+    S: Service<Request<B>, Response = Response<R>>,
     S::Future: Send + 'static,
+    R: Whole,
 {
-    type Response = Response<Body>;
+    type Response = Response<R>;
     type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Response<Body>, S::Error>>;
+    type Future = BoxFuture<'static, Result<Response<R>, S::Error>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
@@ -62,25 +63,43 @@ where
         let call = tasks.within(|| self.inner.call(request));
         Box::pin(async move {
             let response = tasks.enter(call).await?;
-            Ok(response.map(|body| Body::new(Answers { body, tasks })))
+            Ok(response.map(|body| R::whole(Answers { body, tasks })))
         })
     }
 }
 
 /// What is answered, made as a part of the store.
-struct Answers {
-    body: Body,
+pub(super) struct Answers<R> {
+    body: R,
     tasks: Tasks,
 }
 
-impl http_body::Body for Answers {
+/// The body of an edge's answers, which holds any other: gRPC's and HTTP's are two types.
+pub(super) trait Whole: http_body::Body<Data = Bytes> + Unpin + Sized {
+    /// Puts such a body into one of its own kind.
+    fn whole(answers: Answers<Self>) -> Self;
+}
+
+impl Whole for Body {
+    fn whole(answers: Answers<Body>) -> Body {
+        Body::new(answers)
+    }
+}
+
+impl Whole for axum::body::Body {
+    fn whole(answers: Answers<axum::body::Body>) -> axum::body::Body {
+        axum::body::Body::new(answers)
+    }
+}
+
+impl<R: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Answers<R> {
     type Data = Bytes;
-    type Error = tonic::Status;
+    type Error = R::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, tonic::Status>>> {
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, R::Error>>> {
         let this = self.get_mut();
         let body = Pin::new(&mut this.body);
         this.tasks.within(|| body.poll_frame(context))

@@ -9,7 +9,7 @@
 use super::belongs::BelongsLayer;
 use crate::admin_service::AdminService;
 use crate::grpc_edge::EdgeLayer;
-use crate::http::Probes;
+use crate::http::{self, Gateway, Probes};
 use crate::kv_service::KvService;
 use crate::raft_service::ModeService;
 use crate::store::{StartError, StoreCore, StoreSetup};
@@ -38,7 +38,7 @@ pub struct Edges {
     options: GrpcOptions,
     peer_service: Arc<PeerService>,
     places: Arc<Places>,
-    probes: Probes,
+    gateway: Gateway,
 }
 
 impl Edges {
@@ -82,13 +82,31 @@ impl Edges {
         };
         let places = Places::new(core.config().load().limits.max_connections as usize);
         core.metrics().attach(core.manager(), places.clone());
+        let stores = Stores::new(core.me(), core.manager().clone(), core.transport().clone());
+        let gateway = Gateway {
+            probes,
+            kv: KvService::new(core.router(), core.config().clone(), core.metrics().clone()),
+            modes: Arc::new(ModeService::new(
+                core.manager().clone(),
+                core.router(),
+                stores.clone(),
+            )),
+            admin: Arc::new(AdminService::new(
+                core.me(),
+                core.manager().clone(),
+                core.namespaces().clone(),
+                stores,
+                core.reloader().clone(),
+            )),
+            config: core.config().clone(),
+        };
         Ok(Arc::new(Edges {
             core,
             grpc,
             options,
             peer_service,
             places,
-            probes,
+            gateway,
         }))
     }
 
@@ -99,7 +117,13 @@ impl Edges {
 
     /// What the HTTP port shows of it.
     pub(super) fn probes(&self) -> &Probes {
-        &self.probes
+        &self.gateway.probes
+    }
+
+    /// The routes of the HTTP port. They call the services that gRPC calls.
+    pub fn http(&self) -> axum::Router {
+        let belongs = BelongsLayer::new(self.core.tasks().clone());
+        http::routes(self.gateway.clone()).layer(belongs)
     }
 
     /// Ends the streams of other stores, which never end by themselves.
@@ -118,29 +142,14 @@ impl Edges {
         let config = core.config().load();
         let limits = &config.limits;
         let max_request = limits.max_request.as_bytes() as usize;
-        let stores = Stores::new(core.me(), core.manager().clone(), core.transport().clone());
-        let kv = KvServer::new(KvService::new(
-            core.router(),
-            core.config().clone(),
-            core.metrics().clone(),
-        ))
-        .max_decoding_message_size(max_request)
-        .max_encoding_message_size(usize::MAX);
-        let modes = RaftServiceServer::new(ModeService::new(
-            core.manager().clone(),
-            core.router(),
-            stores.clone(),
-        ))
-        .max_decoding_message_size(max_request)
-        .max_encoding_message_size(usize::MAX);
-        let admin = AdminServer::new(AdminService::new(
-            core.me(),
-            core.manager().clone(),
-            core.namespaces().clone(),
-            stores,
-            core.reloader().clone(),
-        ))
-        .max_decoding_message_size(max_request);
+        let kv = KvServer::new(self.gateway.kv.clone())
+            .max_decoding_message_size(max_request)
+            .max_encoding_message_size(usize::MAX);
+        let modes = RaftServiceServer::from_arc(self.gateway.modes.clone())
+            .max_decoding_message_size(max_request)
+            .max_encoding_message_size(usize::MAX);
+        let admin = AdminServer::from_arc(self.gateway.admin.clone())
+            .max_decoding_message_size(max_request);
         let (health_reporter, health) = tonic_health::server::health_reporter();
         let reflection = || {
             tonic_reflection::server::Builder::configure()
@@ -167,7 +176,7 @@ impl Edges {
                 tracing::error!(%error, "the gRPC port is closed");
             }
         });
-        let (probes, stop) = (self.probes.clone(), stop.clone());
+        let (probes, stop) = (self.probes().clone(), stop.clone());
         tasks.spawn(report_health(health_reporter, probes, stop));
     }
 }

@@ -1,0 +1,226 @@
+//! The OpenAPI document, made from the handlers, and the page that shows it.
+//!
+//! Owns what holds for every route: parameters that many have, and the refusals that any may give. The document
+//! that is stored under `specs/` is this one, and a test says so; `make openapi` writes it anew.
+
+use super::Gateway;
+use super::problem::{Document, MEDIA_TYPE};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use std::collections::BTreeMap;
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder, response};
+use utoipa::{IntoParams, IntoResponses, OpenApi, ToSchema};
+
+/// All of `/v1`. The probes speak text, to machines that know them, and are not in it.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "FlareDB",
+        description = "A distributed key-value store where every namespace chooses strong or eventual consistency. \
+            Values are raw bodies, keys percent-encoded bytes, numbers of 64 bits decimal text. Refusals are \
+            `application/problem+json` with the reasons of the gRPC interface.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
+    ),
+    paths(
+        super::kv::get,
+        super::kv::put,
+        super::kv::delete,
+        super::listing::list,
+        super::namespaces::list,
+        super::namespaces::create,
+        super::namespaces::describe,
+        super::namespaces::replace,
+        super::namespaces::change,
+        super::namespaces::replication,
+        super::modes::show,
+        super::modes::switch,
+        super::modes::cancel,
+        super::conflicts::list,
+        super::conflicts::restore,
+        super::cluster::show,
+    ),
+    components(schemas(Document)),
+    tags(
+        (name = "kv", description = "Keys and values"),
+        (name = "namespaces", description = "Namespaces, their policies, and who holds what of them"),
+        (name = "modes", description = "Strong or eventual, switched while they are used"),
+        (name = "conflicts", description = "Eventual writes that lost"),
+        (name = "cluster", description = "Stores and regions"),
+    )
+)]
+pub(super) struct Api;
+
+/// The address names a namespace.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "it describes a parameter, which `Call` reads")]
+pub(super) struct NamespacePath {
+    /// The namespace: 1 to 64 of `a-z 0-9 _ . -`, starting with a letter
+    #[param(
+        pattern = "^[a-z][a-z0-9_.-]{0,63}$",
+        max_length = 64,
+        example = "default"
+    )]
+    ns: String,
+}
+
+/// The address names a namespace and a key.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "it describes parameters, which `Call` reads")]
+pub(super) struct KeyPath {
+    /// The namespace: 1 to 64 of `a-z 0-9 _ . -`, starting with a letter
+    #[param(
+        pattern = "^[a-z][a-z0-9_.-]{0,63}$",
+        max_length = 64,
+        example = "default"
+    )]
+    ns: String,
+    /// The key: any bytes, percent-encoded. A slash may be written as `%2F` or as it is
+    #[param(min_length = 1, max_length = 1000, example = "greeting")]
+    key: String,
+}
+
+/// A write may bring an id.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "it describes a header, which `Call` reads")]
+pub(super) struct RequestIdHeader {
+    /// Makes a repeat safe: at most 64 bytes; UUIDs of version 7 are best
+    #[param(rename = "FlareDB-Request-Id", pattern = "^[!-~]{0,64}$")]
+    request_id: Option<String>,
+}
+
+/// A request may belong to a session.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "it describes a header, which `Call` reads")]
+pub(super) struct SessionHeader {
+    /// What an earlier answer's header of that name held, unread: this request sees at least what that one saw
+    #[param(rename = "FlareDB-Session", pattern = "^$|^[A-Za-z0-9+/]{39,}={0,2}$")]
+    session: Option<String>,
+}
+
+/// What any route may answer instead.
+pub(super) struct Refusals;
+
+/// Status and what it means.
+const REFUSALS: [(u16, &str); 9] = [
+    (400, "INVALID_ARGUMENT: `field` says what is wrong"),
+    (
+        408,
+        "The body did not arrive within `consistency.request_timeout`",
+    ),
+    (
+        409,
+        "The state of the namespace or the cluster is against it: WRONG_MODE, ALREADY_EXISTS, SWITCH_IN_PROGRESS, CLOCK_SKEW, ...",
+    ),
+    (429, "OVERLOADED or QUOTA_EXCEEDED"),
+    (500, "CORRUPTION, or a defect"),
+    (501, "UNIMPLEMENTED in this version"),
+    (
+        503,
+        "Not now: NO_QUORUM, NOT_READY, MODE_SWITCHING, ... `Retry-After` comes only where a repeat is safe",
+    ),
+    (504, "DEADLINE_EXCEEDED"),
+    (507, "NO_SPACE: the disk is full"),
+];
+
+impl IntoResponses for Refusals {
+    fn responses() -> BTreeMap<String, RefOr<response::Response>> {
+        let (name, _) = (Document::name(), ());
+        let content = || {
+            let schema = Ref::from_schema_name(name.as_ref());
+            ContentBuilder::new().schema(Some(schema)).build()
+        };
+        let refusals = REFUSALS.into_iter().map(|(status, meaning)| {
+            let response = ResponseBuilder::new()
+                .description(meaning)
+                .content(MEDIA_TYPE, content());
+            (status.to_string(), RefOr::T(response.build()))
+        });
+        refusals.collect()
+    }
+}
+
+/// The document.
+pub(super) fn text() -> String {
+    // Nothing in it can fail to be JSON; a document that is not there is found by the first who looks.
+    let mut text = Api::openapi().to_pretty_json().unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+/// `/openapi.json`.
+pub(super) async fn document() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], text()).into_response()
+}
+
+/// `/docs`: one page that holds all that it needs, so it works without the internet, too.
+pub(super) async fn page() -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        // It runs its own script and asks this store, and nothing else.
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        ),
+    ];
+    (headers, include_str!("docs.html")).into_response()
+}
+
+impl Gateway {
+    /// What `/openapi.json` answers.
+    pub fn openapi() -> String {
+        text()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    const STORED: &str = "../specs/003-kvs-consistency/contracts/openapi.json";
+
+    #[test]
+    fn the_stored_document_is_the_one_that_the_code_makes() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(STORED);
+        if std::env::var_os("WRITE_OPENAPI").is_some() {
+            std::fs::write(&path, text()).unwrap();
+        }
+        let stored = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            stored == text(),
+            "specs/003-kvs-consistency/contracts/openapi.json is not what the code makes: run `make openapi`"
+        );
+    }
+
+    #[test]
+    fn every_reference_in_the_document_leads_somewhere() {
+        let document: serde_json::Value = serde_json::from_str(&text()).unwrap();
+        fn references(value: &serde_json::Value, found: &mut Vec<String>) {
+            match value {
+                serde_json::Value::Object(fields) => {
+                    for (name, value) in fields {
+                        if let ("$ref", Some(to)) = (name.as_str(), value.as_str()) {
+                            found.push(to.to_owned());
+                        }
+                        references(value, found);
+                    }
+                }
+                serde_json::Value::Array(items) => {
+                    items.iter().for_each(|item| references(item, found));
+                }
+                _ => {}
+            }
+        }
+        let mut found = Vec::new();
+        references(&document, &mut found);
+        assert!(!found.is_empty());
+        for reference in found {
+            let pointer = reference.strip_prefix('#').unwrap();
+            assert!(document.pointer(pointer).is_some(), "{reference}");
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! The probes: `/livez`, `/readyz` and `/metrics`.
+//!
+//! Owns what makes a store ready, a line for each check. Answers what the store knows of itself; asks
+//! nobody else, so that a probe is cheap and says what is wrong with this very store.
+//!
+//! Invariant: a line that begins with `[!]` is a warning, and makes no store unready.
+
+use super::Gateway;
+use crate::clock::{Standing, StoreClock};
+use crate::cluster::Cluster;
+use crate::metrics::Metrics;
+use crate::namespace::Namespaces;
+use crate::peer_manager::PeerManager;
+use axum::Router;
+use axum::extract::{RawQuery, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use rdb_types::NamespaceId;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The routes.
+pub(super) fn routes() -> Router<Gateway> {
+    Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+}
+
+/// What the probes look at.
+#[derive(Clone)]
+pub struct Probes {
+    /// Whether the store belongs to a cluster.
+    pub cluster: Arc<Cluster>,
+    /// Its regions.
+    pub manager: Arc<PeerManager>,
+    /// Its tables.
+    pub namespaces: Namespaces,
+    /// Its numbers.
+    pub metrics: Arc<Metrics>,
+    /// The store hands over what it leads, and then ends.
+    pub leaving: Arc<AtomicBool>,
+}
+
+/// One line of `/readyz?verbose`.
+struct Check {
+    name: String,
+    problem: Option<String>,
+    /// What eventual namespaces need, too; they do without a quorum.
+    eventual: bool,
+}
+
+impl Check {
+    fn new(name: impl Into<String>, problem: Option<String>) -> Check {
+        Check {
+            name: name.into(),
+            problem,
+            eventual: true,
+        }
+    }
+}
+
+/// What is wrong with the store's clock. Not a problem of being ready: strong namespaces are served all
+/// the same, and a store that other stores serve better for is known by `CLOCK_SKEW`.
+fn clock_warning(clock: &StoreClock) -> Option<String> {
+    match clock.standing() {
+        Standing::Fine => None,
+        Standing::Unconfirmed(_) => Some("no majority of the stores was asked yet".to_owned()),
+        Standing::Off(skew) => Some(format!(
+            "{skew}: eventual writes are refused; set the machine's clock right (NTP)"
+        )),
+    }
+}
+
+impl Probes {
+    fn checks(&self) -> Vec<Check> {
+        let alone = self.cluster.plan().is_none();
+        let mut checks = vec![Check::new(
+            "cluster",
+            alone.then(|| {
+                "this store belongs to no cluster yet; see its log for whom it waits".into()
+            }),
+        )];
+        if self.leaving.load(Ordering::Acquire) {
+            let problem = "this store is shutting down".to_owned();
+            checks.push(Check::new("leaving", Some(problem)));
+        }
+        let initialised = self.namespaces.tables().cluster.is_some();
+        checks.push(Check::new(
+            "tables",
+            (!initialised).then(|| "the cluster's tables are not here yet".into()),
+        ));
+        // Regions are opened one after the other when the store joins: all of them, or it is not ready.
+        let planned = self.cluster.plan().map_or(0, |plan| plan.regions.len());
+        let open = self.manager.peers().len();
+        checks.push(Check::new(
+            "regions",
+            (open < planned).then(|| format!("{open} of {planned} regions are open")),
+        ));
+        for peer in self.manager.peers() {
+            let damage = peer.damage().first();
+            let eventual = damage.is_some();
+            let problem = if let Some(damage) = damage {
+                Some(format!("its data on this disk is damaged: {damage}"))
+            } else if !peer.quorum().available() {
+                Some(peer.quorum().lost(None).message)
+            } else if !peer.quorum().confirmed() {
+                Some("no leader with a quorum was heard of since the start".into())
+            } else {
+                peer.behind()
+            };
+            checks.push(Check {
+                name: format!("region {}", peer.id()),
+                problem,
+                eventual,
+            });
+        }
+        checks
+    }
+
+    /// Whether requests to eventual namespaces can be served, with a quorum or without.
+    pub fn serves_eventual(&self) -> bool {
+        let checks = self.checks();
+        let mut needed = checks.iter().filter(|check| check.eventual);
+        needed.all(|check| check.problem.is_none())
+    }
+
+    /// Whether requests can be served.
+    pub fn ready(&self) -> bool {
+        self.checks().iter().all(|check| check.problem.is_none())
+    }
+}
+
+/// Something worth a line that makes no store unready.
+struct Note {
+    name: &'static str,
+    /// What is fine, where that is worth saying; else what is not.
+    text: Result<String, String>,
+}
+
+impl Note {
+    fn line(&self) -> String {
+        match &self.text {
+            Ok(text) if text.is_empty() => format!("[+] {}: ok\n", self.name),
+            Ok(text) => format!("[+] {}: ok ({text})\n", self.name),
+            Err(text) => format!("[!] {}: {text}\n", self.name),
+        }
+    }
+}
+
+/// Bytes as people read them.
+fn readable(bytes: u64) -> String {
+    const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    match UNITS.iter().find(|(_, unit)| bytes >= *unit) {
+        Some((name, unit)) => format!("{:.1} {name}", bytes as f64 / *unit as f64),
+        None => format!("{bytes} bytes"),
+    }
+}
+
+impl Probes {
+    /// What is worth a warning, whoever asks.
+    fn warnings(&self) -> Vec<Note> {
+        let clock = match clock_warning(&self.manager.context().clock) {
+            None => Ok(String::new()),
+            Some(warning) => Err(warning),
+        };
+        vec![
+            Note {
+                name: "clock",
+                text: clock,
+            },
+            Note {
+                name: "modes",
+                text: self.mismatches(),
+            },
+        ]
+    }
+
+    /// Which stores disagree with the cluster about modes, as far as this one looks after them.
+    fn mismatches(&self) -> Result<String, String> {
+        let tables = self.namespaces.tables();
+        let known = self.manager.mismatches().to_wire();
+        let disagree: Vec<String> = known
+            .iter()
+            .map(|mismatch| {
+                let row = tables.namespaces.get(&NamespaceId(mismatch.namespace_id));
+                let name = row.map_or("?", |row| row.name.as_str());
+                format!("store {} about {name}", mismatch.store_id)
+            })
+            .collect();
+        if disagree.is_empty() {
+            return Ok(String::new());
+        }
+        Err(format!(
+            "a store disagrees with the cluster: {}; the cluster's mode counts, and `flaredb ns modes` says what to do",
+            disagree.join(", ")
+        ))
+    }
+
+    /// What the disk says of itself. Waits for the disk.
+    fn disk(&self) -> Vec<Note> {
+        let stats = self.manager.context().engine.stats();
+        let storage = match stats.background_errors {
+            0 => Ok(format!("{} on disk", readable(stats.disk_bytes))),
+            errors => Err(format!(
+                "the engine had {errors} errors in the background since the start; the log names them"
+            )),
+        };
+        let space = match stats.free_disk_bytes {
+            Some(free) => format!("{} free", readable(free)),
+            None => "no bound is known: the data is in memory, or the file system does not say"
+                .to_owned(),
+        };
+        vec![
+            Note {
+                name: "storage",
+                text: storage,
+            },
+            Note {
+                name: "disk space",
+                text: Ok(space),
+            },
+        ]
+    }
+}
+
+async fn readyz(
+    State(Gateway { probes, .. }): State<Gateway>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let checks = probes.checks();
+    let ready = checks.iter().all(|check| check.problem.is_none());
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let verbose = query.is_some_and(|query| {
+        query
+            .split('&')
+            .any(|part| part == "verbose" || part.starts_with("verbose="))
+    });
+    let mut notes = probes.warnings();
+    if verbose {
+        let disk = tokio::task::spawn_blocking(move || probes.disk()).await;
+        notes.extend(disk.unwrap_or_default());
+    }
+    let mut text = String::new();
+    for check in checks
+        .iter()
+        .filter(|check| verbose || check.problem.is_some())
+    {
+        match &check.problem {
+            None => text.push_str(&format!("[+] {}: ok\n", check.name)),
+            Some(problem) => text.push_str(&format!("[-] {}: {problem}\n", check.name)),
+        }
+    }
+    for note in notes.iter().filter(|note| verbose || note.text.is_err()) {
+        text.push_str(&note.line());
+    }
+    if ready {
+        text.push_str("ready\n");
+    }
+    (status, text).into_response()
+}
+
+async fn metrics(State(Gateway { probes, .. }): State<Gateway>) -> Response {
+    // The engine's numbers come off the disk's directory.
+    let encoded = tokio::task::spawn_blocking(move || probes.metrics.encode()).await;
+    match encoded.unwrap_or(Err(std::fmt::Error)) {
+        Ok(text) => (
+            [(
+                header::CONTENT_TYPE,
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            )],
+            text,
+        )
+            .into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
