@@ -372,9 +372,10 @@ impl Kv for KvService {
                 ("end", &scan.end),
                 ("prefix", &scan.prefix),
             ] {
-                let max_key = self.config.load().limits.max_key.as_bytes();
-                if bound.len() as u64 > max_key {
-                    return Err(Error::over_limit(field, max_key, bound.len() as u64));
+                // A byte more than a key: what follows right behind the longest one begins there.
+                let longest = self.config.load().limits.max_key.as_bytes() + 1;
+                if bound.len() as u64 > longest {
+                    return Err(Error::over_limit(field, longest, bound.len() as u64));
                 }
             }
             let (start, end) = if by_prefix {

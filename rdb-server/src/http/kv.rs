@@ -78,16 +78,56 @@ fn version_of(tag: &str) -> Option<u64> {
     (version.to_string() == digits).then_some(version)
 }
 
-/// Whether a list of tags names a version; `weak`: tags that begin with `W/` count, too.
-fn names(list: &str, version: u64, weak: bool) -> bool {
-    list.split(',').map(str::trim).any(|tag| {
-        let tag = match tag.strip_prefix("W/") {
-            Some(tag) if weak => tag,
-            Some(_) => return false,
-            None => tag,
+/// Tags of a header on a read: any, or these.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Tags {
+    Any,
+    /// Whether it is weak (`W/`), and what stands between the quotes.
+    These(Vec<(bool, String)>),
+}
+
+impl Tags {
+    /// The tags of a header, if it was given.
+    fn of(call: &Call, name: &HeaderName) -> Result<Option<Tags>, Error> {
+        let Some(list) = call.header_list(name)? else {
+            return Ok(None);
         };
-        tag == "*" || version_of(tag) == Some(version)
-    })
+        Tags::parse(&list).map(Some).ok_or_else(|| {
+            Error::invalid(
+                name.as_str(),
+                format!(
+                    "{name} is {list:?}; it is * or versions in quotes, as the header ETag has them"
+                ),
+            )
+        })
+    }
+
+    fn parse(list: &str) -> Option<Tags> {
+        if list.trim() == "*" {
+            return Some(Tags::Any);
+        }
+        let tags = list.split(',').map(|tag| {
+            let tag = tag.trim();
+            let (weak, tag) = match tag.strip_prefix("W/") {
+                Some(tag) => (true, tag),
+                None => (false, tag),
+            };
+            let inside = tag.strip_prefix('"')?.strip_suffix('"')?;
+            (!inside.contains(['"', ' '])).then(|| (weak, inside.to_owned()))
+        });
+        tags.collect::<Option<Vec<_>>>().map(Tags::These)
+    }
+
+    /// Whether they name a version; `weak`: weak tags count, too.
+    fn name(&self, version: u64, weak: bool) -> bool {
+        let version = version.to_string();
+        match self {
+            Tags::Any => true,
+            Tags::These(tags) => tags
+                .iter()
+                .any(|(is_weak, tag)| (weak || !is_weak) && *tag == version),
+        }
+    }
 }
 
 /// How an answer was served, as headers. `asked`: the session's token of the request.
@@ -132,8 +172,8 @@ fn receipt_of(receipt: Option<kv::Receipt>, before: &Bytes, judged: bool) -> kv:
     params(
         super::openapi::KeyPath,
         ("consistency" = inline(Option<super::shapes::Consistency>), Query, description = "`default` is linearizable in a strong namespace and local in an eventual one"),
-        ("If-None-Match" = Option<String>, Header, description = "304 where the key still has one of these versions; `*`: any"),
-        ("If-Match" = Option<String>, Header, description = "412 where the key has none of these versions; `*`: any"),
+        ("If-None-Match" = Option<String>, Header, pattern = "^([*]|(W/)?\"[!#-+\\--~]*\"(, ?(W/)?\"[!#-+\\--~]*\")*)$", description = "304 where the key still has one of these versions; `*`: any"),
+        ("If-Match" = Option<String>, Header, pattern = "^([*]|(W/)?\"[!#-+\\--~]*\"(, ?(W/)?\"[!#-+\\--~]*\")*)$", description = "412 where the key has none of these versions; `*`: any"),
         super::openapi::SessionHeader,
     ),
     responses(
@@ -163,8 +203,8 @@ pub(super) async fn get(
     let mut parse = || -> Result<_, Error> {
         let consistency = call.query.consistency()?;
         call.query.done()?;
-        let if_match = call.header_list(&header::IF_MATCH)?;
-        let if_none_match = call.header_list(&header::IF_NONE_MATCH)?;
+        let if_match = Tags::of(&call, &header::IF_MATCH)?;
+        let if_none_match = Tags::of(&call, &header::IF_NONE_MATCH)?;
         Ok((consistency, call.session()?, if_match, if_none_match))
     };
     let (consistency, session, if_match, if_none_match) =
@@ -183,7 +223,7 @@ pub(super) async fn get(
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     let version = if found.found { found.version } else { 0 };
     if let Some(tags) = if_match
-        && !(found.found && names(&tags, version, false))
+        && !(found.found && tags.name(version, false))
     {
         return Err(Problem::precondition(version).headers(headers));
     }
@@ -196,7 +236,7 @@ pub(super) async fn get(
     if found.expires_at_ms != 0 {
         headers.insert(EXPIRES, HeaderValue::from(found.expires_at_ms));
     }
-    if if_none_match.is_some_and(|tags| names(&tags, version, true)) {
+    if if_none_match.is_some_and(|tags| tags.name(version, true)) {
         return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
     }
     headers.insert(
@@ -424,9 +464,13 @@ mod tests {
 
     #[test]
     fn lists_of_tags_are_compared_weakly_or_strongly() {
+        let names = |list, version, weak| Tags::parse(list).unwrap().name(version, weak);
         assert!(names("\"4\", W/\"5\"", 5, true));
         assert!(!names("\"4\", W/\"5\"", 5, false));
         assert!(names("*", 5, false));
-        assert!(!names("\"15\", garbage", 5, true));
+        assert!(!names("\"15\",\"another-server's\"", 5, true));
+        for garbage in ["", "5", "\"5", "\"4\",", "*, \"5\""] {
+            assert_eq!(Tags::parse(garbage), None, "{garbage:?}");
+        }
     }
 }

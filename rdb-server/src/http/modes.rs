@@ -70,10 +70,13 @@ pub(super) async fn switch(
     });
     let (mut call, dry_run) = parsed.map_err(Problem::refused)?;
     let target: ModeTarget = call.json().await?;
+    // A number that is no store's id is refused as such by the service, and so is one that is too large for it.
+    let stores = target.accept_missing.into_iter();
+    let stores = stores.map(|store| u32::try_from(store.0).unwrap_or(u32::MAX));
     let message = raft::UpdateNamespaceModeRequest {
         namespace: call.namespace.clone(),
         mode: target.mode.into(),
-        accept_missing: target.accept_missing,
+        accept_missing: stores.collect(),
         dry_run,
         ..Default::default()
     };

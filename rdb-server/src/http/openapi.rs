@@ -8,8 +8,9 @@ use super::problem::{Document, MEDIA_TYPE};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use std::collections::BTreeMap;
-use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder, response};
-use utoipa::{IntoParams, IntoResponses, OpenApi, ToSchema};
+use utoipa::openapi::schema::{SchemaType, Type};
+use utoipa::openapi::{self, ContentBuilder, Ref, RefOr, ResponseBuilder, Schema, response};
+use utoipa::{IntoParams, IntoResponses, Modify, OpenApi};
 
 /// All of `/v1`. The probes speak text, to machines that know them, and are not in it.
 #[derive(OpenApi)]
@@ -40,6 +41,7 @@ use utoipa::{IntoParams, IntoResponses, OpenApi, ToSchema};
         super::cluster::show,
     ),
     components(schemas(Document)),
+    modifiers(&Common),
     tags(
         (name = "kv", description = "Keys and values"),
         (name = "namespaces", description = "Namespaces, their policies, and who holds what of them"),
@@ -77,7 +79,7 @@ pub(super) struct KeyPath {
     )]
     ns: String,
     /// The key: any bytes, percent-encoded. A slash may be written as `%2F` or as it is
-    #[param(min_length = 1, max_length = 1000, example = "greeting")]
+    #[param(min_length = 1, max_length = 4096, example = "greeting")]
     key: String,
 }
 
@@ -128,18 +130,52 @@ const REFUSALS: [(u16, &str); 9] = [
 
 impl IntoResponses for Refusals {
     fn responses() -> BTreeMap<String, RefOr<response::Response>> {
-        let (name, _) = (Document::name(), ());
-        let content = || {
-            let schema = Ref::from_schema_name(name.as_ref());
-            ContentBuilder::new().schema(Some(schema)).build()
-        };
-        let refusals = REFUSALS.into_iter().map(|(status, meaning)| {
-            let response = ResponseBuilder::new()
-                .description(meaning)
-                .content(MEDIA_TYPE, content());
-            (status.to_string(), RefOr::T(response.build()))
+        let refusals = REFUSALS.into_iter().map(|(status, _)| {
+            let reference = Ref::from_response_name(format!("Refusal{status}"));
+            (status.to_string(), RefOr::Ref(reference))
         });
         refusals.collect()
+    }
+}
+
+/// What the macros cannot say.
+struct Common;
+
+impl Modify for Common {
+    fn modify(&self, api: &mut openapi::OpenApi) {
+        let components = api.components.get_or_insert_default();
+        for (status, meaning) in REFUSALS {
+            let schema = Ref::from_schema_name("Problem");
+            let content = ContentBuilder::new().schema(Some(schema)).build();
+            let response = ResponseBuilder::new()
+                .description(meaning)
+                .content(MEDIA_TYPE, content)
+                .build();
+            let responses = &mut components.responses;
+            responses.insert(format!("Refusal{status}"), RefOr::T(response));
+        }
+        let operations = api.paths.paths.values_mut().flat_map(|item| {
+            [
+                &mut item.get,
+                &mut item.put,
+                &mut item.post,
+                &mut item.patch,
+                &mut item.delete,
+            ]
+        });
+        let parameters = operations
+            .flatten()
+            .flat_map(|operation| operation.parameters.iter_mut().flatten());
+        for parameter in parameters {
+            // A parameter that is optional is left out; there is no null in an address or a header.
+            if let RefOr::T(parameter) = parameter
+                && let Some(RefOr::T(Schema::Object(object))) = &mut parameter.schema
+                && let SchemaType::Array(types) = &object.schema_type
+                && let Some(one) = types.iter().find(|one| **one != Type::Null)
+            {
+                object.schema_type = SchemaType::Type(one.clone());
+            }
+        }
     }
 }
 

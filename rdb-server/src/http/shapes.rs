@@ -194,6 +194,18 @@ impl<'de> Deserialize<'de> for Number {
                 Ok(Number(number))
             }
 
+            /// To JSON, 5.0 is the number 5.
+            fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Number, E> {
+                const EXACT: f64 = (1u64 << 53) as f64;
+                if number.fract() == 0.0 && (0.0..=EXACT).contains(&number) {
+                    return Ok(Number(number as u64));
+                }
+                Err(E::invalid_value(
+                    serde::de::Unexpected::Float(number),
+                    &self,
+                ))
+            }
+
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Number, E> {
                 let digits = text.bytes().all(|byte| byte.is_ascii_digit());
                 digits
@@ -263,7 +275,6 @@ pub(super) struct NewNamespace {
     pub(super) name: String,
     /// Absent: the cluster's default mode.
     pub(super) mode: Option<Mode>,
-    #[schema(nullable = false)]
     pub(super) policies: Option<PoliciesChange>,
 }
 
@@ -396,8 +407,8 @@ pub(super) struct ModeTarget {
     pub(super) mode: Mode,
     /// Stores without which a namespace may become strong; what only they hold is set aside.
     #[serde(default)]
-    #[schema(required = false, max_items = 16)]
-    pub(super) accept_missing: Vec<u32>,
+    #[schema(required = false, value_type = Vec<u32>)]
+    pub(super) accept_missing: Vec<Number>,
 }
 
 /// How far a switch is.

@@ -191,6 +191,10 @@ async fn a_get_with_an_equal_etag_is_304_and_if_match_guards_it() {
     let lines = read("If-None-Match", "\"1\"").header("If-None-Match", tag);
     lines.send().await.is(304);
     read("If-Match", tag).send().await.is(200);
+    read("If-None-Match", "5")
+        .send()
+        .await
+        .invalid("if-none-match");
     read("If-Match", "\"1\"")
         .send()
         .await

@@ -130,3 +130,18 @@ async fn a_listing_of_many_megabytes_is_streamed_and_whole() {
         .sum();
     assert_eq!(total, 24 * value.len());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listing_goes_on_behind_the_longest_key() {
+    let cluster = one().await;
+    let longest = "k".repeat(4096);
+    fill(&cluster, &[&longest, "z"]).await;
+    let first = get(&cluster, "/v1/kv/default?limit=1").await.json();
+    assert_eq!(keys(&first), [&longest]);
+    let rest = get(&cluster, first["next"].as_str().unwrap()).await.json();
+    assert_eq!(keys(&rest), ["z"]);
+    let too_long = "k".repeat(4098);
+    get(&cluster, &format!("/v1/kv/default?prefix={too_long}"))
+        .await
+        .invalid("prefix");
+}
