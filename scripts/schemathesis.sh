@@ -24,7 +24,7 @@ dir=$(mktemp -d)
 port=$(python3 -c 'import socket; s = [socket.socket() for _ in "ab"]; [x.bind(("127.0.0.1", 0)) for x in s]; print(*(x.getsockname()[1] for x in s))')
 read -r grpc http <<<"$port"
 "$server" --addr "127.0.0.1:$grpc" --http-addr "127.0.0.1:$http" --data-dir "$dir/data" \
-  --max-clock-skew 5s 2>"$dir/log" &
+  2>"$dir/log" &
 store=$!
 trap 'kill "$store" 2>/dev/null || true; wait "$store" 2>/dev/null || true; rm -rf "$dir"' EXIT
 for _ in $(seq 150); do

@@ -74,6 +74,15 @@ impl Call {
         due(message, self.answer_by)
     }
 
+    /// Whether bytes that stand somewhere else than in the address may be a key.
+    pub(super) fn check_key(&self, field: &str, key: &[u8]) -> Result<(), Error> {
+        let max_key = self.config.load().limits.max_key.as_bytes();
+        if key.len() as u64 > max_key {
+            return Err(Error::over_limit(field, max_key, key.len() as u64));
+        }
+        Ok(())
+    }
+
     /// A header that may be given once, as text.
     pub(super) fn header(&self, name: &HeaderName) -> Result<Option<&str>, Error> {
         let mut given = self.headers.get_all(name).iter();

@@ -35,7 +35,7 @@ const PIECE: usize = 64;
     operation_id = "list_conflicts",
     params(
         super::openapi::NamespacePath,
-        ("prefix" = Option<String>, Query, max_length = 4096, description = "Only of keys that begin with it; percent-encoded bytes"),
+        ("prefix" = Option<String>, Query, description = "Only of keys that begin with it; percent-encoded bytes"),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 1_000_000_000i64, description = "At most so many; 1000 where it is not given"),
     ),
     responses(

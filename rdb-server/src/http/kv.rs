@@ -71,9 +71,13 @@ impl Expected {
     }
 }
 
-/// The version that a strong tag names, written as [`etag`] writes it.
+/// The version that a strong tag names, written as [`etag`] writes it. A shell eats quotes, and a number without
+/// them can mean nothing else.
 fn version_of(tag: &str) -> Option<u64> {
-    let digits = tag.strip_prefix('"')?.strip_suffix('"')?;
+    let digits = match tag.strip_prefix('"') {
+        Some(quoted) => quoted.strip_suffix('"')?,
+        None => tag,
+    };
     let version: u64 = digits.parse().ok()?;
     (version.to_string() == digits).then_some(version)
 }
@@ -112,7 +116,11 @@ impl Tags {
                 Some(tag) => (true, tag),
                 None => (false, tag),
             };
-            let inside = tag.strip_prefix('"')?.strip_suffix('"')?;
+            let is_bare = !weak && !tag.is_empty() && tag.bytes().all(|byte| byte.is_ascii_digit());
+            let inside = match is_bare {
+                true => tag,
+                false => tag.strip_prefix('"')?.strip_suffix('"')?,
+            };
             (!inside.contains(['"', ' '])).then(|| (weak, inside.to_owned()))
         });
         tags.collect::<Option<Vec<_>>>().map(Tags::These)
@@ -172,8 +180,8 @@ fn receipt_of(receipt: Option<kv::Receipt>, before: &Bytes, judged: bool) -> kv:
     params(
         super::openapi::KeyPath,
         ("consistency" = inline(Option<super::shapes::Consistency>), Query, description = "`default` is linearizable in a strong namespace and local in an eventual one"),
-        ("If-None-Match" = Option<String>, Header, pattern = "^([*]|(W/)?\"[!#-+\\--~]*\"(, ?(W/)?\"[!#-+\\--~]*\")*)$", description = "304 where the key still has one of these versions; `*`: any"),
-        ("If-Match" = Option<String>, Header, pattern = "^([*]|(W/)?\"[!#-+\\--~]*\"(, ?(W/)?\"[!#-+\\--~]*\")*)$", description = "412 where the key has none of these versions; `*`: any"),
+        ("If-None-Match" = Option<String>, Header, pattern = "^([*]|((W/)?\"[!#-+\\--~]*\"|[0-9]+)(, ?((W/)?\"[!#-+\\--~]*\"|[0-9]+))*)$", description = "304 where the key still has one of these versions; `*`: any"),
+        ("If-Match" = Option<String>, Header, pattern = "^([*]|((W/)?\"[!#-+\\--~]*\"|[0-9]+)(, ?((W/)?\"[!#-+\\--~]*\"|[0-9]+))*)$", description = "412 where the key has none of these versions; `*`: any"),
         super::openapi::SessionHeader,
     ),
     responses(
@@ -258,8 +266,8 @@ pub(super) async fn get(
     params(
         super::openapi::KeyPath,
         ("ttl_ms" = Option<i64>, Query, minimum = 0, maximum = 3_162_240_000_000i64, description = "Milliseconds until the key expires; 0 or absent: the namespace's default"),
-        ("If-Match" = Option<String>, Header, pattern = "^\"(0|[1-9][0-9]{0,18})\"$", description = "Only where the key has this version, as an `ETag` has it: `\"123\"`"),
-        ("If-None-Match" = Option<String>, Header, pattern = "^[*]$", description = "`*`: only where the key is not there"),
+        ("If-Match" = Option<String>, Header, pattern = "^(\"(0|[1-9][0-9]{0,18})\"|0|[1-9][0-9]{0,18})$", description = "Only where the key has this version, as an `ETag` has it: `\"123\"`"),
+        ("If-None-Match" = inline(Option<super::shapes::Star>), Header, description = "`*`: only where the key is not there"),
         super::openapi::RequestIdHeader,
         super::openapi::SessionHeader,
     ),
@@ -321,7 +329,7 @@ pub(super) async fn put(
     operation_id = "delete_key",
     params(
         super::openapi::KeyPath,
-        ("If-Match" = Option<String>, Header, pattern = "^\"(0|[1-9][0-9]{0,18})\"$", description = "Only where the key has this version"),
+        ("If-Match" = Option<String>, Header, pattern = "^(\"(0|[1-9][0-9]{0,18})\"|0|[1-9][0-9]{0,18})$", description = "Only where the key has this version"),
         super::openapi::RequestIdHeader,
         super::openapi::SessionHeader,
     ),
@@ -448,8 +456,8 @@ mod tests {
     #[test]
     fn a_tag_is_a_version_in_quotes_and_nothing_else() {
         assert_eq!(version_of(&etag(u64::MAX)), Some(u64::MAX));
+        assert_eq!(version_of("5"), Some(5), "without its quotes");
         for tag in [
-            "5",
             "\"5",
             "\"\"",
             "\"+5\"",
@@ -469,7 +477,8 @@ mod tests {
         assert!(!names("\"4\", W/\"5\"", 5, false));
         assert!(names("*", 5, false));
         assert!(!names("\"15\",\"another-server's\"", 5, true));
-        for garbage in ["", "5", "\"5", "\"4\",", "*, \"5\""] {
+        assert!(names("4, 5", 5, false), "without their quotes");
+        for garbage in ["", "W/5", "\"5", "\"4\",", "*, \"5\""] {
             assert_eq!(Tags::parse(garbage), None, "{garbage:?}");
         }
     }

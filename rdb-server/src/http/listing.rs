@@ -64,6 +64,10 @@ impl Asked {
             namespace: call.namespace.clone(),
         };
         query.done()?;
+        // The scan begins right behind it, which the service would call by another name.
+        if let Some(after) = &asked.after {
+            call.check_key("after", after)?;
+        }
         let options = kv::ReadOptions {
             consistency: read,
             session: call.session()?,
@@ -143,9 +147,9 @@ impl Asked {
     operation_id = "list_keys",
     params(
         super::openapi::NamespacePath,
-        ("prefix" = Option<String>, Query, max_length = 4096, description = "Only keys that begin with it; percent-encoded bytes"),
-        ("start" = Option<String>, Query, max_length = 4096, description = "The first key; not together with a prefix"),
-        ("end" = Option<String>, Query, max_length = 4096, description = "The key before which it ends; not together with a prefix"),
+        ("prefix" = Option<String>, Query, max_length = 4097, description = "Only keys that begin with it; percent-encoded bytes"),
+        ("start" = Option<String>, Query, max_length = 4097, description = "The first key; not together with a prefix"),
+        ("end" = Option<String>, Query, max_length = 4097, description = "The key before which it ends; not together with a prefix"),
         ("after" = Option<String>, Query, max_length = 4096, description = "Go on behind this key, as `next` does"),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 1_000_000_000i64, description = "Entries at most; 1000 where it is not given"),
         ("reverse" = Option<bool>, Query, description = "Last key first"),

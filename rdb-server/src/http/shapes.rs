@@ -59,6 +59,15 @@ pub(super) enum Consistency {
     Stale,
 }
 
+/// Whatever is there.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes a header, which `kv` reads")]
+pub(super) enum Star {
+    /// Nothing may be there.
+    #[schema(rename = "*")]
+    Star,
+}
+
 /// `strong`, `eventual`; `unspecified` where none is meant, and so is one of a newer store.
 pub(super) fn mode_name(wire: i32) -> &'static str {
     convert::mode(wire).map_or("unspecified", |mode| mode.as_str())

@@ -144,4 +144,8 @@ async fn a_listing_goes_on_behind_the_longest_key() {
     get(&cluster, &format!("/v1/kv/default?prefix={too_long}"))
         .await
         .invalid("prefix");
+    let too_long = &too_long[1..];
+    get(&cluster, &format!("/v1/kv/default?after={too_long}"))
+        .await
+        .invalid("after");
 }
