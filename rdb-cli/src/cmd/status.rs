@@ -118,10 +118,7 @@ fn screen(answer: &ClusterStatusResponse, verdict: &Verdict, colours: bool) -> S
         "" => "no cluster yet".to_owned(),
         id => format!("cluster {id}"),
     };
-    text += &format!(
-        "\n\n{cluster}, as store {} sees it\n\n",
-        answer.answered_by
-    );
+    text += &format!("\n\n{cluster}, as store {} sees it\n\n", answer.answered_by);
     text += &output::table(
         &[
             "STORE",
