@@ -164,7 +164,17 @@ impl SimStore {
             address: format!("store-{id}"),
             http_address: format!("store-{id}-http"),
         };
-        let core = tasks.within(|| StoreCore::open(setup, |me, _| network.transport(me)))?;
+        let opened = tasks.within(|| StoreCore::open(setup, |me, _| network.transport(me)));
+        let core = match opened {
+            Ok(core) => core,
+            Err(error) => {
+                // The process ends before it has said anything to anybody, and what it wrote may be lost.
+                tasks.abort_all();
+                let keep = self.disk.some_unsynced();
+                self.disk.engine.crash(keep);
+                return Err(error);
+            }
+        };
         network.plug(
             id,
             Endpoint {

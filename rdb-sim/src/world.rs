@@ -23,8 +23,9 @@ use crate::workload::{self, Client, Ledger, Tally};
 use rdb_proto::convert;
 use rdb_proto::raft::SetTarget;
 use rdb_server::config::{Config, NamespaceConfig, SplitKey};
+use rdb_server::store::StartError;
 use rdb_server::transport::Lane;
-use rdb_storage::Family;
+use rdb_storage::{Family, StorageError};
 use rdb_types::{Durability, Mode, RegionId, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -416,7 +417,12 @@ impl World {
             Err(error) => {
                 let what = format!("store {id} does not start: {error}");
                 self.trace.note(format_args!("{what}"));
-                if !self.damaged.contains(&id) {
+                // A disk that is full or fails a sync at the start is refused, as it should be.
+                let disk_fault = matches!(
+                    &error,
+                    StartError::Storage(StorageError::NoSpace { .. } | StorageError::Io { .. })
+                );
+                if !self.damaged.contains(&id) && !disk_fault {
                     self.findings.report(liveness::NAME, what);
                 }
                 // As whoever runs a store does.
