@@ -186,5 +186,8 @@ async fn a_half_filled_region_whose_snapshot_is_gone_does_not_open() {
     let Err(error) = open(&engine, &MemorySpool::default()).await else {
         panic!("it opened")
     };
-    assert!(error.to_string().contains("restore this store"), "{error}");
+    assert!(
+        error.to_string().contains("Never use an older copy"),
+        "{error}"
+    );
 }

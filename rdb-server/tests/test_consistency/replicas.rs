@@ -346,9 +346,13 @@ async fn a_follower_that_is_far_behind_says_so_and_lets_nobody_wait() {
     cluster.pause(follower);
     std::fs::rename(&snapshots, &aside).unwrap();
     let store = Plain::on(&cluster, leader).await;
-    for number in 0..300 {
-        store.put(&format!("k{number}"), "x").await.unwrap();
+    // More than the connection to it holds, and several snapshots' worth of log: it catches up neither from
+    // what is on the way nor from what the leader keeps.
+    let large = "x".repeat(8 << 10);
+    for number in 0..1200 {
+        store.put(&format!("k{number}"), &large).await.unwrap();
     }
+    store.put("k299", "x").await.unwrap();
     cluster.resume(follower);
 
     let http = cluster.http_addr(follower);

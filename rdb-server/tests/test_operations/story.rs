@@ -425,11 +425,13 @@ impl Story {
             })
             .await;
         }
-        // Enough for the log to be behind by more than it keeps: a snapshot comes.
+        // Enough for the log to be behind by more than it keeps, and more than the connection holds: a
+        // snapshot comes.
         let bank = self.on(0, "bank").await;
-        for turn in 0..150 {
+        for turn in 0..900 {
             let name = format!("many-{turn}");
-            bank.put(&key(&name), &value(&name)).await.unwrap();
+            let large = value(&name).repeat(300);
+            bank.put(&key(&name), &large).await.unwrap();
         }
         self.until(0, "flaredb_raft_follower_lag_entries of it", |it| {
             it.name == "flaredb_raft_follower_lag_entries" && of_third(it) && it.number() > 0.0
