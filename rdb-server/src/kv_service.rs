@@ -9,7 +9,9 @@ mod group;
 use crate::config::LiveConfig;
 use crate::error::{Error, Outcome};
 use crate::grpc_edge::{LONGEST_CALL, deadline_of};
+use crate::history::ring::Keys;
 use crate::metrics::{Metrics, Timed};
+use crate::router::watch::WatchSpec;
 use crate::router::{Read, Router, ScanSpec};
 use crate::session;
 use bytes::Bytes;
@@ -423,9 +425,47 @@ impl Kv for KvService {
 
     async fn watch(
         &self,
-        _: Request<kv::WatchRequest>,
+        request: Request<kv::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        Err(not_built("Watch").to_status(false))
+        let until = deadline_of(&request);
+        let watch = request.into_inner();
+        let timed = Timed::start(&self.metrics, "Watch", &watch.namespace);
+        let result = async {
+            let deadline = self.in_time(until)?.min(self.deadline(None));
+            let max_key = self.config.load().limits.max_key.as_bytes();
+            for (field, given) in [("key", &watch.key), ("prefix", &watch.prefix)] {
+                if given.len() as u64 > max_key {
+                    return Err(Error::over_limit(field, max_key, given.len() as u64));
+                }
+            }
+            if !watch.key.is_empty() && !watch.prefix.is_empty() {
+                return Err(Error::invalid("prefix", "give a key or a prefix, not both"));
+            }
+            let keys = match watch.key.is_empty() {
+                true => Keys::Prefix(watch.prefix),
+                false => Keys::One(watch.key),
+            };
+            let spec = WatchSpec {
+                keys,
+                from_revision: watch.from_revision,
+                session: watch.session,
+            };
+            self.router
+                .watch(&watch.namespace, spec, deadline, until)
+                .await
+        }
+        .await;
+        timed.done(result.as_ref().err());
+        match result {
+            Ok(watching) => Ok(Response::new(
+                futures::stream::unfold(watching, |mut watching| async move {
+                    let message = watching.next().await?;
+                    Some((message.map_err(|error| error.to_status(true)), watching))
+                })
+                .boxed(),
+            )),
+            Err(error) => Err(error.to_status(true)),
+        }
     }
 }
 

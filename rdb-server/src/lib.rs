@@ -12,6 +12,7 @@
 //! | [`peer_manager`], [`peer`] | the replicas of this store; a region's writes, reads and quorum |
 //! | [`region`] | what a log entry does to a region's data |
 //! | [`eventual`] | what a write does to a namespace where every replica accepts |
+//! | [`history`] | the last changes of a region, for watches |
 //! | [`raft`] | consensus behind our own names |
 //! | [`transport`], [`contacts`] | how stores reach each other, and when they last did |
 //! | [`cluster`] | who belongs to the cluster, and how it begins |
@@ -27,6 +28,7 @@ pub mod contacts;
 pub mod error;
 pub mod eventual;
 pub mod grpc_edge;
+pub mod history;
 pub mod host;
 pub mod http;
 pub mod kv_service;

@@ -142,6 +142,8 @@ impl Peer {
             )
         })?;
         let cell = machine.cell();
+        cell.history()
+            .bound(context.config.load().limits.watch_history);
         let log = RaftLogStore::open(context.engine.clone(), context.committer.clone(), region)?;
         let view = Arc::new(QuorumView::new());
         let network = RegionNetwork::new(

@@ -11,6 +11,7 @@ use crate::host::{DiskWatch, Process};
 use crate::modes::mismatch::Mismatches;
 use crate::modes::since::SwitchTimes;
 use crate::peer::{Peer, PeerContext};
+use crate::router::watch::Watches;
 use crate::transport::PeerHandler;
 use futures::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard, RwLock};
@@ -41,6 +42,7 @@ pub struct PeerManager {
     mismatches: Mutex<Mismatches>,
     switches: Mutex<SwitchTimes>,
     disk: DiskWatch,
+    watches: Watches,
     started: Instant,
 }
 
@@ -57,8 +59,14 @@ impl PeerManager {
             mismatches: Mutex::default(),
             switches: Mutex::default(),
             disk: DiskWatch::default(),
+            watches: Watches::default(),
             started: Instant::now(),
         })
+    }
+
+    /// The watches that this store serves.
+    pub fn watches(&self) -> &Watches {
+        &self.watches
     }
 
     /// What all peers share.
@@ -226,6 +234,7 @@ impl PeerManager {
 
     /// Stops all peers.
     pub async fn shutdown(&self) {
+        self.watches.close();
         for peer in self.peers() {
             peer.shutdown().await;
         }

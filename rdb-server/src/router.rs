@@ -1,10 +1,11 @@
 //! From a request about keys to the regions that hold them, and back to one answer.
 //!
 //! Owns: which region a key lies in, one barrier for all reads of a request, one queue entry for all
-//! its writes in a region, receipts; scans are in [`scan`]. Knows nothing of gRPC or HTTP; the edges
+//! its writes in a region, receipts; scans are in [`scan`], watches in [`watch`]. Knows nothing of gRPC or HTTP; the edges
 //! decode and validate.
 
 mod scan;
+pub mod watch;
 
 use crate::error::{Error, Outcome};
 use crate::namespace::Namespaces;
@@ -285,11 +286,7 @@ impl Router {
                 "read with the default consistency, or use a strong namespace",
             ));
         }
-        let token = if options.session.is_empty() {
-            None
-        } else {
-            Some(session::decode(&options.session)?)
-        };
+        let token = session::decode_for(peer.id(), &options.session)?;
         if let Some(token) = &token {
             self.caught_up(peer, row, token, deadline).await?;
         }

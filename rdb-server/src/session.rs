@@ -21,23 +21,51 @@ use crate::error::Error;
 use crate::region::state::{FENCES_KEPT, Fence, NamespaceState};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use rdb_types::{Epoch, Mode, NamespaceId, Reason, RegionId, StoreId, VersionVector};
+use rdb_types::{Epoch, Mode, NamespaceId, Reason, RegionId, StoreId, VersionVector, WatchToken};
 
 pub use rdb_types::SessionToken;
 
 /// In the metadata of a `SESSION_LOST`: the token to go on with, base64.
 const FRESH: &str = "session";
 
-/// Reads a token that came back.
+/// A token that came back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Token {
+    /// Of an answer.
+    Session(SessionToken),
+    /// Of a watch.
+    Watch(WatchToken),
+}
+
+/// Reads a token that came back; `None`: none did.
 ///
 /// # Errors
 /// It is none.
-pub fn decode(bytes: &[u8]) -> Result<SessionToken, Error> {
-    SessionToken::decode(bytes).ok_or_else(|| {
+pub fn decode(bytes: &[u8]) -> Result<Option<Token>, Error> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let watch = || WatchToken::decode(bytes).map(Token::Watch);
+    let token = SessionToken::decode(bytes)
+        .map(Token::Session)
+        .or_else(watch);
+    token.map(Some).ok_or_else(|| {
         Error::invalid(
             "session",
-            "this is not a session token; hand back what an answer's receipt holds, or nothing",
+            "this is not a session token; hand back what an answer's receipt or a watch's message holds, or nothing",
         )
+    })
+}
+
+/// As [`decode`], what a read in a region goes by. A watch's token may say nothing of it.
+///
+/// # Errors
+/// It is none.
+pub fn decode_for(region: RegionId, bytes: &[u8]) -> Result<Option<SessionToken>, Error> {
+    Ok(match decode(bytes)? {
+        Some(Token::Session(token)) => Some(token),
+        Some(Token::Watch(token)) => token.place(region).map(|place| place.seen.clone()),
+        None => None,
     })
 }
 
@@ -394,7 +422,7 @@ mod tests {
     fn the_fresh_token_comes_with_the_refusal() {
         let error = lost(REGION, "cart", &token(3), Some(2));
         let fresh = BASE64_STANDARD.decode(&error.metadata[FRESH]).unwrap();
-        assert_eq!(decode(&fresh).unwrap(), token(3));
+        assert_eq!(decode(&fresh).unwrap(), Some(Token::Session(token(3))));
         assert_eq!(error.metadata["lost"], "2");
         assert_eq!(
             error.retry_after(true),

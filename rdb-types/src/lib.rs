@@ -15,6 +15,7 @@ pub mod request_id;
 pub mod session;
 pub mod stamp;
 pub mod vector;
+pub mod watch_token;
 
 pub use digest::Digest;
 pub use ids::{Epoch, NamespaceId, RegionId, StoreId};
@@ -26,3 +27,4 @@ pub use request_id::RequestId;
 pub use session::SessionToken;
 pub use stamp::{HybridClock, Stamp};
 pub use vector::{Dot, VersionVector};
+pub use watch_token::{WatchPlace, WatchToken};

@@ -17,6 +17,7 @@ use super::conflicts::{self, ConflictChanges};
 use super::layout;
 use super::state::{EventualState, write_ids};
 use crate::error::{Error, Outcome};
+use crate::history::change::{At, Change, Kind as Happened};
 use crate::region::layout as rows;
 use crate::region::request_ids::{Asked, IdTable, Known, fingerprint};
 use bytes::Bytes;
@@ -76,6 +77,8 @@ pub struct Fold<'a> {
     ids_changed: bool,
     largest: Stamp,
     found: u64,
+    /// What readers see change, in order.
+    changes: Vec<(NamespaceId, Change)>,
 }
 
 /// What a batch makes true.
@@ -90,6 +93,8 @@ pub struct Folded {
     pub largest: Stamp,
     /// Conflicts that were found.
     pub conflicts: u64,
+    /// What readers see change, in order.
+    pub changes: Vec<(NamespaceId, Change)>,
 }
 
 fn corrupt(region: RegionId, what: &str, why: impl std::fmt::Display) -> StorageError {
@@ -115,6 +120,7 @@ impl<'a> Fold<'a> {
             ids_changed: false,
             largest: Stamp::ZERO,
             found: 0,
+            changes: Vec::new(),
         }
     }
 
@@ -660,6 +666,22 @@ impl<'a> Fold<'a> {
         let Some(state) = self.states.get_mut(&namespace) else {
             return;
         };
+        let was_live = old.as_ref().is_some_and(|old| state.is_live(old));
+        let happened = match &new {
+            Some(new) if state.is_live(new) => Some((Happened::Put, new)),
+            Some(new) if was_live && new.tombstone => Some((Happened::Delete, new)),
+            // It was over before it came.
+            Some(new) if was_live => Some((Happened::Expire, new)),
+            _ => None,
+        };
+        if let Some((happened, record)) = happened {
+            let at = At::Own {
+                dot: conflicts::dot(record),
+                buried_ms: 0,
+            };
+            let change = Change::new(happened, &key, record, state.last_seal, at);
+            self.changes.push((namespace, change));
+        }
         for (record, counts) in [(&old, false), (&new, true)] {
             let Some(record) = record else { continue };
             let live = state.is_live(record);
@@ -782,13 +804,22 @@ impl<'a> Fold<'a> {
             self.batch.delete(Family::Data, global.as_bytes().clone());
             self.fresh.insert(global.clone(), None);
         }
-        if let Some(state) = self.change(namespace)
-            && state.is_live(record)
-        {
-            state.digest.remove(&key, record);
-            state.keys = state.keys.saturating_sub(1);
-            state.bytes = state.bytes.saturating_sub(record.size_bytes(&key));
-        }
+        let Some(state) = self.change(namespace).filter(|state| state.is_live(record)) else {
+            return;
+        };
+        state.digest.remove(&key, record);
+        state.keys = state.keys.saturating_sub(1);
+        state.bytes = state.bytes.saturating_sub(record.size_bytes(&key));
+        let at = At::Own {
+            dot: conflicts::dot(record),
+            buried_ms: record.expires_at_ms,
+        };
+        let change = Change {
+            epoch: state.epoch.max(record.epoch),
+            revision: 0,
+            ..Change::new(Happened::Expire, &key, record, state.last_seal, at)
+        };
+        self.changes.push((namespace, change));
     }
 
     /// Forgets what all replicas have seen, and of which nobody can bring anything older (see
@@ -940,6 +971,7 @@ impl<'a> Fold<'a> {
             ids: self.ids,
             largest: self.largest,
             conflicts: self.found,
+            changes: self.changes,
         }
     }
 }

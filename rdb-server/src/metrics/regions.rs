@@ -7,6 +7,7 @@ use crate::namespace::Namespaces;
 use crate::peer_manager::PeerManager;
 use crate::region::meta::MetaState;
 use crate::region::meta::modes::being_undone;
+use crate::router::watch::Watches;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -112,6 +113,24 @@ impl Totals {
     fn is_eventual(&self) -> bool {
         rdb_proto::convert::mode(self.mode) == Some(Mode::Eventual)
     }
+}
+
+fn encode_watches(encoder: &mut DescriptorEncoder<'_>, watches: &Watches) -> fmt::Result {
+    let open = std::iter::once((Vec::new(), number(watches.open())));
+    gauges(encoder, "watch_streams", "Watches that are open", open)?;
+    for (name, help, count) in [
+        ("watch_events", "Changes told to watches", watches.events()),
+        (
+            "watch_cuts",
+            "Watches that were ended because they were read too slowly",
+            watches.cut(),
+        ),
+    ] {
+        let counter = ConstCounter::new(count);
+        let descriptor = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
+        counter.encode(descriptor)?;
+    }
+    Ok(())
 }
 
 fn encode_namespaces(
@@ -265,6 +284,7 @@ impl Collector for Regions {
             let found = ConstCounter::new(peer.damage().found());
             found.encode(descriptor.encode_family(&labels)?)?;
         }
+        encode_watches(&mut encoder, manager.watches())?;
         let tables = Namespaces::new(manager.clone()).tables();
         let mut totals: BTreeMap<&str, Totals> = BTreeMap::new();
         for namespace in reports.iter().flat_map(|(report, _)| &report.namespaces) {

@@ -17,6 +17,7 @@ use super::state::{NamespaceState, RegionState};
 use crate::error::{Error, Outcome};
 use crate::eventual::EventualState;
 use crate::eventual::conflicts::ConflictChanges;
+use crate::history::change::{At, Change, Kind as Happened};
 use crate::raft::{LogId, Membership, StoredMembership};
 use bytes::Bytes;
 use rdb_proto::convert;
@@ -49,6 +50,9 @@ pub struct Applier<'a> {
     own: BTreeMap<NamespaceId, EventualState>,
     conflicts: ConflictChanges,
     entries: usize,
+    /// What readers see change, in order, and how much of it the present entry did.
+    changes: Vec<(NamespaceId, Change)>,
+    nth: u32,
 }
 
 impl<'a> Applier<'a> {
@@ -65,12 +69,15 @@ impl<'a> Applier<'a> {
             own: BTreeMap::new(),
             conflicts: ConflictChanges::default(),
             entries: 0,
+            changes: Vec::new(),
+            nth: 0,
         }
     }
 
     /// Counts an entry as applied; a membership entry brings the members.
     pub fn applied(&mut self, log_id: LogId, membership: Option<Membership>) {
         self.entries += 1;
+        self.nth = 0;
         self.state.applied = Some(log_id);
         if let Some(membership) = membership {
             self.state.membership = StoredMembership::new(Some(log_id), membership);
@@ -80,6 +87,31 @@ impl<'a> Applier<'a> {
     /// Entries counted so far.
     pub fn entries(&self) -> usize {
         self.entries
+    }
+
+    /// What readers see change, in order, since this was last asked.
+    pub fn take_changes(&mut self) -> Vec<(NamespaceId, Change)> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Readers see this change of a strong namespace.
+    fn changed(&mut self, happened: Happened, global: &GlobalKey, record: &Record) {
+        let namespace = global.namespace();
+        let index = self.state.applied.map_or(0, |id| id.index);
+        let state = self.state.namespaces.get(&namespace);
+        let since = state.map_or(rdb_types::Epoch(0), NamespaceState::last_seal);
+        let epoch = state.map_or(record.epoch, |state| state.epoch);
+        let at = At::Log {
+            index,
+            nth: self.nth,
+        };
+        self.nth += 1;
+        let change = Change {
+            revision: self.state.revision,
+            epoch,
+            ..Change::new(happened, &global.user_key(), record, since, at)
+        };
+        self.changes.push((namespace, change));
     }
 
     /// Whether a command has to be the first of its batch: these look at rows on disk, and must find
@@ -250,6 +282,7 @@ impl<'a> Applier<'a> {
                 expires_at_ms,
                 value: op.value.clone(),
             };
+            self.changed(Happened::Put, &global, &record);
             self.replace(&global, stored, Some(record));
             applied = Applied {
                 version: stamp.0,
@@ -262,6 +295,15 @@ impl<'a> Applier<'a> {
                 self.state.revision += 1;
                 self.state.last_stamp = stamp;
                 applied.version = stamp.0;
+                let deletion = Record {
+                    tombstone: true,
+                    stamp,
+                    ..Record::default()
+                };
+                self.changed(Happened::Delete, &global, &deletion);
+            } else if let Some(expired) = &stored {
+                // No tick has found it.
+                self.changed(Happened::Expire, &global, expired);
             }
             self.replace(&global, stored, None);
             applied = Applied {
@@ -399,6 +441,7 @@ impl<'a> Applier<'a> {
             };
             match self.record(&global)? {
                 Some(record) if record.expires_at_ms == expires_at_ms && record.is_expired(now) => {
+                    self.changed(Happened::Expire, &global, &record);
                     self.replace(&global, Some(record), None);
                 }
                 // No record stands behind the row: only the row goes.

@@ -12,6 +12,9 @@ use super::layout;
 use super::state::{Pause, RegionState, Summary};
 use super::switching;
 use crate::eventual::EventualState;
+use crate::history::History;
+use crate::history::change::Change;
+use crate::history::ring::Head;
 use crate::raft::snapshot::{FrozenSnapshot, SnapshotData};
 use crate::raft::{
     Command, EntryResponder, LogId, Outcome, Snapshot, SnapshotMeta, SnapshotSpool,
@@ -36,20 +39,22 @@ use tokio::time::Instant;
 /// Entries that are applied with one batch at most.
 const ENTRIES_PER_BATCH: usize = 256;
 
-/// What readers see of a region: its [`Summary`], and the applied index to wait on.
+/// What readers see of a region: its [`Summary`], the applied index to wait on, and its last changes.
 pub struct SummaryCell {
     summary: RwLock<Summary>,
     applied: watch::Sender<u64>,
     owner: tokio::sync::Mutex<()>,
+    history: History,
 }
 
 impl SummaryCell {
-    fn new(summary: Summary) -> SummaryCell {
+    fn new(summary: Summary, history: History) -> SummaryCell {
         let (applied, _) = watch::channel(summary.applied_index);
         SummaryCell {
             summary: RwLock::new(summary),
             applied,
             owner: tokio::sync::Mutex::new(()),
+            history,
         }
     }
 
@@ -57,6 +62,11 @@ impl SummaryCell {
     /// owner to the other: so neither the log nor the replica's own writer changes what is the other's.
     pub async fn own(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.owner.lock().await
+    }
+
+    /// The last changes of the region.
+    pub fn history(&self) -> &History {
+        &self.history
     }
 
     /// Tells of every change of the applied index.
@@ -82,7 +92,20 @@ impl SummaryCell {
         let _ = applied.wait_until_ge(&index).await;
     }
 
-    fn publish(&self, state: &RegionState, touched: &BTreeSet<NamespaceId>) {
+    fn publish(
+        &self,
+        state: &RegionState,
+        touched: &BTreeSet<NamespaceId>,
+        changes: Vec<(NamespaceId, Change)>,
+    ) {
+        let head = Head {
+            next_index: state.applied.map_or(0, |id| id.index + 1),
+            revision: state.revision,
+        };
+        let states = touched
+            .iter()
+            .filter_map(|namespace| Some((*namespace, state.namespaces.get(namespace)?)));
+        self.history.applied(head, states, changes);
         {
             let mut summary = self.summary.write();
             summary.applied_index = state.applied.map_or(0, |id| id.index);
@@ -194,7 +217,11 @@ impl RegionMachine {
         // Either they are in place, or nothing of them was.
         spool.forget(state.id())?;
         spool.forget(installer.fetched_slot())?;
-        let cell = Arc::new(SummaryCell::new(state.summary()));
+        let history = History::open(&state, |namespace| {
+            EventualState::load(state.id(), namespace, engine.as_ref())
+        })
+        .map_err(io::Error::other)?;
+        let cell = Arc::new(SummaryCell::new(state.summary(), history));
         Ok(RegionMachine {
             me,
             state,
@@ -291,17 +318,34 @@ impl RegionMachine {
                 return Err(error);
             }
         };
+        let replacing = plan.replacing();
         {
             let _owner = self.cell.own().await;
-            self.cell.begin_installing(plan.replacing());
+            self.cell.begin_installing(replacing.clone());
         }
         self.installer.fill(plan).await?;
         let mut state = RegionState::load(self.state.descriptor.clone(), self.engine.as_ref())
             .map_err(io::Error::other)?;
         state.membership = meta.last_membership.clone();
         self.state = state;
+        self.break_history(&replacing).await?;
         self.cell.replace(&self.state);
         Ok(())
+    }
+
+    /// The rows were replaced, but for eventual namespaces that this replica goes on with in its own.
+    async fn break_history(&self, replaced: &BTreeSet<NamespaceId>) -> io::Result<()> {
+        // So that none of those is written between the reading of its row and the use of it.
+        let _owner = self.cell.own().await;
+        let states = self.state.namespaces.keys();
+        let kept = states.filter(|namespace| !replaced.contains(namespace));
+        let load =
+            |namespace| EventualState::load(self.state.id(), namespace, self.engine.as_ref());
+        let broken = self
+            .cell
+            .history()
+            .replace(&self.state, &kept.copied().collect(), load);
+        broken.map_err(io::Error::other)
     }
 
     fn apply_one(applier: &mut Applier<'_>, payload: Decoded) -> Result<Outcome, StorageError> {
@@ -388,7 +432,7 @@ impl RaftStateMachine<TypeConfig> for RegionMachine {
                 }
             }
             let mut answers = Vec::new();
-            let (batch, touched) = {
+            let (batch, touched, changes) = {
                 let mut applier = Applier::new(self.me, &mut self.state, self.engine.as_ref());
                 let mut next = Some(first);
                 while let Some(((entry, responder), decoded)) = next.take() {
@@ -412,13 +456,15 @@ impl RaftStateMachine<TypeConfig> for RegionMachine {
                         }
                     }
                 }
-                applier.finish().map_err(io::Error::other)?
+                let changes = applier.take_changes();
+                let (batch, touched) = applier.finish().map_err(io::Error::other)?;
+                (batch, touched, changes)
             };
             self.committer
                 .commit(batch, Durability::Written)
                 .await
                 .map_err(io::Error::other)?;
-            self.cell.publish(&self.state, &touched);
+            self.cell.publish(&self.state, &touched, changes);
             drop(owner);
             for (responder, outcome) in answers {
                 responder.send(outcome);

@@ -126,8 +126,9 @@ impl Edges {
         http::routes(self.gateway.clone()).layer(belongs)
     }
 
-    /// Ends the streams of other stores, which never end by themselves.
+    /// Ends the streams of other stores, and watches, which never end by themselves.
     pub fn close(&self) {
+        self.core.manager().watches().close();
         self.peer_service.close();
     }
 

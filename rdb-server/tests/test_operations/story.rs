@@ -70,6 +70,10 @@ const STILL: &[(&str, &[&str])] = &[
     ("flaredb_replica_repairs_total", &["0"]),
     ("flaredb_connections_refused_total", &["0"]),
     ("flaredb_conflicts_dropped_total", &["0"]),
+    // Nobody watches here: test_consistency/watch.rs does.
+    ("flaredb_watch_streams", &["0"]),
+    ("flaredb_watch_events_total", &["0"]),
+    ("flaredb_watch_cuts_total", &["0"]),
     // Too short to be met at a scrape.
     ("flaredb_waiting_writes", &["0"]),
     ("flaredb_storage_queued_bytes", &["0"]),

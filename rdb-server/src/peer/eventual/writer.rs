@@ -423,6 +423,8 @@ async fn do_batch(
             counters.conflicts(*namespace, state.conflicts - before);
         }
     }
+    let states = folded.states.iter().map(|(of, state)| (*of, state));
+    shared.core.cell.history().written(states, folded.changes);
     shared.written.write().extend(folded.states);
     shared.batches.send_if_modified(|batches| {
         *batches += 1;
