@@ -61,9 +61,10 @@ pub(crate) struct Shared {
         - table  columns for people\n\
         - json   one document, indented\n\
         - jsonl  one document a line, as they come\n\
-        - raw    values alone: a value's bytes for get, a version for put, del and cas, key TAB value for scan\n\
+        - raw    values alone: a value's bytes for get, a version for put, del and cas, key TAB value for scan, what \
+        TAB key TAB value for watch\n\
         \n\
-        raw escapes nothing: where keys or values of a scan hold a TAB or a line's end, take another format.\n\
+        raw escapes nothing: where keys or values of a scan or a watch hold a TAB or a line's end, take another format.\n\
         \n\
         In JSON, numbers of 64 bits are strings, and a key or value that is no UTF-8 text stands in key_base64 or \
         value_base64. Default: raw for get; else table on a terminal and jsonl off it")]
@@ -108,6 +109,12 @@ pub(crate) enum Command {
     ///
     /// Prints entries as they come. --timeout bounds the wait for each page of them.
     Scan(cmd::scan::Scan),
+    /// Changes of keys, as they happen
+    ///
+    /// Goes on until Ctrl-C, also when the store that tells them fails, and then says how to go on. --timeout
+    /// bounds how long no store may serve it. In a strong namespace every change is told once and in order; in
+    /// an eventual one as the asked store applies it, and another one may tell some again.
+    Watch(cmd::watch::Watch),
     /// Namespaces and their modes
     #[command(subcommand)]
     Ns(cmd::ns::Ns),

@@ -82,6 +82,11 @@ impl Output {
         self.out.flush().map_err(write_failed)
     }
 
+    /// A line beside the columns, for what comes one by one and is not to wait for others.
+    pub(crate) fn line(&mut self, text: &str) -> Result<(), Error> {
+        writeln!(self.out, "{text}").map_err(write_failed)
+    }
+
     /// Adds a result.
     pub(crate) fn add(&mut self, item: Item) -> Result<(), Error> {
         let first = self.written == 0;

@@ -837,3 +837,33 @@ fn verify_tells_by_its_exit_code_whether_replicas_agree() {
         assert!(!ran.err.is_empty());
     }
 }
+
+/// It tells what comes as it comes, ends with Ctrl-C as with a success, and says how to go on.
+#[test]
+fn a_watch_goes_on_until_it_is_interrupted() {
+    use std::io::{BufRead, BufReader};
+    let running = Store::start();
+    for (format, wanted) in [
+        ("raw", ["put\tk\tv", "delete\tk\t"]),
+        ("jsonl", [r#""type":"put""#, r#""type":"delete""#]),
+    ] {
+        let mut child = flaredb(&running.address)
+            .args(["watch", "-o", format, "k"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        for wanted in wanted {
+            let line = lines.next().unwrap().unwrap();
+            assert!(line.contains(wanted), "{line}");
+        }
+        let pid = child.id().to_string();
+        Command::new("kill").args(["-INT", &pid]).status().unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert_eq!(lines.count(), 0);
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(told.contains("--session dG9rZW4="), "{told}");
+    }
+}

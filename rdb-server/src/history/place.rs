@@ -7,7 +7,8 @@
 //! - in a strong time a place is a place in the region's log: the same on every replica, so that going on from
 //!   it anywhere tells every change once;
 //! - in an eventual time it is a vector: what it covers was told, or was overwritten by what was. Another replica may
-//!   tell some of it again, and leaves nothing out;
+//!   tell some of it again, and leaves nothing out. It never covers what the replica that tells has not applied: else
+//!   something older that this one tells could stay the last that its reader hears of a key;
 //! - of a time that is over, everything beyond the place is told before anything of the next.
 
 use super::change::{At, Change, Kind, Own, Time};

@@ -217,6 +217,14 @@ impl Ring {
             return None;
         }
         let mut cursor = self.cursor(place, self.first);
+        if self.time.eventual && cursor.place.time == self.time {
+            // What this replica lacks of what the client was told, it may have to be told again: something older
+            // comes between now.
+            let (place, own) = (&mut cursor.place, &self.own);
+            place.vector = place.vector.meet(&own.vector);
+            let told = place.expired_through_ms;
+            place.expired_through_ms = told.map(|told| told.min(own.expired_through_ms));
+        }
         // Which keys the client was told newer of.
         let mut told: HashSet<&[u8]> = HashSet::new();
         for (at, change) in self.changes.iter().enumerate().rev() {

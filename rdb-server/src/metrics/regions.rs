@@ -116,8 +116,10 @@ impl Totals {
 }
 
 fn encode_watches(encoder: &mut DescriptorEncoder<'_>, watches: &Watches) -> fmt::Result {
-    let open = std::iter::once((Vec::new(), number(watches.open())));
-    gauges(encoder, "watch_streams", "Watches that are open", open)?;
+    let open = ConstGauge::new(number(watches.open()));
+    let (name, help) = ("watch_streams", "Watches that are open");
+    let descriptor = encoder.encode_descriptor(name, help, None, open.metric_type())?;
+    open.encode(descriptor)?;
     for (name, help, count) in [
         ("watch_events", "Changes told to watches", watches.events()),
         (

@@ -268,8 +268,6 @@ async fn messages_of_another_version_or_of_none() {
         }
     }
     // What is declared and not built says so.
-    let watch = refused(store.kv.clone().watch(kv::WatchRequest::default()).await);
-    watch.is(Code::Unimplemented, "UNIMPLEMENTED");
     let mut namespaces = RaftServiceClient::new(channel(cluster.addr(0)).await);
     let request = DeleteNamespaceRequest::default();
     refused(namespaces.delete_namespace(request).await)
