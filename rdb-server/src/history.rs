@@ -308,7 +308,7 @@ impl Inner {
             let most = most.max(batch);
             if let Some(ring) = self.rings.get_mut(&namespace) {
                 let before = ring.bytes();
-                while ring.len() > most && ring.forget_one() {}
+                while ring.count() > most && ring.forget_one() {}
                 self.bytes -= before - ring.bytes();
             }
         }

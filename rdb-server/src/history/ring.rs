@@ -126,7 +126,7 @@ impl Ring {
     }
 
     /// Changes that it holds.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.changes.len()
     }
 

@@ -294,7 +294,7 @@ fn replica(changes: &[Change], began: u64, most: usize, upto: u64) -> (Ring, Hea
             ring.push(change.clone());
         }
     }
-    while ring.len() > most && ring.forget_one() {}
+    while ring.count() > most && ring.forget_one() {}
     (ring, head(upto, revision))
 }
 
