@@ -40,7 +40,10 @@ for ns in default cart; do
 done
 
 status=0
-"$venv/bin/schemathesis" --config-file scripts/schemathesis.toml run "http://127.0.0.1:$http/openapi.json" \
+# It keeps what it found in the directory where it runs.
+root=$PWD
+cd "$dir"
+"$root/$venv/bin/schemathesis" --config-file "$root/scripts/schemathesis.toml" run "http://127.0.0.1:$http/openapi.json" \
   --url "http://127.0.0.1:$http" --max-examples 60 --seed 1 --no-color "$@" || status=$?
 kill -0 "$store" 2>/dev/null || { echo "api-check: the store is gone" >&2; status=1; }
 if grep -q panicked "$dir/log"; then
