@@ -141,13 +141,16 @@ const COMES: &[Came] = &[
     ),
 ];
 
+/// The event that comes only where a replica is seen between two leaders, which may be too short to be met: if it
+/// is said, then with these fields.
+const BY_CHANCE: (&str, &[&str]) = ("the leader is lost", &["region", "term", "lost"]);
+
 /// The events of the story, at least: the message, and the fields that it has to bring.
 const EVENTS: &[(&str, &[&str])] = &[
     ("listening", &["store", "addr", "http_addr"]),
     ("member of the cluster", &["cluster", "members", "regions"]),
     ("a store is a member", &["store", "address", "version"]),
     ("a leader is elected", &["region", "term", "leader", "here"]),
-    ("the leader is lost", &["region", "term", "lost"]),
     (
         "no leader with a quorum: writes and linearizable reads are refused",
         &["region", "term", "reached", "needed"],
@@ -390,13 +393,18 @@ impl Story {
     async fn a_cut(&mut self) {
         self.cluster.move_leader(DATA, 0).await;
         let (here, there) = (self.on(0, "cart").await, self.on(2, "cart").await);
+        // A store that has never said what it has is behind by nobody knows how much.
+        let of_third = |it: &Sample| it.label("store") == Some("3");
+        self.until(0, "flaredb_replication_lag_writes before the cut", |it| {
+            it.name == "flaredb_replication_lag_writes" && of_third(it)
+        })
+        .await;
         self.cluster.mesh().isolate(2);
         for turn in 0..5 {
             let name = format!("both-{turn}");
             here.put(&key(&name), &value("here")).await.unwrap();
             there.put(&key(&name), &value("there")).await.unwrap();
         }
-        let of_third = |it: &Sample| it.label("store") == Some("3");
         self.until(
             0,
             "flaredb_replication_lag_writes of the store that is cut off",
@@ -696,7 +704,7 @@ fn judge_logs(cluster: &Cluster) {
         }
     }
     let mut missing = Vec::new();
-    for (message, fields) in EVENTS {
+    for (message, fields) in EVENTS.iter().chain([&BY_CHANCE]) {
         let found = events
             .iter()
             .filter(|(told, _)| told.starts_with(message))
@@ -705,6 +713,7 @@ fn judge_logs(cluster: &Cluster) {
         let whole = |event: &&Value| fields.iter().all(|field| event.get(field).is_some());
         match found.iter().find(|event| whole(event)) {
             Some(_) => {}
+            None if found.is_empty() && *message == BY_CHANCE.0 => {}
             None if found.is_empty() => missing.push(format!("{message:?} was not said")),
             None => missing.push(format!("{fields:?} not in {}", found[0])),
         }
