@@ -14,7 +14,7 @@
 //! What this does not find out: a copy that was made in the run that the others saw last (there was no
 //! start in between), and one that meets only stores which never met the starts that it lacks.
 //!
-//! Owns the arithmetic. Knows no disk; [`crate::store::starts`] keeps the rows.
+//! Owns the arithmetic. Knows no disk; `store::starts` keeps the rows.
 
 use rdb_proto::raft::{Start, Starts};
 
