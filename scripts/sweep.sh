@@ -39,13 +39,15 @@ row 'make verify' '^verify: all passed' make verify
 row 'make test' 'Summary \[|^test result' make test
 row 'scripts/verify-raft.sh' 'checks' scripts/verify-raft.sh
 
-{
-  sed "/^$begin\$/q" "$page"
-  echo
-  cat "$results"
-  echo
-  sed -n "/^$end\$/,\$p" "$page"
-} >"$log"
+# Everything up to the first mark, the results, everything from the second one on.
+awk -v begin="$begin" -v end="$end" -v results="$results" '
+  $0 == end { out = 0; print "" }
+  !out
+  $0 == begin {
+    out = 1
+    print ""
+    while ((getline line < results) > 0) print line
+  }' "$page" >"$log"
 cat "$log" >"$page"
 echo "sweep: results are in $page"
 exit "$failed"
