@@ -84,7 +84,7 @@ impl Asked<'_> {
 
 impl IdTable {
     /// The generations that are remembered, the current one first.
-    fn remembered(&self) -> impl Iterator<Item = u64> {
+    pub(super) fn remembered(&self) -> impl Iterator<Item = u64> {
         [Some(self.generation), self.generation.checked_sub(1)]
             .into_iter()
             .flatten()

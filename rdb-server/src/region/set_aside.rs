@@ -7,7 +7,6 @@
 //! Invariant: reads only; the rows come as batches that the caller writes and syncs before anything goes.
 
 use super::layout as rows;
-use super::request_ids::IdTable;
 use crate::eventual::conflicts::{self, ConflictChanges};
 use crate::eventual::{EventualState, layout, state::load_ids};
 use bytes::Bytes;
@@ -175,11 +174,7 @@ pub(super) fn forget_answers(
     namespace: NamespaceId,
     batch: &mut WriteBatch,
 ) -> Result<(), StorageError> {
-    let IdTable { generation, .. } = load_ids(region, view)?;
-    for generation in [Some(generation), generation.checked_sub(1)]
-        .into_iter()
-        .flatten()
-    {
+    for generation in load_ids(region, view)?.remembered() {
         let prefix = rows::request_id(layout::beside(region), generation, namespace, &[]);
         let range = KeyRange::prefix(&prefix);
         if let Some(end) = range.end {
