@@ -9,6 +9,8 @@
 //! - One thread writes at a time, so groups reach the engine in order; one syncs at a time, so groups are
 //!   called back in order.
 //! - A sync covers the groups that were written before it began, and no others.
+//! - What failed for good is marked before anyone else gets the desk: a sync after one that failed may succeed
+//!   and have lost what the failed one was for.
 //! - What waits for the disk alone gathers until the sync under way is over: writing it earlier would make
 //!   more writes, and not a sync less.
 
@@ -35,6 +37,8 @@ pub(crate) struct Desk {
     pub(crate) written: Vec<WrittenGroup>,
     /// Why nothing is done any more.
     pub(crate) fatal: Option<StorageError>,
+    /// Whoever has to be told why, was.
+    pub(crate) fatal_told: bool,
     writing: bool,
     syncing: bool,
     /// A thread was woken, and has not looked yet.
@@ -54,7 +58,7 @@ impl Desk {
         let waits = !self.syncing
             || self.queue.wants_written()
             || self.queue.waiting_bytes() >= MAX_GROUP_BYTES;
-        waits && !self.writing && !self.queue.is_empty()
+        waits && self.fatal.is_none() && !self.writing && !self.queue.is_empty()
     }
 
     /// Whether a thread has to be woken for what waits. It counts as woken from here on.
@@ -62,8 +66,13 @@ impl Desk {
         self.may_write() && !std::mem::replace(&mut self.woken, true)
     }
 
+    /// The disk is lost for good: nothing is begun any more.
+    pub(crate) fn lose(&mut self, error: &StorageError) {
+        self.fatal.get_or_insert_with(|| error.clone());
+    }
+
     fn next(&mut self) -> Task {
-        if !self.syncing && !self.written.is_empty() {
+        if self.fatal.is_none() && !self.syncing && !self.written.is_empty() {
             let mut groups = self.written.drain(..);
             if let Some(mut first) = groups.next() {
                 groups.for_each(|later| first.join(later));
@@ -116,14 +125,15 @@ pub(crate) fn start(
 fn guarded(shared: &Shared, engine: &dyn Engine, on_fatal: &OnFatal) {
     // A panic here would otherwise leave every submitter waiting for ever.
     if catch_unwind(AssertUnwindSafe(|| run(shared, engine, on_fatal))).is_err() {
-        {
-            let mut desk = shared.desk.lock();
-            (desk.writing, desk.syncing) = (false, false);
-        }
         let error = StorageError::Internal {
             doing: "committing a group",
             detail: "a thread of the committer panicked".into(),
         };
+        {
+            let mut desk = shared.desk.lock();
+            desk.lose(&error);
+            (desk.writing, desk.syncing) = (false, false);
+        }
         shared.fail(&error, on_fatal);
     }
 }
@@ -149,6 +159,7 @@ fn run(shared: &Shared, engine: &dyn Engine, on_fatal: &OnFatal) {
                     }
                     Ok(None) => {}
                     Err(error) => {
+                        desk.lose(&error);
                         MutexGuard::unlocked(&mut desk, || shared.fail(&error, on_fatal));
                     }
                 }
@@ -163,6 +174,7 @@ fn run(shared: &Shared, engine: &dyn Engine, on_fatal: &OnFatal) {
                 });
                 desk.syncing = false;
                 if let Err(error) = result {
+                    desk.lose(&error);
                     MutexGuard::unlocked(&mut desk, || shared.fail(&error, on_fatal));
                 }
             }
@@ -176,5 +188,36 @@ fn run(shared: &Shared, engine: &dyn Engine, on_fatal: &OnFatal) {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Durability, Family, MemoryEngine, Submission, WriteBatch};
+
+    fn submit(desk: &mut Desk, durability: Durability) {
+        let mut batch = WriteBatch::new();
+        batch.put(Family::Data, &b"key"[..], &b"value"[..]);
+        let submission = Submission::new(batch, durability, Box::new(|_| {}));
+        assert!(desk.queue.push(submission).is_ok());
+    }
+
+    /// The next sync would pass, and prove nothing of what the failed one was for.
+    #[test]
+    fn nothing_is_begun_once_the_disk_is_lost_whoever_looks_first() {
+        let engine = MemoryEngine::new();
+        let mut desk = Desk::default();
+        submit(&mut desk, Durability::Synced);
+        let Task::Write(group) = desk.next() else {
+            panic!("there is something to write");
+        };
+        desk.written.push(group.write(&engine).expect("memory"));
+        desk.writing = false;
+        submit(&mut desk, Durability::Written);
+
+        desk.lose(&StorageError::Closed);
+        assert!(matches!(desk.next(), Task::Wait));
+        assert!(!desk.wakes());
     }
 }

@@ -109,8 +109,8 @@ impl Shared {
     pub(crate) fn fail(&self, error: &StorageError, on_fatal: &OnFatal) {
         let (first, written) = {
             let mut desk = self.desk.lock();
-            let first = desk.fatal.is_none();
-            desk.fatal.get_or_insert_with(|| error.clone());
+            desk.lose(error);
+            let first = !std::mem::replace(&mut desk.fatal_told, true);
             (first, std::mem::take(&mut desk.written))
         };
         if first {

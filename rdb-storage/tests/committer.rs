@@ -326,7 +326,8 @@ fn a_failed_sync_is_final() {
     assert_eq!(next_ok(&from), "a written");
     engine.wait_for_sync(1);
     committer.submit(put("b"), Durability::Synced, report(&to, "b"));
-    committer.submit(put("c"), Durability::Written, report(&to, "c"));
+    // Waits for the disk as well: who waits to read only would be answered meanwhile.
+    committer.submit(put("c"), Durability::Synced, report(&to, "c"));
     engine.memory.fail_next_sync();
     engine.let_syncs_pass(10);
 
