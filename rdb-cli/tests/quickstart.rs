@@ -130,10 +130,11 @@ fn every_command_of_the_quickstart_does_what_it_says() {
         .lines()
         .filter_map(|line| line.strip_prefix("failed: "))
         .collect();
-    // These two are there to be refused.
+    // These are there to be refused.
     let expected = [
         "flaredb -n bank cas alice \"$version\" 80",
         "flaredb -n bank put carol 2",
+        "flaredb -n cart put item 3",
     ];
     assert_eq!(failed, expected, "{told}");
     let out = String::from_utf8_lossy(&output.stdout);

@@ -170,6 +170,20 @@ impl History {
         }
     }
 
+    /// These namespaces are gone: whoever watches one hears of it.
+    pub fn forget<'n>(&self, gone: impl Iterator<Item = &'n NamespaceId>) {
+        let mut told = false;
+        {
+            let inner = &mut *self.inner.write();
+            for namespace in gone {
+                told |= inner.forget(*namespace);
+            }
+        }
+        if told {
+            self.tell();
+        }
+    }
+
     /// A batch of eventual namespaces can be read: what changed, and what was applied with it.
     pub fn written<'s>(
         &self,
@@ -214,6 +228,9 @@ impl History {
                 next_index: state.applied.map_or(0, |id| id.index + 1),
                 revision: state.revision,
             };
+            for namespace in state.dropped.keys() {
+                inner.forget(*namespace);
+            }
             for (namespace, of) in &state.namespaces {
                 let own = owns.get(namespace);
                 let lost = all(of, own, inner.head);
@@ -282,7 +299,7 @@ impl History {
         let inner = self.inner.read();
         match inner.rings.get(&namespace) {
             Some(ring) => ring.look(cursor, keys, inner.head),
-            None => Ok(Piece::default()),
+            None => Err(Ended::Deleted),
         }
     }
 
@@ -293,6 +310,12 @@ impl History {
 }
 
 impl Inner {
+    fn forget(&mut self, namespace: NamespaceId) -> bool {
+        let ring = self.rings.remove(&namespace);
+        self.bytes -= ring.as_ref().map_or(0, Ring::bytes);
+        ring.is_some()
+    }
+
     fn push(&mut self, changes: Vec<(NamespaceId, Change)>, most: usize) {
         let mut pushed: BTreeMap<NamespaceId, usize> = BTreeMap::new();
         for (namespace, change) in changes {

@@ -80,7 +80,8 @@ pub fn routes(gateway: Gateway) -> Router {
             "/v1/namespaces/{ns}",
             get(namespaces::describe)
                 .put(namespaces::replace)
-                .patch(namespaces::change),
+                .patch(namespaces::change)
+                .delete(namespaces::delete),
         )
         .route(
             "/v1/namespaces/{ns}/mode",

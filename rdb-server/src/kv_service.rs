@@ -468,14 +468,3 @@ impl Kv for KvService {
         }
     }
 }
-
-/// The answer of an RPC that is declared and not built yet.
-pub fn not_built(rpc: &str) -> Error {
-    Error::new(
-        Reason::Unimplemented,
-        format!(
-            "{rpc} is not built yet in this version ({})",
-            env!("CARGO_PKG_VERSION")
-        ),
-    )
-}

@@ -7,6 +7,7 @@
 //! Invariant: a name is reported as unknown only after a linearizable look into the meta region.
 
 use crate::error::{Error, Outcome};
+use crate::modes::data_regions;
 use crate::peer::Peer;
 use crate::peer::orders::Order;
 use crate::peer_manager::PeerManager;
@@ -259,6 +260,7 @@ impl Namespaces {
         let install = raft::InstallNamespace {
             namespace_id: row.id,
             mode: row.mode,
+            first_epoch: row.first_epoch,
         };
         let command = raft::Command {
             kind: Some(command::Kind::InstallNamespace(install)),
@@ -269,10 +271,75 @@ impl Namespaces {
         }
     }
 
-    /// Tells regions of the namespaces that they do not know yet. Repeated by the meta region's leader
-    /// for ever: it looks at states, not at events.
+    /// Deletes a namespace: its name stands for nothing once this returns, and its regions let go of what they
+    /// hold of it, at once where they can.
+    ///
+    /// # Errors
+    /// There is no such namespace, it may not be deleted (now), or the meta region has no quorum.
+    pub async fn delete(&self, name: &str, deadline: Instant) -> Result<(), Error> {
+        let name = Self::parse(name)?.as_str().to_owned();
+        let delete = raft::DeleteNamespaceCommand { name };
+        let row = self
+            .change(command::Kind::DeleteNamespace(delete), deadline)
+            .await
+            .map_err(may_be_deleted)?;
+        tracing::info!(namespace = %row.name, id = row.id, mode = convert::mode(row.mode).map_or("none", Mode::as_str), "namespace is deleted");
+        if let Err(error) = self.finish_deletion(&row, deadline).await {
+            tracing::warn!(namespace = %row.name, %error, "not all regions have let go of a deleted namespace yet");
+        }
+        Ok(())
+    }
+
+    /// Has all regions let go of a deleted namespace, and notes that they have.
+    async fn finish_deletion(&self, row: &NamespaceRow, deadline: Instant) -> Result<(), Error> {
+        let namespace = NamespaceId(row.id);
+        let mut last_epoch = 0;
+        for region in data_regions(self.tables().cluster.as_ref()) {
+            let peer = self.manager.peer(region).ok_or_else(|| {
+                Error::new(Reason::NotReady, format!("region {region} is not here"))
+            })?;
+            let dropped = || {
+                peer.cell()
+                    .with(|summary| summary.dropped.get(&namespace).copied())
+            };
+            if dropped().is_none() {
+                let drop = raft::DropNamespace {
+                    namespace_id: row.id,
+                };
+                let command = raft::Command {
+                    kind: Some(command::Kind::DropNamespace(drop)),
+                };
+                if let command_outcome::Outcome::Error(error) =
+                    peer.command(command, deadline).await?
+                {
+                    return Err(Error::from_wire(error));
+                }
+                peer.barrier(deadline).await?;
+            }
+            let epoch = dropped().ok_or_else(|| {
+                let text = format!("region {region} has not let go of it here");
+                Error::new(Reason::NotReady, text)
+            })?;
+            last_epoch = epoch.0.max(last_epoch);
+        }
+        let settle = raft::SettleDeletion {
+            namespace_id: row.id,
+            last_epoch,
+        };
+        self.change(command::Kind::SettleDeletion(settle), deadline)
+            .await
+            .map(drop)
+    }
+
+    /// Tells regions of the namespaces that they do not know yet, and has them let go of those that are
+    /// deleted. Repeated by the meta region's leader for ever: it looks at states, not at events.
     pub async fn reconcile(&self, deadline: Instant) -> Result<(), Error> {
         let tables = self.tables();
+        for row in tables.namespaces.values() {
+            if row.deleted && row.last_epoch == 0 {
+                self.finish_deletion(row, deadline).await?;
+            }
+        }
         for peer in self.manager.data_peers() {
             for (id, row) in tables.namespaces.iter().filter(|(_, row)| !row.deleted) {
                 if peer.namespace(*id).is_none() {
@@ -291,6 +358,16 @@ fn may_exist(mut error: Error) -> Error {
         error
             .message
             .push_str("; the namespace may have been created");
+    }
+    error
+}
+
+/// As [`may_exist`], of a deletion.
+fn may_be_deleted(mut error: Error) -> Error {
+    if error.is_unknown() {
+        error
+            .message
+            .push_str("; the namespace may have been deleted: `flaredb ns list` shows it");
     }
     error
 }

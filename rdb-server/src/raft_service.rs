@@ -1,6 +1,6 @@
 //! The mode endpoints: what people and tools ask about namespaces.
 //!
-//! Decodes, asks the tables and the regions, encodes. What is not built yet says so. Who holds what is
+//! Decodes, asks the tables and the regions, encodes. Who holds what is
 //! put together in [`replication`], who is in which mode in [`listing`], the conflict logs in [`conflicts`].
 //! Modes are switched in [`switching`].
 
@@ -11,7 +11,6 @@ mod switching;
 
 use crate::error::{Error, Outcome};
 use crate::grpc_edge::deadline_of;
-use crate::kv_service::not_built;
 use crate::modes::{self, text_of};
 use crate::namespace::Namespaces;
 use crate::peer_manager::PeerManager;
@@ -265,11 +264,17 @@ impl RaftService for ModeService {
 
     async fn delete_namespace(
         &self,
-        _: Request<raft::DeleteNamespaceRequest>,
+        request: Request<raft::DeleteNamespaceRequest>,
     ) -> Result<Response<raft::DeleteNamespaceResponse>, Status> {
-        Err(status(
-            not_built("DeleteNamespace").outcome(Outcome::NotApplied),
-        ))
+        let deadline = self.deadline(&request);
+        let name = &request.get_ref().name;
+        // Nobody deletes what he has not named.
+        NamespaceName::parse(name)
+            .map_err(|error| refused(Error::invalid("name", error.to_string())))?;
+        let deleted = self.namespaces.delete(name, deadline).await;
+        // Not to be repeated blindly: by then somebody may have created it again.
+        deleted.map_err(|error| error.to_status(false))?;
+        Ok(Response::new(raft::DeleteNamespaceResponse {}))
     }
 
     async fn describe_namespace(

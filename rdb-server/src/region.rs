@@ -11,6 +11,7 @@
 //!   entry.
 
 pub mod apply;
+mod dropping;
 pub mod expiring;
 pub mod fresh_copy;
 mod install;

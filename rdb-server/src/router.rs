@@ -617,27 +617,17 @@ fn look(place: &Place, namespace: NamespaceId, asked: Option<&SessionToken>) -> 
 fn place_in(peer: Arc<Peer>, row: &NamespaceRow, seen_epoch: u64) -> Result<Place, Error> {
     let namespace = NamespaceId(row.id);
     let said = peer.cell().with(|summary| match &summary.fresh_copy {
-        Some(why) => Err(why.clone()),
+        Some(why) => Err(waits_for_copy(&peer, why)),
+        None if summary.dropped.contains_key(&namespace) => Err(deleted(&row.name)),
         None => Ok(summary.namespaces.get(&namespace).map(|state| {
             let sealing = state.sealing.is_some();
             (state.mode, state.epoch, sealing)
         })),
     });
-    let said = said.map_err(|why| {
-        Error::new(
-            Reason::StaleReplica,
-            format!(
-                "region {} waits for a fresh copy here ({why}); ask another store",
-                peer.id()
-            ),
-        )
-        .with("region", peer.id())
-        .outcome(Outcome::NotApplied)
-    })?;
-    let (mode, epoch, sealing) = said.unwrap_or((
+    let (mode, epoch, sealing) = said?.unwrap_or((
         convert::mode(row.mode).unwrap_or_default(),
         // A region that was not told of the namespace yet is told by the first write.
-        Epoch::FIRST,
+        Epoch(row.first_epoch).max(Epoch::FIRST),
         false,
     ));
     if seen_epoch > epoch.0 {
@@ -655,6 +645,28 @@ fn place_in(peer: Arc<Peer>, row: &NamespaceRow, seen_epoch: u64) -> Result<Plac
         epoch: epoch.0,
         sealing,
     })
+}
+
+fn waits_for_copy(peer: &Peer, why: &str) -> Error {
+    Error::new(
+        Reason::StaleReplica,
+        format!(
+            "region {} waits for a fresh copy here ({why}); ask another store",
+            peer.id()
+        ),
+    )
+    .with("region", peer.id())
+    .outcome(Outcome::NotApplied)
+}
+
+/// The region has let go of the namespace, whatever this store's copy of the tables says.
+fn deleted(name: &str) -> Error {
+    Error::new(
+        Reason::NamespaceNotFound,
+        format!("namespace {name:?} was deleted; create it again with `flaredb ns create {name}` to use its name"),
+    )
+    .with("namespace", name)
+    .outcome(Outcome::NotApplied)
 }
 
 fn not_installed(peer: &Peer, row: &NamespaceRow) -> Error {

@@ -3,7 +3,7 @@
 //!
 //! The way in, for strong namespaces: `basic.rs` (no fault at all), `crashes.rs`, `copies.rs` (an older data directory), `partitions.rs`,
 //! `replicas.rs` (regions, snapshots, digests), `writes.rs` (request ids, expiry, namespaces); for
-//! eventual ones: `eventual.rs`, `conflicts.rs`; for what goes from one to the other: `modes.rs`, `switches.rs`, `sessions.rs`; for both: `watch.rs`. The names of
+//! eventual ones: `eventual.rs`, `conflicts.rs`; for what goes from one to the other: `modes.rs`, `switches.rs`, `sessions.rs`; for both: `watch.rs`, `deletion.rs`. The names of
 //! the tests are the promises.
 
 #![allow(
@@ -23,6 +23,8 @@ mod copies;
 mod crashes;
 #[path = "test_consistency/damage.rs"]
 mod damage;
+#[path = "test_consistency/deletion.rs"]
+mod deletion;
 #[path = "test_consistency/eventual.rs"]
 mod eventual;
 #[path = "test_consistency/modes.rs"]

@@ -197,6 +197,11 @@ pub fn parse_untold(key: &Bytes) -> Option<(Stamp, Bytes)> {
     Some((Stamp(stamp), key.slice(21..)))
 }
 
+/// All rows of a namespace's conflict log.
+pub fn all_conflicts(region: RegionId, namespace: NamespaceId) -> KeyRange {
+    KeyRange::prefix(&namespace_prefix(region, namespace, 0))
+}
+
 /// All entries of a namespace's logs.
 pub fn all_entries(region: RegionId, namespace: NamespaceId) -> KeyRange {
     KeyRange::prefix(&namespace_prefix(region, namespace, 0))

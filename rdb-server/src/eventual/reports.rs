@@ -119,6 +119,11 @@ impl Reports {
         of.heard.insert(from, heard);
     }
 
+    /// Nothing more is said of a namespace.
+    pub fn drop_namespace(&mut self, namespace: NamespaceId) {
+        self.0.remove(&namespace);
+    }
+
     /// What a replica said last.
     pub fn of(&self, namespace: NamespaceId, store: StoreId) -> Option<&Report> {
         Some(&self.0.get(&namespace)?.heard.get(&store)?.report)

@@ -49,6 +49,8 @@ pub enum Ended {
     Replaced,
     /// What was to be told next is not held any more: the reader was too slow.
     Overrun,
+    /// The namespace was deleted.
+    Deleted,
 }
 
 /// Where a watch stands in a ring.

@@ -1,4 +1,4 @@
-//! Namespaces: list, create, describe, change; and who holds what of one.
+//! Namespaces: list, create, describe, change, delete; and who holds what of one.
 
 use super::call::Call;
 use super::problem::{Document, Problem};
@@ -182,6 +182,34 @@ async fn update(
     });
     let updated = gateway.modes.update_namespace(message).await?.into_inner();
     Ok(Json(Namespace::from(updated)).into_response())
+}
+
+/// Delete a namespace
+///
+/// With all that is in it, for good. A write does not bring its name back; creating it does. One that is being
+/// switched is not deleted, nor is `default`.
+#[utoipa::path(
+    delete,
+    path = "/v1/namespaces/{ns}",
+    tag = "namespaces",
+    operation_id = "delete_namespace",
+    params(super::openapi::NamespacePath),
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 404, description = "No such namespace", body = Document, content_type = "application/problem+json"),
+        Refusals,
+    )
+)]
+pub(super) async fn delete(
+    State(gateway): State<Gateway>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let call = change_of(&gateway, request)?;
+    let message = call.rpc(raft::DeleteNamespaceRequest {
+        name: call.namespace.clone(),
+    });
+    gateway.modes.delete_namespace(message).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// Who holds what of a namespace

@@ -32,6 +32,7 @@ use utoipa::{IntoParams, IntoResponses, Modify, OpenApi};
         super::namespaces::describe,
         super::namespaces::replace,
         super::namespaces::change,
+        super::namespaces::delete,
         super::namespaces::replication,
         super::modes::show,
         super::modes::switch,

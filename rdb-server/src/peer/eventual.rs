@@ -547,6 +547,21 @@ impl Shared {
         }
     }
 
+    /// Lets go of what is in memory of namespaces that were deleted. Their rows went with the entry.
+    fn forget_dropped(&self) {
+        let mut known: BTreeSet<NamespaceId> = self.written.read().keys().copied().collect();
+        known.extend(self.durable.read().keys());
+        self.core.cell.with(|summary| {
+            known.retain(|namespace| summary.dropped.contains_key(namespace));
+        });
+        for namespace in known {
+            self.written.write().remove(&namespace);
+            self.durable.write().remove(&namespace);
+            self.reports.lock().drop_namespace(namespace);
+            self.held.lock().retain(|(of, _), _| *of != namespace);
+        }
+    }
+
     /// The other replicas, learners too.
     fn others(&self) -> BTreeSet<StoreId> {
         let mut replicas = self.core.quorum.replicas();

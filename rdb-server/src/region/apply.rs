@@ -9,6 +9,7 @@
 //! - an entry that is refused leaves no trace but the region's time;
 //! - entries see what entries before them in the same batch did.
 
+use super::dropping;
 use super::expiring;
 use super::layout;
 use super::meta;
@@ -121,6 +122,7 @@ impl<'a> Applier<'a> {
             command.kind,
             Some(
                 command::Kind::Tick(_)
+                    | command::Kind::DropNamespace(_)
                     | command::Kind::SwitchStep(_)
                     | command::Kind::SetAside(_)
                     | command::Kind::RemoveSetAside(_)
@@ -139,12 +141,7 @@ impl<'a> Applier<'a> {
             own.write_row(self.state.id(), *namespace, &mut self.batch);
         }
         for namespace in &self.touched {
-            if let Some(state) = self.state.namespaces.get(namespace) {
-                use prost::Message;
-                let key = layout::region_namespace(self.state.id(), *namespace);
-                self.batch
-                    .put(Family::Region, key, state.to_row().encode_to_vec());
-            }
+            self.state.write_namespace_row(*namespace, &mut self.batch);
         }
         self.state.write_row(&mut self.batch);
         Ok((self.batch, self.touched))
@@ -168,6 +165,17 @@ impl<'a> Applier<'a> {
                 meta.update_namespace(update)
                     .map(|(row, rows)| (Answer::Namespace(row), rows))
             })?,
+            Some(command::Kind::DeleteNamespace(delete)) => self.meta(|meta| {
+                meta.delete_namespace(delete)
+                    .map(|(row, rows)| (Answer::Namespace(row), rows))
+            })?,
+            Some(command::Kind::SettleDeletion(settle)) => self.meta(|meta| {
+                meta.settle_deletion(settle)
+                    .map(|(row, rows)| (Answer::Namespace(row), rows))
+            })?,
+            Some(command::Kind::DropNamespace(drop)) => {
+                self.drop_namespace(NamespaceId(drop.namespace_id))?
+            }
             Some(command::Kind::RegisterStore(register)) => {
                 self.meta(|meta| meta.register_store(register).map(|rows| (done(), rows)))?
             }
@@ -334,7 +342,10 @@ impl<'a> Applier<'a> {
             .with("region", region));
         }
         let Some(state) = self.state.namespaces.get(&namespace) else {
-            return Err(not_installed(region, namespace));
+            return Err(match self.state.dropped.contains_key(&namespace) {
+                true => was_deleted(namespace),
+                false => not_installed(region, namespace),
+            });
         };
         if state.epoch.0 != op.epoch || state.mode != rdb_types::Mode::Strong {
             return Err(Error::new(
@@ -459,13 +470,38 @@ impl<'a> Applier<'a> {
                 format!("{} is not a mode", install.mode),
             ));
         };
+        if self.state.dropped.contains_key(&namespace) {
+            return refuse(was_deleted(namespace));
+        }
         if let std::collections::btree_map::Entry::Vacant(entry) =
             self.state.namespaces.entry(namespace)
         {
-            entry.insert(NamespaceState::new(mode));
+            entry.insert(NamespaceState::installed(mode, install.first_epoch));
             self.touched.insert(namespace);
         }
         done()
+    }
+
+    /// Lets go of all that this replica holds of a namespace, its own rows too, and remembers that. Whoever
+    /// writes the namespace's data beside the log must not be at it.
+    fn drop_namespace(&mut self, namespace: NamespaceId) -> Result<Answer, StorageError> {
+        if self.state.dropped.contains_key(&namespace) || namespace == NamespaceId::META {
+            return Ok(done());
+        }
+        let known = self.state.namespaces.remove(&namespace);
+        let last = known.map_or(rdb_types::Epoch(0), |state| state.epoch);
+        self.state.dropped.insert(namespace, last);
+        self.state.unswept.remove(&namespace);
+        self.own.remove(&namespace);
+        self.touched.insert(namespace);
+        let ranges = dropping::ranges(self.view, self.state, namespace)?;
+        for (family, range) in ranges {
+            // Every range of `dropping` has an end.
+            if let Some(end) = range.end {
+                self.batch.delete_range(family, range.start, end);
+            }
+        }
+        Ok(done())
     }
 
     /// Runs a command of the meta region and writes the rows that it changed.
@@ -530,6 +566,15 @@ fn not_installed(region: rdb_types::RegionId, namespace: NamespaceId) -> Error {
         Reason::NotReady,
         format!("region {region} does not serve namespace {namespace} yet; try again"),
     )
+}
+
+/// Its id is never used again.
+pub(super) fn was_deleted(namespace: NamespaceId) -> Error {
+    Error::new(
+        Reason::NamespaceNotFound,
+        "the namespace was deleted; create it again to use its name",
+    )
+    .with("namespace", namespace)
 }
 
 #[path = "apply_switch.rs"]

@@ -4,6 +4,7 @@ use super::*;
 use crate::eventual::state::load_ids;
 use crate::eventual::{Fold, conflicts};
 use rdb_proto::raft::{AbortSeal, BeginSeal, Seal, SetEventual, SwitchStep, switch_step::Step};
+use rdb_storage::KeyRange;
 use rdb_types::{Epoch, Mode, VersionVector};
 
 const ONE: NamespaceId = NamespaceId(1);
@@ -319,4 +320,121 @@ fn a_seal_that_is_given_up_leaves_everything_with_the_replica() {
     assert_eq!(state.last_abort, "store 3 does not answer");
     assert_eq!(replica.own(), before);
     assert_ne!(before.vector, VersionVector::new());
+}
+
+/// All rows of one kind or another, but for those that say what the region and its namespaces are.
+fn rows(replica: &Replica) -> Vec<(Family, Bytes, Bytes)> {
+    let families = Family::ALL.into_iter();
+    let whole = KeyRange {
+        start: Bytes::new(),
+        end: None,
+    };
+    families
+        .filter(|family| *family != Family::Region)
+        .flat_map(|family| {
+            let rows = replica.region.engine.scan(family, &whole, false);
+            rows.map(move |row| {
+                let (key, value) = row.unwrap();
+                (family, key, value)
+            })
+        })
+        .collect()
+}
+
+#[test]
+fn a_namespace_that_is_dropped_leaves_nothing_and_takes_nothing_of_another() {
+    const OTHER: NamespaceId = NamespaceId(2);
+    let mut replica = Replica::strong();
+    let install = |namespace: NamespaceId| {
+        command::Kind::InstallNamespace(raft::InstallNamespace {
+            namespace_id: namespace.0,
+            mode: 1,
+            first_epoch: 0,
+        })
+    };
+    replica.region.run(install(OTHER));
+    let of = |namespace: NamespaceId, op: WriteOp| WriteOp {
+        namespace_id: namespace.0,
+        ttl_ms: 60_000,
+        ..op
+    };
+    let other = with_id(of(OTHER, put(b"k", b"other's")), b"id-0");
+    replica.region.writes(1, vec![other]);
+    let before = rows(&replica);
+
+    // Records, what expires, answers, a log, the dead, conflicts.
+    let strong = with_id(of(ONE, put(b"k", b"strong")), b"id-1");
+    replica.region.writes(2, vec![strong]);
+    replica.open();
+    let epoch = replica.namespace().epoch.0;
+    replica.write_here(3, with_id(of(ONE, put(b"l", b"eventual")), b"id-2"));
+    replica.write_here(4, op(Kind::Delete, b"l", b""));
+    let mut own = replica.own();
+    let mut batch = rdb_storage::WriteBatch::new();
+    let row = raft::ConflictRow {
+        key: Bytes::from_static(b"k"),
+        stamp: 7,
+        ..Default::default()
+    };
+    let region = rdb_types::RegionId(2);
+    conflicts::ConflictChanges::default()
+        .add(
+            &replica.region.engine,
+            region,
+            ONE,
+            row,
+            &mut own,
+            &mut batch,
+        )
+        .unwrap();
+    own.write_row(region, ONE, &mut batch);
+    replica.region.engine.write(&batch).unwrap();
+    let families: BTreeSet<_> = rows(&replica).into_iter().map(|row| row.0.name()).collect();
+    for family in [
+        Family::Data,
+        Family::Expiry,
+        Family::RequestIds,
+        Family::OriginLog,
+        Family::Conflicts,
+    ] {
+        assert!(families.contains(family.name()), "{family} {families:?}");
+    }
+
+    let drop = command::Kind::DropNamespace(raft::DropNamespace { namespace_id: 1 });
+    for _ in 0..2 {
+        assert_eq!(replica.region.run(drop.clone()), done());
+        assert_eq!(rows(&replica), before);
+    }
+    assert_eq!(replica.own(), EventualState::default());
+    let state = &replica.region.state;
+    assert_eq!(state.dropped, BTreeMap::from([(ONE, Epoch(epoch))]));
+    assert!(!state.namespaces.contains_key(&ONE) && state.namespaces.contains_key(&OTHER));
+    let loaded = RegionState::load(state.descriptor.clone(), &replica.region.engine).unwrap();
+    assert_eq!(
+        (loaded.dropped, loaded.namespaces),
+        (state.dropped.clone(), state.namespaces.clone())
+    );
+
+    // What was delayed does not bring it back.
+    let Answer::Error(refused) = replica.region.run(install(ONE)) else {
+        panic!("it was installed again")
+    };
+    assert_eq!(refused.reason, "NAMESPACE_NOT_FOUND");
+    let late = replica.region.writes(9, vec![of(ONE, put(b"k", b"late"))]);
+    assert_eq!(
+        late[0].as_ref().unwrap_err().reason,
+        Reason::NamespaceNotFound
+    );
+    assert_eq!(rows(&replica), before);
+}
+
+#[test]
+fn a_name_that_was_used_before_begins_with_the_epoch_that_it_is_told() {
+    let mut region = Region::new();
+    region.run(command::Kind::InstallNamespace(raft::InstallNamespace {
+        namespace_id: 5,
+        mode: 2,
+        first_epoch: 9,
+    }));
+    assert_eq!(region.state.namespaces[&NamespaceId(5)].epoch, Epoch(9));
 }

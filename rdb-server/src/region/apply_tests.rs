@@ -28,6 +28,7 @@ impl Region {
         region.run(command::Kind::InstallNamespace(raft::InstallNamespace {
             namespace_id: 1,
             mode: 1,
+            first_epoch: 0,
         }));
         region
     }

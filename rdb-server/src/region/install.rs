@@ -20,8 +20,9 @@
 //! - While the mark is there the region's rows are not used; whoever opens the region fills it first.
 //! - Memory is bounded by two batches of [`FILL_BYTES`] and a record.
 
+use super::dropping;
 use super::layout;
-use super::set_aside;
+use super::set_aside::Beyond;
 use super::state::{NamespaceState, RegionState};
 use super::switching;
 use crate::eventual::{EventualState, layout as own};
@@ -60,6 +61,8 @@ pub(super) struct Plan {
     /// Namespaces of another eventual time here, the fence that it ended with, and what is known of the data
     /// that comes.
     replaced: BTreeMap<NamespaceId, Replaced>,
+    /// Namespaces that are known here and were deleted by then.
+    dropped: BTreeSet<NamespaceId>,
 }
 
 #[derive(Debug)]
@@ -73,7 +76,8 @@ struct Replaced {
 impl Plan {
     /// Eventual namespaces that nobody may read or write here until the filling is done.
     pub(super) fn replacing(&self) -> BTreeSet<NamespaceId> {
-        self.replaced.keys().copied().collect()
+        let replaced = self.replaced.keys();
+        replaced.chain(&self.dropped).copied().collect()
     }
 }
 
@@ -159,11 +163,14 @@ impl Installer {
                 let row = row.unwrap_or_default();
                 replaced.insert(*namespace, Replaced { fence, row });
             }
+            let known = here.namespaces.into_keys();
+            let dropped = known.filter(|namespace| found.dropped.contains(namespace));
             Ok(Plan {
                 meta,
                 slot,
                 kept,
                 replaced,
+                dropped: dropped.collect(),
             })
         })
         .await
@@ -176,37 +183,41 @@ impl Installer {
             meta: Some(wire::snapshot_meta_to_wire(&plan.meta, "")),
             slot: plan.slot.0,
             kept: plan.kept.iter().map(|namespace| namespace.0).collect(),
+            dropped: plan.dropped.iter().map(|namespace| namespace.0).collect(),
             ..raft::InstallMark::default()
         };
         for (namespace, replaced) in plan.replaced {
-            let (me, region, engine) = (self.me, self.region(), self.engine.clone());
-            let descriptor = self.descriptor.clone();
-            let (row, batches) = blocking(move || {
-                let view = engine.as_ref();
-                let mut here =
-                    EventualState::load(region, namespace, view).map_err(io::Error::other)?;
-                let mut batches = Vec::new();
-                if let Some(fence) = &replaced.fence {
-                    let found =
-                        set_aside::all_beyond(view, &descriptor, namespace, fence, &mut here);
-                    batches = found.map_err(io::Error::other)?;
+            let engine = self.engine.clone();
+            let here = EventualState::load(self.region(), namespace, engine.as_ref())
+                .map_err(io::Error::other)?;
+            let here = match replaced.fence {
+                None => here,
+                Some(fence) => {
+                    let beyond = Beyond::new(&self.descriptor, namespace, fence, here);
+                    self.set_aside(beyond).await?
                 }
-                Ok((taken_over(me, replaced.row, here), batches))
-            })
-            .await?;
-            // What is set aside is safe before anything goes.
-            let last = batches.len();
-            for (at, batch) in batches.into_iter().enumerate() {
-                let durability = if at + 1 == last {
-                    Durability::Synced
-                } else {
-                    Durability::Written
-                };
-                self.commit(batch, durability).await?;
-            }
+            };
+            let row = taken_over(self.me, replaced.row, here);
             mark.own.insert(namespace.0, row.to_row());
         }
         self.replace(mark).await
+    }
+
+    /// Writes what is set aside, durably, before anything goes.
+    async fn set_aside(&self, mut beyond: Beyond) -> io::Result<EventualState> {
+        loop {
+            let engine = self.engine.clone();
+            let (walked, batch) = blocking(move || {
+                let batch = beyond.next_batch(engine.as_ref());
+                Ok((beyond, batch.map_err(io::Error::other)?))
+            })
+            .await?;
+            beyond = walked;
+            let Some(batch) = batch else {
+                return Ok(beyond.into_own());
+            };
+            self.commit(batch, Durability::Synced).await?;
+        }
     }
 
     async fn replace(&self, mark: raft::InstallMark) -> io::Result<()> {
@@ -216,25 +227,22 @@ impl Installer {
         let key = layout_store::installing(region);
         let mut batch = WriteBatch::new();
         batch.put(Family::Region, key.clone(), mark.encode_to_vec());
-        for (family, range) in &ranges {
-            // Every range of `layout` has an end.
+        let (view, mut gone) = (self.engine.as_ref(), Vec::new());
+        for namespace in mark.own.keys() {
+            // Its logs say nothing of what is here from now on, and its answers were for what was set aside.
+            let namespace = NamespaceId(*namespace);
+            gone.push((Family::OriginLog, own::all_entries(region, namespace)));
+            gone.extend(dropping::answers(view, region, namespace).map_err(io::Error::other)?);
+        }
+        for namespace in &mark.dropped {
+            let own = dropping::own_ranges(view, region, NamespaceId(*namespace));
+            gone.extend(own.map_err(io::Error::other)?);
+        }
+        for (family, range) in ranges.iter().chain(&gone) {
+            // Every range of these has an end.
             if let Some(end) = &range.end {
                 batch.delete_range(*family, range.start.clone(), end.clone());
             }
-        }
-        for namespace in mark.own.keys() {
-            // Its logs say nothing of what is here from now on, and its answers were for what was set aside.
-            let logs = own::all_entries(region, NamespaceId(*namespace));
-            if let Some(end) = logs.end {
-                batch.delete_range(Family::OriginLog, logs.start, end);
-            }
-            set_aside::forget_answers(
-                self.engine.as_ref(),
-                region,
-                NamespaceId(*namespace),
-                &mut batch,
-            )
-            .map_err(io::Error::other)?;
         }
         // Not synced: the batches lie one behind the other in one write-ahead log, so a crash leaves a
         // first part of them, and with any of them the mark.
@@ -302,6 +310,7 @@ type Records = Box<dyn Iterator<Item = Result<SnapshotItem, StorageError>> + Sen
 #[derive(Default)]
 struct Found {
     namespaces: BTreeMap<NamespaceId, NamespaceState>,
+    dropped: BTreeSet<NamespaceId>,
     own: BTreeMap<NamespaceId, EventualState>,
 }
 
@@ -342,6 +351,10 @@ fn check(
             Some(namespace) => {
                 let row = raft::RegionNamespaceRow::decode(item.value)
                     .map_err(|error| wrong(error.to_string()))?;
+                if row.dropped {
+                    found.dropped.insert(namespace);
+                    continue;
+                }
                 let state = NamespaceState::from_row(&row)
                     .ok_or_else(|| wrong(format!("namespace {namespace} has no mode or digest")))?;
                 found.namespaces.insert(namespace, state);

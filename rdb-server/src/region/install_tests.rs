@@ -168,6 +168,90 @@ async fn a_snapshot_that_is_none_of_this_region_changes_nothing() {
     assert!(rows(engine.as_ref()) == old);
 }
 
+/// Also after a crash in the middle.
+#[tokio::test]
+async fn what_this_replica_held_of_a_namespace_that_was_deleted_goes_with_it() {
+    let namespace = NamespaceId::DEFAULT;
+    let row = |row: raft::RegionNamespaceRow| {
+        let mut batch = WriteBatch::new();
+        let key = layout::region_namespace(RegionId(2), namespace);
+        batch.put(Family::Region, key, row.encode_to_vec());
+        batch
+    };
+    let source = region(0, b'n', log_id(2, 90));
+    let dropped = raft::RegionNamespaceRow {
+        epoch: 4,
+        dropped: true,
+        ..Default::default()
+    };
+    source.write(&row(dropped)).unwrap();
+    let here = || {
+        let engine = region(2, b'o', log_id(1, 7));
+        let mut batch = row(NamespaceState::new(Mode::Eventual).to_row());
+        let own_rows = [
+            (
+                Family::OriginLog,
+                own::all_entries(RegionId(2), namespace).start,
+            ),
+            (
+                Family::Conflicts,
+                own::all_conflicts(RegionId(2), namespace).start,
+            ),
+            (
+                Family::RequestIds,
+                layout::request_id(own::beside(RegionId(2)), 0, namespace, b"id"),
+            ),
+        ];
+        for (family, key) in own_rows {
+            batch.put(family, [&key[..], b"row"].concat(), &b"x"[..]);
+        }
+        let state = own::state(RegionId(2), namespace);
+        batch.put(
+            Family::Region,
+            state,
+            EventualState::default().to_row().encode_to_vec(),
+        );
+        engine.write(&batch).unwrap();
+        engine.sync().unwrap();
+        engine
+    };
+    for crash in [false, true] {
+        let engine = here();
+        let spool = MemorySpool::default();
+        let mut machine = open(&engine, &spool).await.unwrap();
+        if crash {
+            engine.fail_next_sync();
+        }
+        let installed = machine
+            .install_snapshot(&meta(log_id(2, 90)), frozen(&source))
+            .await;
+        assert_eq!(installed.is_err(), crash);
+        if crash {
+            drop(machine);
+            // The first batch is safe, and no other.
+            engine.crash(1);
+            machine = open(&engine, &spool).await.unwrap();
+        }
+        let known = machine.cell().with(|summary| summary.dropped.clone());
+        assert_eq!(known, BTreeMap::from([(namespace, rdb_types::Epoch(4))]));
+        let whole = KeyRange {
+            start: Bytes::new(),
+            end: None,
+        };
+        for family in [
+            Family::Data,
+            Family::OriginLog,
+            Family::Conflicts,
+            Family::RequestIds,
+        ] {
+            let left = engine.scan(family, &whole, false).count();
+            assert_eq!(left, 0, "{family}");
+        }
+        let state = own::state(RegionId(2), namespace);
+        assert_eq!(engine.get(Family::Region, &state).unwrap(), None);
+    }
+}
+
 #[tokio::test]
 async fn a_half_filled_region_whose_snapshot_is_gone_does_not_open() {
     let engine = region(1, b'o', log_id(1, 7));

@@ -114,7 +114,11 @@ impl SummaryCell {
             summary.ids = state.ids;
             summary.unswept = !state.unswept.is_empty();
             for namespace in touched {
-                if let Some(namespace_state) = state.namespaces.get(namespace) {
+                if let Some(dropped) = state.dropped.get(namespace) {
+                    summary.namespaces.remove(namespace);
+                    summary.pauses.remove(namespace);
+                    summary.dropped.insert(*namespace, *dropped);
+                } else if let Some(namespace_state) = state.namespaces.get(namespace) {
                     let refuses = namespace_state.sealing.is_some();
                     note_pause(&mut summary, *namespace, refuses);
                     summary
@@ -124,6 +128,10 @@ impl SummaryCell {
             }
             summary.meta.clone_from(&state.meta);
         }
+        // Last, so that a watch which began before this is told.
+        let gone = touched.iter();
+        self.history
+            .forget(gone.filter(|namespace| state.dropped.contains_key(namespace)));
         self.announce(state);
     }
 
@@ -362,6 +370,17 @@ enum Decoded {
 }
 
 impl Decoded {
+    /// Whether it may take a namespace's data from the replica's own writer.
+    fn changes_owner(&self) -> bool {
+        let dropped = match self {
+            Decoded::Command(command) => {
+                matches!(command.kind, Some(command::Kind::DropNamespace(_)))
+            }
+            Decoded::Nothing => false,
+        };
+        dropped || self.switch_step().is_some()
+    }
+
     fn switch_step(&self) -> Option<&SwitchStep> {
         match self {
             Decoded::Command(raft::Command {
@@ -422,14 +441,16 @@ impl RaftStateMachine<TypeConfig> for RegionMachine {
             // A change of mode takes the namespace from one owner to the other.
             let cell = self.cell.clone();
             let mut owner = None;
-            if let Some(step) = first.1.switch_step() {
+            if first.1.changes_owner() {
                 owner = Some(cell.own().await);
-                if let Some(why) = self.refused_by(step)? {
-                    drop(owner);
-                    self.take_fresh_copy(&why, index).await?;
-                    held = Some(first);
-                    continue;
-                }
+            }
+            if let Some(step) = first.1.switch_step()
+                && let Some(why) = self.refused_by(step)?
+            {
+                drop(owner);
+                self.take_fresh_copy(&why, index).await?;
+                held = Some(first);
+                continue;
             }
             let mut answers = Vec::new();
             let (batch, touched, changes) = {

@@ -229,8 +229,17 @@ impl MetaState {
                 .outcome(Outcome::NotApplied));
             }
             Some(_) if command.from_default => return Err(not_found(name.as_str())),
+            Some(row) if row.last_epoch == 0 => {
+                return Err(Error::new(
+                    Reason::NotReady,
+                    format!("namespace {name} was deleted, and regions still have to let go of it; try again"),
+                )
+                .with("namespace", &name)
+                .outcome(Outcome::NotApplied));
+            }
             _ => {}
         }
+        let first_epoch = known.map_or(0, |deleted| deleted.last_epoch + 1);
         let mut rows = Rows::new();
         let row = raft::NamespaceRow {
             id: cluster.next_namespace_id,
@@ -239,6 +248,7 @@ impl MetaState {
             target: convert::mode_to_wire(mode),
             policies: command.policies.clone(),
             from_default: command.from_default,
+            first_epoch,
             ..raft::NamespaceRow::default()
         };
         self.put_namespace(&mut rows, row.clone());
@@ -264,6 +274,65 @@ impl MetaState {
         }
         let row = raft::NamespaceRow {
             policies: command.policies.clone(),
+            ..known
+        };
+        let mut rows = Rows::new();
+        self.put_namespace(&mut rows, row.clone());
+        Ok((row, rows))
+    }
+
+    /// Deletes a namespace: its name stands for nothing from here on, and regions let go of what they hold
+    /// of it.
+    pub fn delete_namespace(
+        &mut self,
+        command: &raft::DeleteNamespaceCommand,
+    ) -> Result<(raft::NamespaceRow, Rows), Error> {
+        let known = self.namespace(&command.name).cloned();
+        let known = known.ok_or_else(|| not_found(&command.name))?;
+        if known.name == NamespaceName::DEFAULT {
+            return Err(Error::invalid(
+                "name",
+                "namespace \"default\" is where requests go that name none: it cannot be deleted"
+                    .to_owned(),
+            )
+            .outcome(Outcome::NotApplied));
+        }
+        if modes::under_way(&known) {
+            return Err(Error::new(
+                Reason::SwitchInProgress,
+                format!(
+                    "namespace {:?} is being switched: wait, or cancel that with `flaredb ns set-mode {} --cancel`, then delete it",
+                    known.name, known.name
+                ),
+            )
+            .with("namespace", &known.name)
+            .outcome(Outcome::NotApplied));
+        }
+        let row = raft::NamespaceRow {
+            deleted: true,
+            votes: Vec::new(),
+            ..known
+        };
+        let mut rows = Rows::new();
+        self.put_namespace(&mut rows, row.clone());
+        Ok((row, rows))
+    }
+
+    /// Notes that all regions have let go of a deleted namespace. Its name can be used again.
+    pub fn settle_deletion(
+        &mut self,
+        settle: &raft::SettleDeletion,
+    ) -> Result<(raft::NamespaceRow, Rows), Error> {
+        let known = self.namespaces.get(&NamespaceId(settle.namespace_id));
+        let Some(known) = known.filter(|row| row.deleted).cloned() else {
+            let why = format!("namespace {} is not deleted", settle.namespace_id);
+            return Err(Error::invalid("namespace_id", why).outcome(Outcome::NotApplied));
+        };
+        if known.last_epoch != 0 {
+            return Ok((known, Rows::new()));
+        }
+        let row = raft::NamespaceRow {
+            last_epoch: settle.last_epoch.max(1),
             ..known
         };
         let mut rows = Rows::new();
@@ -455,6 +524,66 @@ mod tests {
                 .reason,
             Reason::NamespaceNotFound
         );
+    }
+
+    #[test]
+    fn a_deleted_name_comes_back_when_it_is_created_and_with_higher_epochs() {
+        let mut state = MetaState::default();
+        state.init_cluster(&plan());
+        let delete = |name: &str| raft::DeleteNamespaceCommand { name: name.into() };
+        let eventual = raft::CreateNamespaceCommand {
+            mode: 2,
+            ..create("logs", false)
+        };
+        let (deleted, rows) = state.delete_namespace(&delete("logs")).unwrap();
+        assert_eq!((deleted.id, rows.len()), (2, 1));
+        assert!(state.namespace("logs").is_none());
+        for (command, reason) in [
+            // A late writer does not bring it back; and it is not created while regions hold the old one.
+            (create("logs", true), Reason::NamespaceNotFound),
+            (eventual.clone(), Reason::NotReady),
+        ] {
+            let error = state.create_namespace(&command).unwrap_err();
+            assert_eq!(error.reason, reason);
+        }
+        let error = state.delete_namespace(&delete("logs")).unwrap_err();
+        assert_eq!(error.reason, Reason::NamespaceNotFound);
+
+        let settle = |namespace_id, last_epoch| raft::SettleDeletion {
+            namespace_id,
+            last_epoch,
+        };
+        assert!(state.settle_deletion(&settle(1, 9)).is_err());
+        assert_eq!(state.settle_deletion(&settle(2, 7)).unwrap().1.len(), 1);
+        assert_eq!(state.settle_deletion(&settle(2, 9)).unwrap().1.len(), 0);
+        let (again, _) = state.create_namespace(&eventual).unwrap();
+        assert_eq!((again.id, again.first_epoch), (3, 8));
+        assert_eq!(state.namespace("logs"), Some(&again));
+        // A delayed word about the old one changes nothing of the new one.
+        assert!(state.settle_deletion(&settle(3, 9)).is_err());
+    }
+
+    #[test]
+    fn neither_the_default_namespace_nor_one_that_is_being_switched_is_deleted() {
+        let mut state = MetaState::default();
+        state.init_cluster(&plan());
+        let set = raft::SetTarget {
+            name: "logs".into(),
+            mode: 1,
+            ..Default::default()
+        };
+        state.set_target(&set).unwrap();
+        let before = state.clone();
+        for (name, reason) in [
+            ("default", Reason::InvalidArgument),
+            ("logs", Reason::SwitchInProgress),
+        ] {
+            let delete = raft::DeleteNamespaceCommand { name: name.into() };
+            let error = state.delete_namespace(&delete).unwrap_err();
+            assert_eq!(error.reason, reason);
+            assert_eq!(error.metadata["outcome"], "not_applied");
+        }
+        assert_eq!(state, before);
     }
 
     #[test]

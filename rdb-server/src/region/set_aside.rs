@@ -4,16 +4,19 @@
 //! of whatever origin, in its logs or, where those were shortened, in its records. What the fresh copy holds all the same
 //! is found out when the others are told ([`super::apply`]).
 //!
-//! Invariant: reads only; the rows come as batches that the caller writes and syncs before anything goes.
+//! Invariants:
+//! - Reads only; the rows come as batches that the caller writes and syncs before anything goes.
+//! - A batch counts the rows that it brings, so a crash between two leaves a list that is counted right, and
+//!   the walk, begun anew, passes over what is on it.
 
 use super::layout as rows;
 use crate::eventual::conflicts::{self, ConflictChanges};
-use crate::eventual::{EventualState, layout, state::load_ids};
+use crate::eventual::{EventualState, layout};
 use bytes::Bytes;
 use prost::Message;
 use rdb_proto::raft::{ConflictRow, OriginEntry, RegionDescriptor};
 use rdb_storage::{Family, KeyRange, StorageError, View, WriteBatch};
-use rdb_types::{GlobalKey, NamespaceId, Record, RegionId, Stamp, StoreId, VersionVector};
+use rdb_types::{GlobalKey, NamespaceId, Record, RegionId, Stamp, VersionVector};
 
 /// Bytes of rows in one batch, at most one row more.
 const BATCH_BYTES: usize = 4 << 20;
@@ -21,165 +24,157 @@ const BATCH_BYTES: usize = 4 << 20;
 /// Why a write is in the list.
 const REASON: &str = "it was not exchanged before the namespace became strong without this store";
 
-struct SetAside<'v> {
-    view: &'v dyn View,
-    descriptor: &'v RegionDescriptor,
+/// The walk over everything beyond a fence, a batch at a time.
+pub(super) struct Beyond {
     region: RegionId,
     namespace: NamespaceId,
-    batches: Vec<WriteBatch>,
-    batch: WriteBatch,
-    bytes: usize,
-    changes: ConflictChanges,
+    fence: VersionVector,
+    own: EventualState,
+    /// What is still to be looked through: entries of logs, and records. The last one first.
+    left: Vec<(Family, KeyRange)>,
 }
 
-/// Puts everything beyond the fence on the list, marked to be told to the other replicas. `own` counts the
-/// rows from then on.
-///
-/// # Errors
-/// Reading failed, or what was read is damaged.
-pub(super) fn all_beyond(
-    view: &dyn View,
-    descriptor: &RegionDescriptor,
-    namespace: NamespaceId,
-    fence: &VersionVector,
-    own: &mut EventualState,
-) -> Result<Vec<WriteBatch>, StorageError> {
-    let mut found = SetAside {
-        view,
-        descriptor,
-        region: RegionId(descriptor.id),
-        namespace,
-        batches: Vec::new(),
-        batch: WriteBatch::new(),
-        bytes: 0,
-        changes: ConflictChanges::default(),
-    };
-    let mut held = own.vector.clone();
-    held.join(&own.partial);
-    for (origin, last) in held
-        .iter()
-        .filter(|(origin, last)| *last > fence.get(*origin))
-    {
-        found.entries(origin, fence.get(origin) + 1, last, own)?;
-    }
-    // Where a log is shorter than that, or a copy brought records without one, the records tell the rest.
-    let gone = held.iter().any(|(origin, last)| {
-        last > fence.get(origin) && own.truncated.get(origin) > fence.get(origin)
-    });
-    if gone || !own.partial.is_empty() {
-        found.records(fence, own)?;
-    }
-    if !found.batch.is_empty() {
-        found.batches.push(found.batch);
-    }
-    Ok(found.batches)
-}
-
-impl SetAside<'_> {
-    fn entries(
-        &mut self,
-        origin: StoreId,
-        first: u64,
-        last: u64,
-        own: &mut EventualState,
-    ) -> Result<(), StorageError> {
-        let range = layout::entries(self.region, self.namespace, origin, first, last);
-        for item in self.view.scan(Family::OriginLog, &range, false) {
-            let entry = OriginEntry::decode(item?.1).map_err(|error| {
-                StorageError::corruption(
-                    format!("an entry of a log in region {}", self.region),
-                    error.to_string(),
-                )
-            })?;
-            if entry.filler_from == 0 {
-                self.add(
-                    ConflictRow {
-                        key: entry.key,
-                        stamp: entry.stamp,
-                        origin: u32::from(origin.get()),
-                        sequence: entry.sequence,
-                        value: entry.value,
-                        deletion: entry.deletion,
-                        expires_at_ms: entry.expires_at_ms,
-                        request_id: entry.request_id,
-                        ..ConflictRow::default()
-                    },
-                    own,
-                )?;
-            }
-        }
-        Ok(())
-    }
-
-    fn records(
-        &mut self,
-        fence: &VersionVector,
-        own: &mut EventualState,
-    ) -> Result<(), StorageError> {
-        let whole = KeyRange {
-            start: GlobalKey::namespace_start(self.namespace),
-            end: GlobalKey::namespace_end(self.namespace),
+impl Beyond {
+    /// A walk at its beginning. `own` is the namespace as it is on disk.
+    pub(super) fn new(
+        descriptor: &RegionDescriptor,
+        namespace: NamespaceId,
+        fence: VersionVector,
+        own: EventualState,
+    ) -> Beyond {
+        let region = RegionId(descriptor.id);
+        let mut held = own.vector.clone();
+        held.join(&own.partial);
+        let beyond = || {
+            held.iter()
+                .filter(|(origin, last)| *last > fence.get(*origin))
         };
-        // Numbers of another region's logs say nothing here.
-        let range = rows::intersect(self.descriptor, &whole);
-        for item in self.view.scan(Family::Data, &range, false) {
-            let (key, stored) = item?;
-            let record = Record::decode(stored).map_err(|error| {
-                StorageError::corruption(
-                    format!("record in region {}", self.region),
-                    error.to_string(),
-                )
-            })?;
-            let beyond = conflicts::dot(&record).is_some_and(|dot| !fence.has(dot));
-            if let Some(global) = GlobalKey::from_bytes(key).filter(|_| beyond) {
-                let none = Record::default();
-                self.add(conflicts::row(&global.user_key(), &record, &none, ""), own)?;
-            }
+        let mut left = Vec::new();
+        // Where a log is shorter than that, or a copy brought records without one, the records tell the rest.
+        if beyond().any(|(origin, _)| own.truncated.get(origin) > fence.get(origin))
+            || !own.partial.is_empty()
+        {
+            let whole = KeyRange {
+                start: GlobalKey::namespace_start(namespace),
+                end: GlobalKey::namespace_end(namespace),
+            };
+            // Numbers of another region's logs say nothing here.
+            left.push((Family::Data, rows::intersect(descriptor, &whole)));
         }
-        Ok(())
+        left.extend(beyond().map(|(origin, last)| {
+            let first = fence.get(origin) + 1;
+            let range = layout::entries(region, namespace, origin, first, last);
+            (Family::OriginLog, range)
+        }));
+        Beyond {
+            region,
+            namespace,
+            fence,
+            own,
+            left,
+        }
     }
 
-    fn add(&mut self, row: ConflictRow, own: &mut EventualState) -> Result<(), StorageError> {
+    /// The next rows for the list, marked to be told to the other replicas; `None` behind the last one. The
+    /// batch before has to be written, so that `view` shows it.
+    ///
+    /// # Errors
+    /// Reading failed, or what was read is damaged.
+    pub(super) fn next_batch(
+        &mut self,
+        view: &dyn View,
+    ) -> Result<Option<WriteBatch>, StorageError> {
+        let (mut batch, mut bytes) = (WriteBatch::new(), 0);
+        let mut changes = ConflictChanges::default();
+        'full: while let Some((family, mut range)) = self.left.pop() {
+            for item in view.scan(family, &range, false) {
+                let (key, value) = item?;
+                let row = match family {
+                    Family::OriginLog => self.entry(&key, value)?,
+                    _ => self.record(&key, value)?,
+                };
+                let Some(row) = row else { continue };
+                bytes += row.encoded_len();
+                self.add(view, row, &mut changes, &mut batch)?;
+                if bytes >= BATCH_BYTES {
+                    // The next key there can be.
+                    range.start = [&key[..], &[0]].concat().into();
+                    self.left.push((family, range));
+                    break 'full;
+                }
+            }
+        }
+        if batch.is_empty() {
+            return Ok(None);
+        }
+        batch.put(
+            Family::Region,
+            layout::state(self.region, self.namespace),
+            self.own.to_row().encode_to_vec(),
+        );
+        Ok(Some(batch))
+    }
+
+    /// The namespace with all rows counted that the walk has brought.
+    pub(super) fn into_own(self) -> EventualState {
+        self.own
+    }
+
+    fn entry(&self, key: &[u8], stored: Bytes) -> Result<Option<ConflictRow>, StorageError> {
+        let wrong = |why: String| {
+            StorageError::corruption(format!("an entry of a log in region {}", self.region), why)
+        };
+        let (_, _, dot) =
+            layout::entry_of(key).ok_or_else(|| wrong("its key is too short".into()))?;
+        let entry = OriginEntry::decode(stored).map_err(|error| wrong(error.to_string()))?;
+        Ok((entry.filler_from == 0).then(|| ConflictRow {
+            key: entry.key,
+            stamp: entry.stamp,
+            origin: u32::from(dot.origin.get()),
+            sequence: entry.sequence,
+            value: entry.value,
+            deletion: entry.deletion,
+            expires_at_ms: entry.expires_at_ms,
+            request_id: entry.request_id,
+            ..ConflictRow::default()
+        }))
+    }
+
+    fn record(&self, key: &Bytes, stored: Bytes) -> Result<Option<ConflictRow>, StorageError> {
+        let record = Record::decode(stored).map_err(|error| {
+            StorageError::corruption(
+                format!("record in region {}", self.region),
+                error.to_string(),
+            )
+        })?;
+        let beyond = conflicts::dot(&record).is_some_and(|dot| !self.fence.has(dot));
+        let global = GlobalKey::from_bytes(key.clone()).filter(|_| beyond);
+        let none = Record::default();
+        Ok(global.map(|global| conflicts::row(&global.user_key(), &record, &none, "")))
+    }
+
+    fn add(
+        &mut self,
+        view: &dyn View,
+        row: ConflictRow,
+        changes: &mut ConflictChanges,
+        batch: &mut WriteBatch,
+    ) -> Result<(), StorageError> {
         let (region, namespace) = (self.region, self.namespace);
         let row = ConflictRow {
             set_aside: true,
             reason: REASON.to_owned(),
             ..row
         };
-        self.bytes += row.encoded_len();
-        let (stamp, key) = (Stamp(row.stamp), row.key.clone());
-        self.batch.put(
+        batch.put(
             Family::Conflicts,
-            layout::untold(region, namespace, stamp, &key),
+            layout::untold(region, namespace, Stamp(row.stamp), &row.key),
             Bytes::new(),
         );
-        self.changes
-            .add(self.view, region, namespace, row, own, &mut self.batch)?;
-        if self.bytes >= BATCH_BYTES {
-            self.bytes = 0;
-            self.batches.push(std::mem::take(&mut self.batch));
-        }
-        Ok(())
+        changes.add(view, region, namespace, row, &mut self.own, batch)
     }
 }
 
-/// Forgets the answers to requests of an eventual time whose writes may have been set aside: a repeat of one
-/// is a new write.
-///
-/// # Errors
-/// Reading failed.
-pub(super) fn forget_answers(
-    view: &dyn View,
-    region: RegionId,
-    namespace: NamespaceId,
-    batch: &mut WriteBatch,
-) -> Result<(), StorageError> {
-    for generation in load_ids(region, view)?.remembered() {
-        let prefix = rows::request_id(layout::beside(region), generation, namespace, &[]);
-        let range = KeyRange::prefix(&prefix);
-        if let Some(end) = range.end {
-            batch.delete_range(Family::RequestIds, range.start, end);
-        }
-    }
-    Ok(())
-}
+#[cfg(test)]
+#[path = "set_aside_tests.rs"]
+mod tests;

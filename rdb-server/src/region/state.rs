@@ -68,7 +68,15 @@ pub struct Fence {
 pub const FENCES_KEPT: usize = 8;
 
 impl NamespaceState {
-    /// A namespace that was just installed.
+    /// A namespace that was just installed, under the first epoch that its name has there.
+    pub fn installed(mode: Mode, first_epoch: u64) -> NamespaceState {
+        NamespaceState {
+            epoch: Epoch(first_epoch).max(Epoch::FIRST),
+            ..NamespaceState::new(mode)
+        }
+    }
+
+    /// A namespace whose name was never used before.
     pub fn new(mode: Mode) -> NamespaceState {
         NamespaceState {
             mode,
@@ -118,6 +126,7 @@ impl NamespaceState {
                 .collect(),
             buried_through_ms: self.buried_through_ms,
             last_abort: self.last_abort.clone(),
+            dropped: false,
         }
     }
 
@@ -176,8 +185,11 @@ pub struct RegionState {
     pub revision: u64,
     /// The table of request ids.
     pub ids: IdTable,
-    /// Every namespace that was installed here.
+    /// Every namespace that was installed here, and not dropped.
     pub namespaces: BTreeMap<NamespaceId, NamespaceState>,
+    /// Those that were deleted, with their last epochs; 0: it was never installed. Ids are never used again,
+    /// so nothing of them ever is.
+    pub dropped: BTreeMap<NamespaceId, Epoch>,
     /// Strong namespaces of which the dead of their last eventual time may still stand here. This replica's
     /// own affair: nobody sees them.
     pub unswept: BTreeSet<NamespaceId>,
@@ -201,6 +213,7 @@ impl RegionState {
             } else {
                 BTreeMap::new()
             },
+            dropped: BTreeMap::new(),
             unswept: BTreeSet::new(),
             meta: is_meta.then(Arc::default),
         }
@@ -266,6 +279,10 @@ impl RegionState {
                 Some(namespace) => {
                     let row = raft::RegionNamespaceRow::decode(value)
                         .map_err(|error| damaged("a namespace", error.to_string()))?;
+                    if row.dropped {
+                        state.dropped.insert(namespace, Epoch(row.epoch));
+                        continue;
+                    }
                     let namespace_state = NamespaceState::from_row(&row).ok_or_else(|| {
                         damaged(
                             "a namespace",
@@ -283,6 +300,23 @@ impl RegionState {
             state.meta = Some(Arc::new(MetaState::load(view)?));
         }
         Ok(state)
+    }
+
+    /// Adds the row of a namespace to the batch that made it true.
+    pub fn write_namespace_row(&self, namespace: NamespaceId, batch: &mut WriteBatch) {
+        let dropped = || {
+            let epoch = self.dropped.get(&namespace)?.0;
+            Some(raft::RegionNamespaceRow {
+                epoch,
+                dropped: true,
+                ..Default::default()
+            })
+        };
+        let state = self.namespaces.get(&namespace);
+        if let Some(row) = state.map(NamespaceState::to_row).or_else(dropped) {
+            let key = layout::region_namespace(self.id(), namespace);
+            batch.put(Family::Region, key, row.encode_to_vec());
+        }
     }
 
     /// Adds the region's own row to the batch that made it true.
@@ -311,6 +345,7 @@ impl RegionState {
             last_stamp: self.last_stamp,
             revision: self.revision,
             namespaces: self.namespaces.clone(),
+            dropped: self.dropped.clone(),
             ids: self.ids,
             unswept: !self.unswept.is_empty(),
             meta: self.meta.clone(),
@@ -331,8 +366,10 @@ pub struct Summary {
     pub last_stamp: Stamp,
     /// Count of strong writes that took effect.
     pub revision: u64,
-    /// Every namespace that was installed here.
+    /// Every namespace that was installed here, and not dropped.
     pub namespaces: BTreeMap<NamespaceId, NamespaceState>,
+    /// Those that were deleted, with their last epochs.
+    pub dropped: BTreeMap<NamespaceId, Epoch>,
     /// Where the table of request ids stands.
     pub ids: IdTable,
     /// Whether the dead of an eventual time may still stand here, in a namespace that is strong by now.

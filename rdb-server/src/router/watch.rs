@@ -12,7 +12,7 @@
 //! - the first message comes at once, and there is none for [`PROGRESS`] at most;
 //! - there are at most [`WATCHES`].
 
-use super::{Place as Served, Router, place_in, reach, without_outcome};
+use super::{Place as Served, Router, deleted, place_in, reach, without_outcome};
 use crate::error::Error;
 use crate::history::change::{Change, Kind};
 use crate::history::place::Place;
@@ -435,6 +435,7 @@ impl Watching {
                 &self.name,
                 peer.cell().history().oldest(self.namespace),
             ),
+            Ended::Deleted => deleted(&self.name),
             Ended::Overrun => {
                 self.watches.0.cut.fetch_add(1, Ordering::Relaxed);
                 Error::new(

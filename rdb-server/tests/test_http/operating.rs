@@ -71,6 +71,29 @@ async fn namespaces_are_created_listed_described_and_changed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_that_is_deleted_is_404_until_it_is_created_again() {
+    let cluster = one().await;
+    let (path, key) = ("/v1/namespaces/cart", "/v1/kv/cart/k");
+    put(&cluster, key, b"old").await.is(200);
+    let delete = || ask(&cluster, 0, "DELETE", path);
+    let deleted = delete().send().await;
+    assert_eq!(deleted.is(204).text(), "");
+    delete().send().await.refused(404, "NAMESPACE_NOT_FOUND");
+    get(&cluster, path)
+        .await
+        .refused(404, "NAMESPACE_NOT_FOUND");
+    let written = put(&cluster, key, b"late").await;
+    let refused = written.refused(404, "NAMESPACE_NOT_FOUND");
+    assert_eq!(refused["outcome"], "not_applied");
+    let create = ask(&cluster, 0, "POST", "/v1/namespaces").json(r#"{"name":"cart"}"#);
+    create.send().await.is(201);
+    get(&cluster, key).await.is(404);
+    put(&cluster, key, b"new").await.is(200);
+    let default = ask(&cluster, 0, "DELETE", "/v1/namespaces/default");
+    default.send().await.invalid("name");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_is_no_json_of_the_call_is_refused_and_says_why() {
     let cluster = one().await;
     let post = |body: &str| ask(&cluster, 0, "POST", "/v1/namespaces").json(body);

@@ -37,6 +37,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             () = shared.stop.cancelled() => return,
             () = tokio::time::sleep(TURN) => {}
         }
+        shared.forget_dropped();
         let served = shared.served();
         if served.is_empty() {
             continue;
