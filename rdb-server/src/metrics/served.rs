@@ -3,7 +3,7 @@
 //! Owns these counts: the same as `flaredb_requests_total`, added up to what a screen of a few columns shows. A rate
 //! is the difference of two looks, and made by who looks.
 //!
-//! Invariant: as many entries as there are namespaces, and one for all names that do not exist.
+//! Invariant: as many entries as there are namespaces, and were since the start, and one for all other names.
 
 use parking_lot::RwLock;
 use rdb_proto::raft::ServedRequests;
