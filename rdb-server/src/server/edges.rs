@@ -184,7 +184,7 @@ impl Edges {
 
 /// Tells `grpc.health.v1` how the store and each namespace are.
 async fn report_health(
-    reporter: tonic_health::server::HealthReporter,
+    mut reporter: tonic_health::server::HealthReporter,
     probes: Probes,
     stop: CancellationToken,
 ) {
@@ -206,13 +206,15 @@ async fn report_health(
             .data_peers()
             .iter()
             .all(|peer| peer.quorum().available());
-        for row in probes
-            .namespaces
-            .tables()
-            .namespaces
-            .values()
-            .filter(|row| !row.deleted)
-        {
+        let tables = probes.namespaces.tables();
+        for row in tables.namespaces.values() {
+            if row.deleted {
+                // Unless the name stands for another one by now.
+                if tables.namespace(&row.name).is_none() {
+                    reporter.clear_service_status(&row.name).await;
+                }
+                continue;
+            }
             // An eventual one is served by this store alone, too.
             let served = match convert::mode(row.mode) {
                 Some(Mode::Eventual) => probes.serves_eventual(),

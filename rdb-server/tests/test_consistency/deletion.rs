@@ -13,6 +13,9 @@ use rdb_types::{Mode, NamespaceId, Reason};
 use std::collections::BTreeSet;
 use tokio::time::timeout;
 use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 fn reason<T: std::fmt::Debug>(answer: Result<T, ClientError>) -> Option<Reason> {
     answer.expect_err("it is deleted").reason
@@ -167,6 +170,36 @@ async fn what_a_store_held_alone_of_a_deleted_namespace_goes_with_it() {
     holds_only(&cluster, alone, made.id).await;
     let again = Plain::on(&cluster, alone).await.namespace(NAME);
     assert!(!again.get("mine").await.unwrap().found);
+}
+
+/// What `grpc.health.v1` says of a namespace.
+async fn health(cluster: &Cluster, store: usize, namespace: &str) -> Result<ServingStatus, Code> {
+    let mut health = HealthClient::new(channel(cluster.addr(store)).await);
+    let service = namespace.to_owned();
+    let checked = health.check(HealthCheckRequest { service }).await;
+    checked
+        .map(|answer| answer.into_inner().status())
+        .map_err(|status| status.code())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_health_service_of_a_deleted_namespace_is_unknown() {
+    let cluster = declared("strong", &[]).await;
+    let becomes = async |expected: Result<ServingStatus, Code>| {
+        eventually(PATIENT, "the health service follows", async || {
+            let found = health(&cluster, 1, NAME).await;
+            (found == expected)
+                .then_some(())
+                .ok_or_else(|| format!("{found:?}"))
+        })
+        .await;
+    };
+    becomes(Ok(ServingStatus::Serving)).await;
+    cluster.client().delete_namespace(NAME).await.unwrap();
+    becomes(Err(Code::NotFound)).await;
+    let again = cluster.client().create_namespace(NAME, None, None).await;
+    again.unwrap();
+    becomes(Ok(ServingStatus::Serving)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
