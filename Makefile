@@ -4,10 +4,10 @@
 # Arguments are passed on: make demo ARGS="--help", make bench ARGS="--help".
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test verify fix bench openapi api-check sim sim-bugs sim-search chaos chaos-short clean
+.PHONY: help setup demo test verify fix bench openapi api-check upgrade-check sim sim-bugs sim-search chaos chaos-short clean
 
 help: ## this list
-	@awk -F '## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F '## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## find or install what the build needs (the other targets do it first)
 	@scripts/setup.sh
@@ -35,6 +35,11 @@ openapi: setup ## write specs/003-kvs-consistency/contracts/openapi.json anew, f
 api-check: setup ## schemathesis against the HTTP port of a fresh store (docs/testing.md)
 	cargo build -p rdb-server --bin rdb-server
 	scripts/schemathesis.sh $(ARGS)
+
+upgrade-check: setup ## upgrade a running cluster of an earlier build, store by store (OLD=directory of its programs)
+	@test -n "$(OLD)" || { echo "say where the earlier build is: make upgrade-check OLD=DIRECTORY with rdb-server and flaredb" >&2; exit 2; }
+	cargo build --workspace --bins
+	scripts/rolling-upgrade.sh "$(OLD)" "$${CARGO_TARGET_DIR:-target}/debug"
 
 sim: setup ## the simulator over fixed seeds, and over gRPC (SEEDS=n, default 110)
 	cargo build -p rdb-sim

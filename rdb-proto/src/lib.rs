@@ -46,5 +46,13 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 /// Wire version of the messages between stores. A peer with another major version is refused; a
 /// differing minor one is served.
 pub const WIRE_MAJOR: u32 = 1;
-/// See [`WIRE_MAJOR`].
-pub const WIRE_MINOR: u32 = 0;
+/// See [`WIRE_MAJOR`]. What a minor version brought is used once all stores of the cluster have it, as
+/// they say when they register: a store cannot leave out what it finds in a log.
+///
+/// | Minor | Brought |
+/// |---|---|
+/// | 0 | the beginning |
+/// | 1 | namespaces are deleted |
+pub const WIRE_MINOR: u32 = 1;
+/// The first minor version whose stores know what to do with a deleted namespace.
+pub const WIRE_MINOR_DELETES: u32 = 1;

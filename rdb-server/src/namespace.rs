@@ -275,9 +275,13 @@ impl Namespaces {
     /// hold of it, at once where they can.
     ///
     /// # Errors
-    /// There is no such namespace, it may not be deleted (now), or the meta region has no quorum.
+    /// There is no such namespace, it may not be deleted (now), a store does not know yet what that is, or the
+    /// meta region has no quorum.
     pub async fn delete(&self, name: &str, deadline: Instant) -> Result<(), Error> {
         let name = Self::parse(name)?.as_str().to_owned();
+        let tables = self.refresh(deadline).await;
+        let tables = tables.map_err(|error| error.outcome(Outcome::NotApplied))?;
+        tables.all_know(rdb_proto::WIRE_MINOR_DELETES, "delete a namespace")?;
         let delete = raft::DeleteNamespaceCommand { name };
         let row = self
             .change(command::Kind::DeleteNamespace(delete), deadline)

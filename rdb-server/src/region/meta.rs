@@ -318,6 +318,27 @@ impl MetaState {
         Ok((row, rows))
     }
 
+    /// Refuses what a store of this cluster would find in a log and not know. For whoever proposes it: once it
+    /// stands in the log it is too late.
+    pub fn all_know(&self, wire_minor: u32, what: &str) -> Result<(), Error> {
+        let older: Vec<String> = self
+            .stores
+            .iter()
+            .filter(|(_, row)| !row.registered || row.wire_minor < wire_minor)
+            .map(|(id, _)| id.to_string())
+            .collect();
+        if older.is_empty() {
+            return Ok(());
+        }
+        let stores = older.join(", ");
+        Err(Error::new(
+            Reason::Unimplemented,
+            format!("to {what}, every store has to run a build that can, and has to have been up with it once; upgrade or start first: {stores}"),
+        )
+        .with("stores", stores)
+        .outcome(Outcome::NotApplied))
+    }
+
     /// Notes that all regions have let go of a deleted namespace. Its name can be used again.
     pub fn settle_deletion(
         &mut self,
@@ -524,6 +545,33 @@ mod tests {
                 .reason,
             Reason::NamespaceNotFound
         );
+    }
+
+    /// The store of the plan says what it is.
+    fn runs(state: &mut MetaState, wire_minor: u32) {
+        let register = raft::RegisterStore {
+            member: plan().members.pop(),
+            wire_minor,
+            ..Default::default()
+        };
+        state.register_store(&register).unwrap();
+    }
+
+    #[test]
+    fn what_came_with_a_minor_version_waits_until_all_stores_have_it() {
+        let mut state = MetaState::default();
+        state.init_cluster(&plan());
+        let refused = |state: &MetaState| {
+            let error = state.all_know(1, "delete a namespace").unwrap_err();
+            assert_eq!(error.reason, Reason::Unimplemented);
+            assert_eq!(error.metadata["stores"], "1");
+            assert_eq!(error.metadata["outcome"], "not_applied");
+        };
+        refused(&state);
+        runs(&mut state, 0);
+        refused(&state);
+        runs(&mut state, 1);
+        assert!(state.all_know(1, "delete a namespace").is_ok());
     }
 
     #[test]
