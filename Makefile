@@ -4,13 +4,16 @@
 # Arguments are passed on: make demo ARGS="--help", make bench ARGS="--help".
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test verify fix bench openapi api-check upgrade-check sim sim-bugs sim-search chaos chaos-short clean
+.PHONY: help setup build demo test verify fix bench openapi api-check upgrade-check sim sim-bugs sim-search chaos chaos-short clean
 
 help: ## this list
 	@awk -F '## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## find or install what the build needs (the other targets do it first)
 	@scripts/setup.sh
+
+build: setup ## rdb-server and flaredb, in target/debug (optimised all the same)
+	cargo build --workspace --bins
 
 demo: setup ## build FlareDB, run a cluster of three, break it, check that nothing was lost
 	cargo run -p rdb-cli --bin flaredb -- demo $(ARGS)
