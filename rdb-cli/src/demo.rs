@@ -71,6 +71,8 @@ enum Ended {
     Judged { held: bool },
     /// A signal: its exit code.
     Interrupted(u8),
+    /// What it prints to was closed. What is not judged has not held.
+    Unread,
 }
 
 /// The names of the stores' log, below the data.
@@ -83,9 +85,11 @@ impl Demo {
         let mut signals = Signals::listen()?;
         let mut cluster = Cluster::new(place.path())?;
         let screen = Screen::new();
-        screen.plain("FlareDB: a cluster of three, broken on purpose\n")?;
         let ended = tokio::select! {
-            ended = self.play(&screen, &mut cluster, &place) => ended,
+            ended = self.play(&screen, &mut cluster, &place) => match ended {
+                Err(Error::BrokenPipe) => Ok(Ended::Unread),
+                ended => ended,
+            },
             code = signals.next() => Ok(Ended::Interrupted(code)),
         };
         screen.doing("stopping the stores");
@@ -93,7 +97,7 @@ impl Demo {
         screen.clear();
         if !matches!(
             ended,
-            Ok(Ended::Judged { held: true } | Ended::Interrupted(_))
+            Ok(Ended::Judged { held: true } | Ended::Interrupted(_) | Ended::Unread)
         ) {
             place.keep();
             crate::exit::note(&format!(
@@ -106,6 +110,12 @@ impl Demo {
             Ended::Judged { held: true } => ExitCode::SUCCESS,
             Ended::Judged { held: false } => ExitCode::from(crate::exit::ERROR),
             Ended::Interrupted(code) => ExitCode::from(code),
+            Ended::Unread => {
+                crate::exit::note(
+                    "flaredb: nobody reads what the demo says any more: it ended before everything was judged",
+                );
+                ExitCode::from(crate::exit::ERROR)
+            }
         })
     }
 
@@ -115,6 +125,7 @@ impl Demo {
         cluster: &mut Cluster,
         place: &Place,
     ) -> Result<Ended, Error> {
+        screen.plain("FlareDB: a cluster of three, broken on purpose\n")?;
         screen.say(format!("data in {}", place.path().display()))?;
         let evidence = story::tell(screen, cluster, Duration::from_secs(self.seconds))
             .await
@@ -123,8 +134,11 @@ impl Demo {
         let findings = judged.map_err(|error| failed(format!("the check broke: {error}")))?;
         screen.clear();
         let held = tell_verdict(screen, &findings)?;
-        if self.keep {
-            prompt::run(cluster).await?;
+        if self.keep
+            && let Err(error) = prompt::run(cluster).await
+            && !matches!(error, Error::BrokenPipe)
+        {
+            return Err(error);
         }
         Ok(Ended::Judged { held })
     }
@@ -270,8 +284,9 @@ fn start_log(path: &Path) -> Result<(), Error> {
         .map_err(|error| failed(format!("cannot start the log: {error}")))
 }
 
-/// Ctrl-C, and the polite request to end.
+/// Ctrl-C, the polite request to end, and a terminal that is closed.
 struct Signals {
+    hangup: Signal,
     interrupt: Signal,
     terminate: Signal,
 }
@@ -281,6 +296,7 @@ impl Signals {
         let listen =
             |kind| signal(kind).map_err(|error| Error::io("cannot listen for signals", &error));
         Ok(Signals {
+            hangup: listen(SignalKind::hangup())?,
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
         })
@@ -289,6 +305,7 @@ impl Signals {
     /// Waits for one; the exit code that shells expect of it.
     async fn next(&mut self) -> u8 {
         tokio::select! {
+            _ = self.hangup.recv() => 129,
             _ = self.interrupt.recv() => 130,
             _ = self.terminate.recv() => 143,
         }

@@ -58,8 +58,14 @@ impl fmt::Display for Error {
         match self {
             Error::Client(error) if error.kind == ErrorKind::Connect => write!(
                 f,
-                "{error}\n  Start a store with: rdb-server --store-id 1 --data-dir ./data/1\n  \
+                "{error}\n  Start a store with: rdb-server (on 127.0.0.1:50051, or with --addr where you ask)\n  \
                  or name others with --endpoints HOST:PORT,... (or FLAREDB_ENDPOINTS)"
+            ),
+            // What an HTTP/1 server's words look like to a gRPC library.
+            Error::Client(error) if error.message.contains("compression flag") => write!(
+                f,
+                "{error}\n  No store answers there as a store does. If it is a store's HTTP port (50061 by default), \
+                 ask its other one (50051)"
             ),
             Error::Client(error) => {
                 write!(f, "{error}")?;

@@ -88,6 +88,22 @@ fn an_interrupt_stops_the_stores_and_leaves_nothing() {
 }
 
 #[test]
+fn a_demo_that_nobody_reads_to_its_end_has_proved_nothing_and_says_so() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut child = demo(temp.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(1), "{told}");
+    assert!(told.contains("before everything was judged"), "{told}");
+    assert!(is_empty(temp.path()), "the data are gone");
+}
+
+#[test]
 fn kept_clusters_obey_and_given_directories_stay() {
     let temp = tempfile::tempdir().unwrap();
     let data = temp.path().join("data");

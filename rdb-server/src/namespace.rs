@@ -115,6 +115,9 @@ impl Namespaces {
             return Ok(row.clone());
         }
         let tables = self.refresh(deadline).await?;
+        if tables.cluster.is_none() {
+            return Err(meta::not_initialised());
+        }
         tables
             .namespace(name.as_str())
             .cloned()
@@ -141,7 +144,10 @@ impl Namespaces {
         if let Some(row) = self.tables().namespace(parsed.as_str()) {
             return Ok(row.clone());
         }
-        if !self.manager.context().config.load().consistency.auto_create {
+        // `default` is there once the cluster is.
+        if parsed.as_str() == NamespaceName::DEFAULT
+            || !self.manager.context().config.load().consistency.auto_create
+        {
             return self.find(name, deadline).await;
         }
         self.create(

@@ -247,6 +247,10 @@ impl RaftService for ModeService {
             .create(command, deadline)
             .await
             .map_err(status)?;
+        for peer in self.manager.data_peers() {
+            // So that the answer tells of its regions here. It is there in any case.
+            let _ = peer.barrier(deadline).await;
+        }
         Ok(Response::new(self.describe(&row)))
     }
 

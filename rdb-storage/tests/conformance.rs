@@ -35,8 +35,9 @@ impl Subject for Memory {
 }
 
 struct Rocks {
-    directory: TempDir,
+    /// Goes first: an engine that is dropped writes into its directory.
     engine: Option<Arc<RocksEngine>>,
+    directory: TempDir,
 }
 
 impl Rocks {

@@ -196,11 +196,7 @@ impl MetaState {
         command: &raft::CreateNamespaceCommand,
     ) -> Result<(raft::NamespaceRow, Rows), Error> {
         let Some(cluster) = self.cluster.clone() else {
-            return Err(Error::new(
-                Reason::NotReady,
-                "the cluster is still being initialised; try again",
-            )
-            .outcome(Outcome::NotApplied));
+            return Err(not_initialised());
         };
         let name = NamespaceName::parse(&command.name).map_err(|error| {
             Error::invalid("namespace", error.to_string()).outcome(Outcome::NotApplied)
@@ -410,6 +406,15 @@ fn same_policies(a: Option<&raft::Policies>, b: Option<&raft::Policies>) -> bool
         (Ok(a), Ok(b)) => a == b,
         _ => false,
     }
+}
+
+/// Nothing is in the tables yet.
+pub fn not_initialised() -> Error {
+    Error::new(
+        Reason::NotReady,
+        "the cluster is still being initialised; try again",
+    )
+    .outcome(Outcome::NotApplied)
 }
 
 /// There is no such namespace.

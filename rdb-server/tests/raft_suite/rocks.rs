@@ -24,13 +24,27 @@ fn open(dir: &Path) -> (Arc<dyn Engine>, Committer, RaftLogStore) {
     (engine, committer, log)
 }
 
-impl StoreBuilder<TypeConfig, RaftLogStore, TestMachine, TempDir> for OnDisk {
-    async fn build(
-        &self,
-    ) -> Result<(TempDir, RaftLogStore, TestMachine), StorageError<TypeConfig>> {
+/// A directory, and the threads that write into it until they are told to end.
+struct Held {
+    committer: Committer,
+    _dir: TempDir,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.committer.shutdown();
+    }
+}
+
+impl StoreBuilder<TypeConfig, RaftLogStore, TestMachine, Held> for OnDisk {
+    async fn build(&self) -> Result<(Held, RaftLogStore, TestMachine), StorageError<TypeConfig>> {
         let dir = tempfile::tempdir().unwrap();
-        let (engine, _, log) = open(dir.path());
-        Ok((dir, log, TestMachine::new(REGION, 1, engine).lenient()))
+        let (engine, committer, log) = open(dir.path());
+        let held = Held {
+            committer,
+            _dir: dir,
+        };
+        Ok((held, log, TestMachine::new(REGION, 1, engine).lenient()))
     }
 }
 

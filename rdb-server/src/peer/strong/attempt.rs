@@ -82,11 +82,16 @@ impl StrongCore {
             if waiting.repeatable() && !waiting.forwarded {
                 again.push(waiting);
             } else {
+                let clause = Outcome::Unknown.clause("it");
+                let said = why.contains(&clause);
+                let clause = if said {
+                    String::new()
+                } else {
+                    format!(": {clause}")
+                };
                 let error = Error::new(
                     Reason::OutcomeUnknown,
-                    format!(
-                        "{why}: whether it was applied is not known; repeat it only with its request id, or read first"
-                    ),
+                    format!("{why}{clause}; repeat it only with its request id, or read first"),
                 );
                 waiting.refuse(error.with("region", self.region).outcome(Outcome::Unknown));
             }
