@@ -402,24 +402,32 @@ impl<'a> Fold<'a> {
             .turn_over(&mut self.batch, region, now, retention_ms);
     }
 
-    /// Merges a record of a copy. `of` is what the replica that it comes from had applied.
+    /// Merges records of a copy. `of` is what the replica that they come from had applied. `false`: that is
+    /// behind the floor, and nothing was merged. Here and not when they arrive: a tombstone may be dropped
+    /// in between.
     ///
     /// # Errors
     /// Reading failed, or what was read is damaged.
     pub fn merge_copied(
         &mut self,
         namespace: NamespaceId,
-        key: &Bytes,
-        record: Record,
+        records: impl IntoIterator<Item = (Bytes, Record)>,
         of: &VersionVector,
-    ) -> Result<(), StorageError> {
-        self.largest = self.largest.max(record.stamp);
-        if let Some(state) = self.change(namespace) {
-            state.last_stamp = state.last_stamp.max(record.stamp);
-            state.partial.join(of);
-            state.settle_partial();
+    ) -> Result<bool, StorageError> {
+        let state = self.states.get(&namespace);
+        if state.is_none_or(|state| !state.may_merge(of)) {
+            return Ok(false);
         }
-        self.merge_record(namespace, key, record, Source::Copy { of })
+        for (key, record) in records {
+            self.largest = self.largest.max(record.stamp);
+            if let Some(state) = self.change(namespace) {
+                state.last_stamp = state.last_stamp.max(record.stamp);
+                state.partial.join(of);
+                state.settle_partial();
+            }
+            self.merge_record(namespace, &key, record, Source::Copy { of })?;
+        }
+        Ok(true)
     }
 
     /// Ends a copy: everything up to `of` has been merged.
@@ -864,8 +872,7 @@ impl<'a> Fold<'a> {
                 let record = record.clone();
                 self.replace(&global, Some(record), None);
                 if let Some(state) = self.change(namespace) {
-                    let vector = state.vector.clone();
-                    state.floor.join(&vector);
+                    state.raise_floor();
                 }
             } else {
                 self.batch.delete(Family::Expiry, row);

@@ -146,3 +146,27 @@ fn the_largest_stamp_that_was_applied_is_on_disk() {
     replica.batch(|fold| accept(fold, &put("k", 0), stamp(800, 1)));
     assert_eq!(replica.state().last_stamp, stamp(800, 1));
 }
+
+/// A copy was asked for, a tombstone was dropped here, and then the answer was merged: the floor had been looked
+/// at when it arrived, with the drop already under way. What was deleted came back, here only.
+#[test]
+fn a_copy_from_before_a_tombstone_was_dropped_is_refused() {
+    let vector = |parts: &[(u64, u64)]| parts.iter().map(|(id, n)| (store(*id), *n)).collect();
+    let replica = Replica::new(1);
+    replica.batch(|fold| merge(fold, 2, 1, "k", 0));
+    let old = replica.record("k").unwrap();
+    let delete = WriteOp {
+        kind: Kind::Delete as i32,
+        ..put("k", 0)
+    };
+    replica.batch(|fold| accept(fold, &delete, stamp(10, 1)));
+    assert!(replica.record("k").unwrap().tombstone);
+    let (before, all) = (vector(&[(2, 1)]), vector(&[(1, 1), (2, 1)]));
+    replica.batch(|fold| {
+        assert!(fold.forget(NAMESPACE, &all).unwrap());
+        let copy = [(Bytes::from_static(b"k"), old)];
+        assert!(!fold.merge_copied(NAMESPACE, copy, &before).unwrap());
+        assert!(fold.merge_copied(NAMESPACE, [], &all).unwrap());
+    });
+    assert_eq!(replica.record("k"), None);
+}

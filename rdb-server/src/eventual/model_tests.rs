@@ -230,17 +230,15 @@ impl World {
 
     fn copy(&mut self, from: usize, to: usize) {
         let of = self.replicas[from].state.vector.clone();
-        // Own writes that are missing at the other end must survive, and what was forgotten here must not
-        // come back.
-        if from == to || !of.covers(&self.replicas[to].state.floor) {
+        if from == to {
             return;
         }
+        // Own writes that are missing at the other end survive, and what was forgotten here does not come back.
         let records = self.replicas[from].records();
         self.replicas[to].fold(|fold| {
-            for (key, record) in records {
-                fold.merge_copied(NAMESPACE, &key, record, &of).unwrap();
+            if fold.merge_copied(NAMESPACE, records, &of).unwrap() {
+                fold.copied(NAMESPACE, &of);
             }
-            fold.copied(NAMESPACE, &of);
         });
     }
 

@@ -10,7 +10,7 @@ use prost::Message;
 use rdb_proto::convert::{vector, vector_to_wire};
 use rdb_proto::raft;
 use rdb_storage::{Family, KeyRange, StorageError, View, WriteBatch};
-use rdb_types::{Digest, Epoch, NamespaceId, Record, RegionId, Stamp, VersionVector};
+use rdb_types::{Digest, Epoch, NamespaceId, Record, RegionId, Stamp, StoreId, VersionVector};
 use std::collections::BTreeMap;
 
 /// A namespace in a region, as this replica has it.
@@ -59,6 +59,36 @@ impl EventualState {
     pub fn is_live(&self, record: &Record) -> bool {
         !record.tombstone
             && (record.expires_at_ms == 0 || record.expires_at_ms > self.expired_through_ms)
+    }
+
+    /// Whether a copy may be merged of which the vector says all: it has seen everything that was here when a
+    /// tombstone was last dropped. Older ones may hold what that deleted.
+    pub fn may_merge(&self, of: &VersionVector) -> bool {
+        of.covers(&self.floor)
+    }
+
+    /// A tombstone goes: from here on nothing older than this may be merged.
+    pub fn raise_floor(&mut self) {
+        self.floor.join(&self.vector);
+    }
+
+    /// What a replica goes on with whose data comes from a donor, in the place of all that it had: the donor's
+    /// words about the data, and its own numbers and list of conflicts.
+    #[must_use]
+    pub fn replaced_by(self, me: StoreId, donor: EventualState) -> EventualState {
+        EventualState {
+            // Logs do not come along.
+            truncated: donor.vector.clone(),
+            log_bytes: 0,
+            // A number that was given out is never given out again.
+            sequence_bound: self.sequence_bound.max(self.vector.get(me)),
+            conflicts: self.conflicts,
+            conflict_bytes: self.conflict_bytes,
+            conflicts_dropped: self.conflicts_dropped,
+            // What the donor dropped was stamped, too: what is written here from now on is newer.
+            last_stamp: self.last_stamp.max(donor.last_stamp),
+            ..donor
+        }
     }
 
     /// Entries in all logs.
@@ -203,7 +233,6 @@ pub fn write_ids(ids: &IdTable, region: RegionId, batch: &mut WriteBatch) {
 mod tests {
     use super::*;
     use rdb_storage::{Engine, MemoryEngine};
-    use rdb_types::StoreId;
 
     #[test]
     fn a_row_comes_back_whole() {

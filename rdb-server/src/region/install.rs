@@ -197,7 +197,7 @@ impl Installer {
                     self.set_aside(beyond).await?
                 }
             };
-            let row = taken_over(self.me, replaced.row, here);
+            let row = here.replaced_by(self.me, replaced.row);
             mark.own.insert(namespace.0, row.to_row());
         }
         self.replace(mark).await
@@ -284,23 +284,6 @@ impl Installer {
         })?;
         let received = ReceivedSnapshot::new(format!("of region {region}"), stream);
         Ok(SnapshotData::Received(received).into_records())
-    }
-}
-
-/// What a replica keeps of a namespace whose data comes from a donor: the donor's words about the data, and
-/// its own numbers and list of conflicts.
-fn taken_over(me: StoreId, donor: EventualState, here: EventualState) -> EventualState {
-    EventualState {
-        // Logs do not come along.
-        truncated: donor.vector.clone(),
-        log_bytes: 0,
-        // A number that was given out is never given out again.
-        sequence_bound: here.sequence_bound.max(here.vector.get(me)),
-        conflicts: here.conflicts,
-        conflict_bytes: here.conflict_bytes,
-        conflicts_dropped: here.conflicts_dropped,
-        last_stamp: here.last_stamp.max(donor.last_stamp),
-        ..donor
     }
 }
 

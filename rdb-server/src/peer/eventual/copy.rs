@@ -240,14 +240,6 @@ pub(super) async fn take(
         if shared.serves(namespace) != Some(served) || reply.epoch != served.epoch.0 {
             return Err(Error::new(Reason::StaleEpoch, "the namespace was switched"));
         }
-        // Who has not seen all that this replica had when it dropped a tombstone may bring back what that
-        // deleted.
-        if !of.covers(&shared.state(namespace).floor) {
-            return Err(Error::new(
-                Reason::StaleReplica,
-                format!("store {from} is behind what was forgotten here"),
-            ));
-        }
         let whole = whole.get_or_insert_with(|| of.clone());
         came.records += reply.records.len() as u64;
         start = if reply.more { Some(reply.resume) } else { next };

@@ -886,8 +886,11 @@ impl Round<'_, '_> {
                 .map(|(key, _)| GlobalKey::new(namespace, key))
                 .collect(),
         )?;
-        for (key, record) in decoded {
-            self.fold.merge_copied(namespace, &key, record, of)?;
+        if !self.fold.merge_copied(namespace, decoded, of)? {
+            return Ok(Err(Error::new(
+                Reason::StaleReplica,
+                "the copy is from before a tombstone was dropped here: a newer one is asked for",
+            )));
         }
         if let Some(whole) = whole {
             let me = self.shared.core.me;
