@@ -569,10 +569,15 @@ impl Shared {
         replicas
     }
 
-    /// Whether it is known who the replicas are: right after a start it is not, and then nobody else
-    /// would be no reason to forget anything.
-    fn knows_replicas(&self) -> bool {
-        self.core.quorum.replicas().contains(&self.core.me)
+    /// Up to where this replica has applied the log, and the other replicas as of then. `None`: it has applied
+    /// no entry that names itself, and then nobody else would be no reason to forget anything.
+    fn applied(&self) -> (u64, Option<BTreeSet<StoreId>>) {
+        let (index, mut replicas) = self
+            .core
+            .cell
+            .with(|summary| (summary.applied_index, summary.members().all));
+        let is_named = replicas.remove(&self.core.me);
+        (index, is_named.then_some(replicas))
     }
 
     /// This replica's report of a namespace, of what is synced.
@@ -588,8 +593,6 @@ impl Shared {
     }
 
     fn own_reports(&self) -> raft::ReportsReply {
-        // The index first: a report may be of a newer state than the index says, never of an older one.
-        let applied_index = self.core.cell.applied_index();
         let reports = self
             .served()
             .into_iter()
@@ -606,8 +609,10 @@ impl Shared {
                 }
             })
             .collect();
+        // The index last: what a report says was there before an entry beyond the index was applied, so a store
+        // that such an entry names begins with all of it.
         raft::ReportsReply {
-            applied_index,
+            applied_index: self.core.cell.applied_index(),
             reports,
         }
     }

@@ -109,6 +109,9 @@ impl SummaryCell {
         {
             let mut summary = self.summary.write();
             summary.applied_index = state.applied.map_or(0, |id| id.index);
+            if summary.membership.log_id() != state.membership.log_id() {
+                summary.membership.clone_from(&state.membership);
+            }
             summary.last_stamp = state.last_stamp;
             summary.revision = state.revision;
             summary.ids = state.ids;
@@ -538,3 +541,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Freezer {
             .ok_or_else(|| io::Error::other("a snapshot is built once"))?
     }
 }
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

@@ -226,15 +226,7 @@ impl RegionState {
 
     /// Who replicates the region, as of the last membership applied.
     pub fn members(&self) -> Members {
-        let membership = self.membership.membership();
-        let store = |id: u64| StoreId::new(id);
-        Members {
-            voters: membership.voter_ids().filter_map(store).collect(),
-            all: membership
-                .nodes()
-                .filter_map(|(id, _)| store(*id))
-                .collect(),
-        }
+        members(&self.membership)
     }
 
     /// Whether a namespace's records are the log's.
@@ -342,6 +334,7 @@ impl RegionState {
     pub fn summary(&self) -> Summary {
         Summary {
             applied_index: self.applied.map_or(0, |id| id.index),
+            membership: self.membership.clone(),
             last_stamp: self.last_stamp,
             revision: self.revision,
             namespaces: self.namespaces.clone(),
@@ -357,11 +350,25 @@ impl RegionState {
     }
 }
 
+fn members(stored: &StoredMembership) -> Members {
+    let membership = stored.membership();
+    let store = |id: u64| StoreId::new(id);
+    Members {
+        voters: membership.voter_ids().filter_map(store).collect(),
+        all: membership
+            .nodes()
+            .filter_map(|(id, _)| store(*id))
+            .collect(),
+    }
+}
+
 /// What readers of a region need to know about its data.
 #[derive(Clone, Debug)]
 pub struct Summary {
     /// Index of the last entry applied; 0: none.
     pub applied_index: u64,
+    /// The members as of that entry.
+    pub membership: StoredMembership,
     /// The region's time.
     pub last_stamp: Stamp,
     /// Count of strong writes that took effect.
@@ -385,6 +392,13 @@ pub struct Summary {
     pub fresh_copy: Option<String>,
     /// How long the last change of mode kept writes out here.
     pub pauses: BTreeMap<NamespaceId, Pause>,
+}
+
+impl Summary {
+    /// Who replicates the region, as of the last entry applied.
+    pub fn members(&self) -> Members {
+        members(&self.membership)
+    }
 }
 
 /// How long writes were refused here for a change of mode.

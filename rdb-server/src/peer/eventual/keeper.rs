@@ -42,10 +42,9 @@ pub(super) async fn run(shared: Arc<Shared>) {
         if served.is_empty() {
             continue;
         }
-        let others = shared.others();
-        keeper.link(&others);
+        keeper.link(&shared.others());
         for (namespace, served) in served {
-            if let Err(error) = keeper.keep(namespace, served, &others).await {
+            if let Err(error) = keeper.keep(namespace, served).await {
                 tracing::debug!(region = shared.region.0, namespace_id = namespace.0, %error, "not kept now");
             }
         }
@@ -72,24 +71,17 @@ impl Keeper {
         }
     }
 
-    async fn keep(
-        &mut self,
-        namespace: NamespaceId,
-        served: Served,
-        others: &BTreeSet<StoreId>,
-    ) -> Result<(), Error> {
+    async fn keep(&mut self, namespace: NamespaceId, served: Served) -> Result<(), Error> {
         let shared = self.shared.clone();
-        let applied_index = shared.core.cell.applied_index();
+        // In this order: who is named by an entry behind the index begins with a copy from behind it, and
+        // that holds all that the vector says. The replicas are those as of the index.
         let durable = shared.durable_state(namespace);
         let own = shared.own_report(served.epoch, &durable);
+        let (applied_index, others) = shared.applied();
         let settled = {
             let mut reports = shared.reports.lock();
             reports.applied(namespace, &shared.state(namespace).vector);
-            if shared.knows_replicas() {
-                reports.settled(namespace, &own, applied_index, others)
-            } else {
-                None
-            }
+            others.and_then(|others| reports.settled(namespace, &own, applied_index, &others))
         };
         // A clock that is off buries nothing.
         let now_ms = shared.core.clock.stamping_ms();
