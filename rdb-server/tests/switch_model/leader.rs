@@ -4,7 +4,7 @@
 //! As the driver does, it looks after everything that happens. Its question to itself is answered at once; the others'
 //! are under way as long as they like.
 
-use super::log::Entry;
+use super::log::{Entry, taking_part};
 use super::model::Switching;
 use super::rules::Rule;
 use super::world::{
@@ -29,11 +29,12 @@ impl World {
         let order = &model.orders[usize::from(order)];
         let mut drive = self.driving.take();
         let log = self.log.clone();
+        let members = taking_part(&log.last().members, model.rules);
         let facts = Facts {
             namespace: NAMESPACE,
             state: &log.last().state,
             order,
-            members: &model.members,
+            members: &members,
         };
         let mut effects = what(&mut drive, facts);
         loop {
@@ -105,7 +106,7 @@ impl World {
 
     /// Consensus agrees on a proposal. The leader applies it at once, the others when they do.
     pub fn append(&mut self, model: &Switching, proposal: Proposal) {
-        let overtaken = self.log.append(proposal.entry, model.rules, &model.members);
+        let overtaken = self.log.append(proposal.entry, model.rules);
         if overtaken {
             self.broken = self.broken.with(Set::one(CANCELLED_CAME_BACK));
         }
@@ -151,7 +152,7 @@ impl World {
     pub fn elect(&mut self, model: &Switching, me: u8) {
         self.depose();
         self.apply_all(model.rules, me);
-        if !self.written(me).stuck {
+        if !self.written(me).waits() {
             self.leader = Some(me);
             self.look(model);
         }

@@ -4,7 +4,7 @@
 //! this log; how entries get there, what is lost with a leader and what comes late is the world's business.
 
 use super::rules::{Rule, Rules};
-use super::world::{NAMESPACE, REPLICAS, Set, Vector, small};
+use super::world::{NAMESPACE, Set, Vector, small};
 use prost::Message;
 use rdb_proto::raft::{SwitchStep, switch_step::Step};
 use rdb_server::region::state::NamespaceState;
@@ -21,6 +21,8 @@ pub enum Entry {
     Step(Arc<[u8]>),
     /// A strong write that a client made in this epoch.
     Put { epoch: u8 },
+    /// A store is named a member: a voter, or a learner.
+    Join { replica: u8, votes: bool },
 }
 
 impl Entry {
@@ -58,6 +60,8 @@ pub struct Placed {
     pub change: Option<(Change, SwitchStep)>,
     /// Whether this is a strong write that was applied.
     pub put: bool,
+    /// Who replicates the region from here on.
+    pub members: Arc<Members>,
     /// The namespace from here on.
     pub state: NamespaceState,
     pub seen: Seen,
@@ -82,9 +86,9 @@ impl Hash for Log {
     }
 }
 
-/// All three replicas, always.
-pub fn members() -> Members {
-    let all: BTreeSet<StoreId> = (0..REPLICAS).map(super::world::store).collect();
+/// These replicas, as voters.
+pub fn voters(replicas: impl IntoIterator<Item = u8>) -> Members {
+    let all: BTreeSet<StoreId> = replicas.into_iter().map(super::world::store).collect();
     Members {
         voters: all.clone(),
         all,
@@ -93,12 +97,13 @@ pub fn members() -> Members {
 
 impl Log {
     /// A region in which the namespace was just installed.
-    pub fn new(mode: Mode) -> Log {
+    pub fn new(mode: Mode, members: Members) -> Log {
         let state = NamespaceState::new(mode);
         let first = Placed {
             entry: Entry::Put { epoch: 0 },
             change: None,
             put: false,
+            members: Arc::new(members),
             seen: see(&state, 0),
             state,
         };
@@ -126,8 +131,9 @@ impl Log {
     }
 
     /// Appends what consensus has agreed on. `true`: a step of an attempt that was overtaken has counted.
-    pub fn append(&mut self, entry: Entry, rules: Rules, members: &Members) -> bool {
+    pub fn append(&mut self, entry: Entry, rules: Rules) -> bool {
         let before = self.last();
+        let mut members = before.members.clone();
         let (mut state, mut last_stamp) = (before.state.clone(), before.seen.last_stamp);
         let (mut change, mut put, mut overtaken) = (None, false, false);
         match &entry {
@@ -135,6 +141,15 @@ impl Log {
                 put = before.seen.strong && before.seen.epoch == *epoch
                     || !rules.keep(Rule::EpochOfWrites);
                 last_stamp += u8::from(put);
+            }
+            Entry::Join { replica, votes } => {
+                if before.seen.sealing.is_none() || !rules.keep(Rule::NoJoinWhileSealed) {
+                    let joined = Arc::make_mut(&mut members);
+                    joined.all.insert(super::world::store(*replica));
+                    if *votes {
+                        joined.voters.insert(super::world::store(*replica));
+                    }
+                }
             }
             Entry::Step(encoded) => {
                 let mut step = SwitchStep::decode(&encoded[..]).unwrap();
@@ -146,7 +161,7 @@ impl Log {
                 if !rules.keep(Rule::AttemptInApply) {
                     step.attempt = step.attempt.max(state.attempt);
                 }
-                let taken = switching::take(&mut state, members, &step).ok();
+                let taken = switching::take(&mut state, &taking_part(&members, rules), &step).ok();
                 if let (Some(Change::Sealed), Some(Step::Seal(seal))) = (taken, &step.step)
                     && rules.keep(Rule::SealLiftsTime)
                 {
@@ -163,6 +178,7 @@ impl Log {
             entry,
             change,
             put,
+            members,
             seen: see(&state, last_stamp),
             state,
         });
@@ -174,12 +190,26 @@ impl std::fmt::Display for Placed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (&self.entry, &self.change) {
             (Entry::Put { epoch }, _) => write!(f, "put of epoch {epoch}, counted: {}", self.put),
+            (Entry::Join { replica, votes }, _) => {
+                let store = super::world::store(*replica);
+                let counts = self.members.all.contains(&store);
+                write!(f, "store {store} joins, voter: {votes}, counted: {counts}")
+            }
             (_, None) => write!(f, "a step that does not count"),
             (_, Some((change, step))) => {
                 write!(f, "{change:?} by attempt {}", step.attempt)
             }
         }
     }
+}
+
+/// Who has a part in a switch.
+pub fn taking_part(members: &Members, rules: Rules) -> Members {
+    let mut members = members.clone();
+    if !rules.keep(Rule::LearnersTakePart) {
+        members.all.clone_from(&members.voters);
+    }
+    members
 }
 
 fn see(state: &NamespaceState, last_stamp: u8) -> Seen {

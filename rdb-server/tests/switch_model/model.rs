@@ -1,9 +1,9 @@
 //! What can happen next, and what is true then: the model as the checker sees it.
 
-use super::log::{Entry, Log, members};
+use super::log::{Entry, Log, voters};
 use super::promises::{self, Reach};
-use super::rules::Rules;
-use super::world::{Budget, Call, Late, REPLICAS, World};
+use super::rules::{Rule, Rules};
+use super::world::{Budget, Call, Late, Node, REPLICAS, World, store};
 use rdb_server::peer::orders::Order;
 use rdb_server::region::switching::Members;
 use rdb_types::Mode;
@@ -19,6 +19,8 @@ pub enum Action {
     Write(u8),
     /// A client makes a strong write.
     Put,
+    /// The leader wants the one store that is left to join.
+    Join,
     /// A proposal gets into the log.
     Append(usize),
     /// The leader hears nothing of its proposal, which may get into the log later.
@@ -48,7 +50,7 @@ pub enum Action {
         late: usize,
         at: u8,
     },
-    /// A replica that may not go on gets its copy.
+    /// A replica that may not go on, or is new, gets its copy.
     FreshCopy {
         from: u8,
         to: u8,
@@ -61,7 +63,10 @@ pub enum Action {
 #[derive(Clone, Debug)]
 pub struct Switching {
     pub rules: Rules,
-    pub members: Members,
+    /// Whom the region begins with.
+    pub founders: Members,
+    /// Whether who joins votes.
+    pub joins_as_voter: bool,
     pub mode: Mode,
     /// What the meta region wants, one after the other.
     pub orders: Vec<Order>,
@@ -81,7 +86,8 @@ impl Switching {
     pub fn new(mode: Mode, orders: Vec<Order>, left: Budget, entries: u8) -> Switching {
         Switching {
             rules: Rules::default(),
-            members: members(),
+            founders: voters(0..REPLICAS),
+            joins_as_voter: false,
             mode,
             orders,
             left,
@@ -127,7 +133,9 @@ impl Switching {
                             && world.takes_of(self.rules, to, epoch)
                             && !world.written(to).vector.covers(vector)
                     }
-                    Late::Snapshot { applied, .. } => applied > world.written(to).applied,
+                    Late::Snapshot { applied, .. } => {
+                        applied > world.written(to).applied && world.named(to, applied)
+                    }
                 };
                 arrives.then_some(Action::Arrive { late: at, at: to })
             }));
@@ -136,7 +144,7 @@ impl Switching {
 
     fn at_replica(&self, world: &World, me: u8, actions: &mut Vec<Action>) {
         let (mine, seen, left) = (world.written(me), world.seen(me), &world.left);
-        if mine.applied < world.log.end() && !mine.stuck && world.leader != Some(me) {
+        if mine.applied < world.log.end() && !mine.waits() && world.leader != Some(me) {
             actions.push(Action::Apply(me));
         }
         if left.writes > 0 && self.writers.contains(&me) && world.takes_writes(self.rules, me) {
@@ -146,7 +154,8 @@ impl Switching {
             actions.push(Action::Crash(me));
         }
         let may_lead = world.leader.is_none() || left.elections > 0;
-        if may_lead && world.leader != Some(me) && !mine.stuck {
+        let votes = world.log.last().members.voters.contains(&store(me));
+        if may_lead && votes && world.leader != Some(me) && !mine.waits() {
             actions.push(Action::Elect(me));
         }
         let passes = world.passes_on(me);
@@ -159,11 +168,12 @@ impl Switching {
             {
                 actions.push(Action::Pass { from: me, to });
             }
-            if theirs.stuck && !mine.stuck && mine.applied > theirs.applied {
+            let gives = !mine.waits() && world.named(to, mine.applied);
+            if theirs.waits() && gives && mine.applied > theirs.applied {
                 actions.push(Action::FreshCopy { from: me, to });
             }
         }
-        if left.late > 0 && !mine.stuck {
+        if left.late > 0 && !mine.waits() {
             if passes.is_some_and(|(_, vector, _)| vector != seen.fence) {
                 actions.push(Action::KeepWrites(me));
             }
@@ -189,6 +199,10 @@ impl Switching {
         let last = world.log.last().seen;
         if world.leader.is_some() && last.strong && world.left.puts > 0 {
             actions.push(Action::Put);
+        }
+        let joins = world.leader.is_some() && world.left.joins > 0;
+        if joins && (last.sealing.is_none() || !self.rules.keep(Rule::NoJoinWhileSealed)) {
+            actions.push(Action::Join);
         }
         let proposes = world.proposals.iter().any(|proposal| proposal.awaited);
         if world.leader.is_some()
@@ -232,8 +246,13 @@ impl Model for Switching {
     type Action = Action;
 
     fn init_states(&self) -> Vec<World> {
+        let mut nodes = [Node::default(); REPLICAS as usize];
+        for (me, node) in (0..REPLICAS).zip(&mut nodes) {
+            node.written.blank = !self.founders.all.contains(&store(me));
+            node.durable = node.written;
+        }
         vec![World {
-            log: Log::new(self.mode),
+            log: Log::new(self.mode, self.founders.clone()),
             ordered: None,
             leader: Some(0),
             driving: Default::default(),
@@ -242,7 +261,7 @@ impl Model for Switching {
             calls: Vec::new(),
             late: Vec::new(),
             writes: Vec::new(),
-            nodes: Default::default(),
+            nodes,
             left: self.left,
             broken: Default::default(),
         }]
@@ -298,6 +317,17 @@ impl Switching {
                     entry: Entry::Put { epoch },
                     awaited: false,
                 });
+            }
+            Action::Join => {
+                world.left.joins -= 1;
+                let joining = (0..REPLICAS).find(|who| !self.founders.all.contains(&store(*who)));
+                if let Some(replica) = joining {
+                    let votes = self.joins_as_voter;
+                    world.proposals.push(super::world::Proposal {
+                        entry: Entry::Join { replica, votes },
+                        awaited: false,
+                    });
+                }
             }
             Action::Append(at) => {
                 let proposal = world.proposals.remove(at);
@@ -387,13 +417,12 @@ impl Switching {
             world.depose();
         }
         world.calls.retain(|call| call.leader != me);
-        // Who asked it hears that it has gone; what it has answered is under way.
-        while let Some(at) = world
-            .calls
-            .iter()
-            .position(|call| call.to == me && call.answer.is_none())
-        {
-            let call = world.calls.remove(at);
+        // Who asked it hears that it has gone; what it has answered, and what it is asked from now on, is under way.
+        let calls = std::mem::take(&mut world.calls).into_iter();
+        let (gone, left): (Vec<Call>, Vec<Call>) =
+            calls.partition(|call| call.to == me && call.answer.is_none());
+        world.calls = left;
+        for call in gone {
             world.hear(self, call, None);
         }
     }

@@ -1,10 +1,11 @@
 //! What has to be true at every moment, and what has to happen somewhere, or the bounds are too tight to say
 //! anything.
 
+use super::Moment;
 use super::model::Switching;
 use super::world::{
     ACKNOWLEDGED_BEHIND_SEAL, CANCELLED_CAME_BACK, PARTICIPANT_LEFT_BEHIND, REPLICAS, Replica, Set,
-    Vector, World, Write, small,
+    Vector, World, Write, small, store,
 };
 use rdb_server::region::switching::Change;
 use stateright::Property;
@@ -18,8 +19,8 @@ pub fn all() -> Vec<Property<Switching>> {
             clean(world).all(|mine| holds_fence(world, mine))
         }),
         always("equal index, equal data", |_, world| equal(world)),
-        always("nothing acknowledged is lost", |_, world| {
-            (0..small(world.writes.len())).all(|at| is_kept(world, at))
+        always("nothing acknowledged is lost", |model, world| {
+            (0..small(world.writes.len())).all(|at| is_kept(model, world, at))
         }),
         always("nothing old sneaks in", |_, world| {
             clean(world).all(|mine| nothing_old(world, mine))
@@ -39,6 +40,12 @@ pub fn all() -> Vec<Property<Switching>> {
         always("a participant goes on with what it promised", |_, world| {
             !world.broken.has(PARTICIPANT_LEFT_BEHIND)
         }),
+        always("a seal is that of a quorum", |_, world| {
+            world
+                .log
+                .places()
+                .all(|(index, _)| has_quorum(world, index))
+        }),
         always("nothing cancelled comes back", |_, world| {
             !world.broken.has(CANCELLED_CAME_BACK)
         }),
@@ -54,6 +61,8 @@ pub enum Reach {
     GivenUp,
     SetAside,
     StrongWrite,
+    /// With a write of the last replica, which joined.
+    StrongWithTheNewOne,
 }
 
 impl Reach {
@@ -64,6 +73,9 @@ impl Reach {
             Reach::EventualAgain => "it is strong, then eventual",
             Reach::GivenUp => "a seal is given up",
             Reach::SetAside => "a write is set aside",
+            Reach::StrongWithTheNewOne => {
+                "it becomes strong, with a write of the store that joined"
+            }
             Reach::StrongWrite => "a strong write is acknowledged",
         }
     }
@@ -75,6 +87,9 @@ impl Reach {
                 let fence = world.log.last().seen.fence;
                 (0..REPLICAS).filter(|at| fence.get(*at) > 0).count() > 1
             },
+            Reach::StrongWithTheNewOne => {
+                |_, world| world.log.last().seen.fence.get(REPLICAS - 1) > 0
+            }
             Reach::EventualAgain => {
                 |_, world| changes(world, Change::Sealed) > 0 && changes(world, Change::Opened) > 0
             }
@@ -98,7 +113,7 @@ fn changes(world: &World, change: Change) -> usize {
 /// Replicas that serve.
 fn clean(world: &World) -> impl Iterator<Item = &Replica> {
     let written = world.nodes.iter().map(|node| &node.written);
-    written.filter(|written| !written.stuck)
+    written.filter(|written| !written.waits())
 }
 
 fn one_mode(world: &World) -> bool {
@@ -109,6 +124,16 @@ fn one_mode(world: &World) -> bool {
             one.epoch != other.epoch || (one.strong, one.sealing) == (other.strong, other.sealing)
         })
     })
+}
+
+/// Whoever is lost from a seal on, as long as it is a minority: what was sealed is held by another.
+fn has_quorum(world: &World, index: u8) -> bool {
+    let place = world.log.at(index);
+    let Some((Change::Sealed, _)) = place.change else {
+        return true;
+    };
+    let participants = world.log.at(index - 1).state.sealing.as_ref();
+    participants.is_some_and(|sealing| place.members.is_quorum(&sealing.participants))
 }
 
 fn holds_fence(world: &World, mine: &Replica) -> bool {
@@ -137,7 +162,7 @@ fn equal(world: &World) -> bool {
 
 /// A write that was acknowledged is on a disk; every replica beyond the seal that ended its time, or beyond its
 /// own place in the log, holds it; or the seal was allowed to leave a store behind, and there it is.
-fn is_kept(world: &World, at: u8) -> bool {
+fn is_kept(model: &Switching, world: &World, at: u8) -> bool {
     let write = world.writes[usize::from(at)];
     let nodes = || world.nodes.iter().map(|node| &node.durable);
     if write.is_strong() {
@@ -157,7 +182,11 @@ fn is_kept(world: &World, at: u8) -> bool {
         return true;
     }
     let participants = world.log.at(index - 1).seen.sealing.unwrap_or_default();
-    let left_behind = |who: u8| !participants.has(who);
+    let may_be_missing = |who: u8| {
+        let mut orders = model.orders.iter();
+        orders.any(|order| order.accept_missing.contains(&store(who)))
+    };
+    let left_behind = |who: u8| !participants.has(who) && may_be_missing(who);
     let mut stores = (0..REPLICAS).filter(|who| left_behind(*who));
     !write.within(seal.seen.fence)
         && stores.any(|who| {
@@ -187,9 +216,8 @@ fn newest(world: &World, mine: &Replica) -> bool {
     puts.is_empty() || !seen.strong || world.newest(puts) == world.newest(mine.data)
 }
 
-impl World {
-    /// For whoever reads how it came to this.
-    pub fn in_a_line(&self) -> String {
+impl Moment for World {
+    fn in_a_line(&self) -> String {
         let name = |set: Set| {
             let places = (0..small(self.writes.len())).filter(|at| set.has(*at));
             let names = places.map(|at| {
@@ -207,7 +235,11 @@ impl World {
                 true => String::new(),
                 false => format!(", aside {{{}}}", name(mine.aside)),
             };
-            let stuck = if mine.stuck { ", stuck" } else { "" };
+            let stuck = match (mine.stuck, mine.blank) {
+                (true, _) => ", stuck",
+                (_, true) => ", new",
+                _ => "",
+            };
             format!("@{} {{{}}}{aside}{stuck}", mine.applied, name(mine.data))
         });
         let replicas: Vec<_> = replicas.collect();

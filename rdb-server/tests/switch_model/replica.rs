@@ -19,7 +19,7 @@ impl World {
     /// Applies the next entry. `false`: there is none, or this replica may not go on.
     pub fn apply(&mut self, rules: Rules, me: u8) -> bool {
         let mine = *self.written(me);
-        if mine.stuck || mine.applied == self.log.end() {
+        if mine.waits() || mine.applied == self.log.end() {
             return false;
         }
         let before = self.log.at(mine.applied);
@@ -68,7 +68,8 @@ impl World {
     pub fn takes_writes(&self, rules: Rules, me: u8) -> bool {
         let seen = self.seen(me);
         let open = seen.open() || !seen.strong && !rules.keep(Rule::ClosedWhileSealed);
-        open && !self.written(me).stuck
+        let mine = self.written(me);
+        open && !mine.stuck && (!mine.blank || !rules.keep(Rule::WritesAfterNamed))
     }
 
     /// Takes one: synced, then acknowledged.
@@ -107,7 +108,7 @@ impl World {
         // Who takes what comes while it is sealed takes what was sent before.
         let binds_less = seen.sealing.is_some() && seen.epoch == epoch + 1;
         let fits = seen.epoch == epoch || binds_less || !rules.keep(Rule::EpochOnArrival);
-        !seen.strong && !sealed && fits && !self.written(me).stuck
+        !seen.strong && !sealed && fits && !self.written(me).waits()
     }
 
     /// Merges them, and syncs.
@@ -122,7 +123,7 @@ impl World {
     pub fn passes_on(&self, me: u8) -> Option<(u8, Vector, Set)> {
         let (node, seen) = (self.node(me), self.seen(me));
         let durable = &node.durable;
-        (seen.open() && !node.written.stuck).then(|| {
+        (seen.open() && !node.written.waits()).then(|| {
             let data = self.eventual(durable.data);
             (seen.epoch, durable.vector, data)
         })
@@ -130,8 +131,8 @@ impl World {
 
     /// What a replica answers to the leader; `None`: it cannot yet. What it does for the answer is done.
     pub fn answer(&mut self, rules: Rules, me: u8, question: Question) -> Option<Said> {
-        let (seen, stuck) = (self.seen(me), self.written(me).stuck);
-        if stuck || seen.strong || seen.epoch != question.epoch {
+        let (seen, waits) = (self.seen(me), self.written(me).waits());
+        if waits || seen.strong || seen.epoch != question.epoch {
             return None;
         }
         let Some((fence, holders)) = question.promise else {
@@ -147,7 +148,7 @@ impl World {
             if have < fence.get(origin) {
                 let holder = holders[usize::from(origin)];
                 let theirs = self.node(holder);
-                if holder == me || theirs.written.stuck || self.seen(holder).epoch != seen.epoch {
+                if holder == me || theirs.written.waits() || self.seen(holder).epoch != seen.epoch {
                     return None;
                 }
                 let durable = &theirs.durable;
@@ -216,10 +217,14 @@ impl World {
         let mut next = Replica {
             applied,
             stuck: false,
+            blank: false,
             ..mine
         };
         let both = !was_strong && !self.log.at(applied).seen.strong;
-        if both && !rules.keep(Rule::SameTime) {
+        if mine.blank {
+            // It knew nothing of the namespace.
+            (next.vector, next.data) = (vector, data);
+        } else if both && !rules.keep(Rule::SameTime) {
             next.vector.join(vector);
             next.data = next.data.with(data);
         } else if !switching::same_time(known, comes) {

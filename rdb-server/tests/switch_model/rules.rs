@@ -31,6 +31,40 @@ pub enum Rule {
     NumbersOnce,
     /// The region's time goes on beyond all that was sealed.
     SealLiftsTime,
+    /// Nobody joins while a seal is under way.
+    NoJoinWhileSealed,
+    /// Learners take part in a seal, as voters do.
+    LearnersTakePart,
+    /// A store takes writes only after it has applied the entry that names it a member.
+    WritesAfterNamed,
+    /// What is settled waits for the writes that others reported: that all have seen it is not enough.
+    OwnCoversReports,
+    /// Learners have to report, as voters do.
+    LearnersReport,
+    /// A report counts only in the epoch that this replica is in.
+    ReportOfEpoch,
+    /// A report from a log that is ahead of this replica's does not count.
+    ReportOfLog,
+    /// A report bears the index as of after its vector.
+    IndexAfterVector,
+    /// Who has to report is who is a member as of the index that reports are measured with.
+    ReplicasOfIndex,
+    /// A copy from before a tombstone was dropped here is refused.
+    FloorRefuses,
+    /// That is looked at when it is merged, not when it arrives.
+    FloorAtMerge,
+    /// The floor is on disk with the drop.
+    FloorWithDrop,
+    /// A copy brings its donor's floor along.
+    FloorComesAlong,
+    /// Who took a copy stamps beyond all that its donor knows of, dropped or not.
+    StampsGoOn,
+    /// Nothing leaves a store before it is synced.
+    SyncBeforeSending,
+    /// A store is given a copy only as of a point behind the entry that names it.
+    CopyAfterNamed,
+    /// A new store begins with a copy, in the place of all that it has by the log.
+    NewTakesCopy,
 }
 
 /// The rules that are kept: all, or all but one.

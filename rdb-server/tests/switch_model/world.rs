@@ -136,6 +136,15 @@ pub struct Replica {
     pub aside: Set,
     /// It waits for a fresh copy and serves nothing.
     pub stuck: bool,
+    /// It joins, and waits for its first copy.
+    pub blank: bool,
+}
+
+impl Replica {
+    /// Whether it may do nothing before it has a copy.
+    pub fn waits(&self) -> bool {
+        self.stuck || self.blank
+    }
 }
 
 /// A store.
@@ -223,6 +232,7 @@ pub struct Budget {
     pub late: u8,
     /// How often the patience with a seal is over.
     pub aborts: u8,
+    pub joins: u8,
 }
 
 /// The real drive, hashed once for each change.
@@ -306,6 +316,11 @@ impl World {
     /// The namespace as far as a replica has applied the log.
     pub fn seen(&self, replica: u8) -> Seen {
         self.log.at(self.written(replica).applied).seen
+    }
+
+    /// Whether an entry up to this index names a replica.
+    pub fn named(&self, replica: u8, index: u8) -> bool {
+        self.log.at(index).members.all.contains(&store(replica))
     }
 
     /// Those writes of a set for which something holds.
