@@ -229,21 +229,30 @@ impl Group {
     }
 
     /// Writes the joint batch and calls back those who wait for that; the rest remains to be
-    /// synced. On an error everyone in the group is called back with it.
+    /// synced.
     ///
     /// # Errors
-    /// That of the engine. [`StorageError::NoSpace`] means that none of the group was written
-    /// and the next group may be tried; any other is final.
-    pub fn write(self, engine: &dyn Engine) -> Result<WrittenGroup, StorageError> {
+    /// That of the engine. After [`StorageError::NoSpace`] nothing was written, nobody was called back, and
+    /// the group comes back with it: to be tried again, or refused. Any other is final, and everyone in the
+    /// group was called back with it.
+    pub fn try_write(
+        self,
+        engine: &dyn Engine,
+    ) -> Result<WrittenGroup, (StorageError, Option<Box<Group>>)> {
         let result = if self.batch.is_empty() {
             Ok(())
         } else {
             engine.write(&self.batch)
         };
-        // Free the batch's memory before others run.
-        drop(self.batch);
         match result {
+            Err(error) if error.is_no_space() => Err((error, Some(Box::new(self)))),
+            Err(error) => {
+                self.refuse(&error);
+                Err((error, None))
+            }
             Ok(()) => {
+                // Free the batch's memory before others run.
+                drop(self.batch);
                 for done in self.written {
                     done(Ok(()));
                 }
@@ -251,11 +260,21 @@ impl Group {
                     synced: self.synced,
                 })
             }
-            Err(error) => {
-                refuse(self.written.into_iter().chain(self.synced), &error);
-                Err(error)
-            }
         }
+    }
+
+    /// As [`Group::try_write`], but on every error everyone in the group is called back with it.
+    ///
+    /// # Errors
+    /// That of the engine. [`StorageError::NoSpace`] means that none of the group was written
+    /// and the next group may be tried; any other is final.
+    pub fn write(self, engine: &dyn Engine) -> Result<WrittenGroup, StorageError> {
+        self.try_write(engine).map_err(|(error, group)| {
+            if let Some(group) = group {
+                group.refuse(&error);
+            }
+            error
+        })
     }
 
     /// Writes nothing and calls everyone back with `error`.

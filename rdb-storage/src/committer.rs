@@ -16,15 +16,18 @@
 //!   shows the sum; a submitter that ignores it makes the process grow.
 //! - Any error but a full disk is final: `on_fatal` is called once, everyone who waits or comes
 //!   later gets that error, nothing is tried again.
-//! - A full disk refuses one group as a whole. Later batches may succeed, so a submitter whose
-//!   batches build on each other has to stop at its first error.
+//! - A full disk makes everybody wait: the group is tried again until there is room, and what was
+//!   submitted later stays behind it. So batches that build on each other need not know of it, and no log
+//!   has a hole. [`Committer::is_stalled`] tells; who submits on meanwhile makes the process grow. Only when
+//!   the committer is shut down first is a group refused, as a whole.
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 // parking_lot for a condition variable whose `notify` costs one load when nobody sleeps, and for
@@ -42,6 +45,10 @@ use crate::{
 /// to write, small enough that the batch and its copy inside the engine do not matter beside
 /// the block cache.
 pub(crate) const MAX_GROUP_BYTES: usize = 8 << 20;
+
+/// Between two tries of a group for which there was no room. RocksDB looks for room every five seconds once
+/// it had none, and refuses at once until then.
+const TRY_AGAIN: Duration = Duration::from_millis(100);
 
 /// Called once when the engine can no longer be trusted. The process should end soon.
 pub type OnFatal = Box<dyn Fn(&StorageError) + Send + Sync>;
@@ -68,6 +75,8 @@ pub(crate) struct Shared {
     queued_bytes: AtomicUsize,
     submissions: AtomicU64,
     groups: AtomicU64,
+    /// There was no room for the group that is next.
+    stalled: AtomicBool,
 }
 
 impl Shared {
@@ -77,31 +86,56 @@ impl Shared {
         self.notify.notify_one();
     }
 
-    /// Writes a group and calls back those who wait for that. `Err`: it was not written, and the
-    /// disk is lost; `Ok(None)`: it was not written, and there is nothing more to do.
+    /// Writes a group as soon as there is room for it, and calls back those who wait for that. `Err`: it was
+    /// not written, and the disk is lost; `Ok(None)`: it was not written, since there was no room when the
+    /// queue was closed.
     pub(crate) fn write(
+        &self,
+        mut group: Group,
+        engine: &dyn Engine,
+    ) -> Result<Option<WrittenGroup>, StorageError> {
+        loop {
+            match self.try_write(group, engine) {
+                Ok(written) => return Ok(Some(written)),
+                Err((error, None)) => return Err(error),
+                Err((error, Some(back))) => {
+                    if self.desk.lock().queue.is_closed() {
+                        self.refuse(*back, &error);
+                        return Ok(None);
+                    }
+                    group = *back;
+                    thread::sleep(TRY_AGAIN);
+                }
+            }
+        }
+    }
+
+    /// Tries once. With the error comes the group, if there was no room for it.
+    fn try_write(
         &self,
         group: Group,
         engine: &dyn Engine,
-    ) -> Result<Option<WrittenGroup>, StorageError> {
+    ) -> Result<WrittenGroup, (StorageError, Option<Box<Group>>)> {
         let bytes = group.size_bytes();
         let lost = self.desk.lock().fatal.clone();
-        let result = match lost {
-            None => {
-                self.groups.fetch_add(1, Ordering::Relaxed);
-                group.write(engine)
-            }
-            Some(error) => {
-                group.refuse(&error);
-                Err(error)
-            }
-        };
-        self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        match result {
-            Ok(written) => Ok(Some(written)),
-            Err(error) if error.is_no_space() => Ok(None),
-            Err(error) => Err(error),
+        if let Some(error) = lost {
+            self.refuse(group, &error);
+            return Err((error, None));
         }
+        let result = group.try_write(engine);
+        let stalls = matches!(result, Err((_, Some(_))));
+        self.stalled.store(stalls, Ordering::Relaxed);
+        if !stalls {
+            self.groups.fetch_add(1, Ordering::Relaxed);
+            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        result
+    }
+
+    fn refuse(&self, group: Group, error: &StorageError) {
+        self.queued_bytes
+            .fetch_sub(group.size_bytes(), Ordering::Relaxed);
+        group.refuse(error);
     }
 
     /// The disk is lost: everyone who waits hears of it, and so does whoever comes later. `on_fatal` is
@@ -211,8 +245,8 @@ impl Committer {
     /// does not take the batch back.
     ///
     /// # Errors
-    /// [`StorageError::NoSpace`]: not written, and the store goes on. [`StorageError::Closed`]:
-    /// not written, shutting down. Any other: final, and the outcome of this batch is unknown.
+    /// [`StorageError::Closed`], [`StorageError::NoSpace`]: not written, shutting down. Any other: final, and
+    /// the outcome of this batch is unknown.
     pub async fn commit(
         &self,
         batch: WriteBatch,
@@ -233,6 +267,11 @@ impl Committer {
                 detail: "the committer ended before it answered; the outcome is unknown".into(),
             })
         })
+    }
+
+    /// Whether everything waits for room on the disk.
+    pub fn is_stalled(&self) -> bool {
+        self.handle.shared.stalled.load(Ordering::Relaxed)
     }
 
     /// Bytes of batches that are not yet answered.
@@ -332,14 +371,30 @@ impl CommitDriver {
 
     /// Writes a group and calls back those who wait for that. None if it was not written; the
     /// driver has then done all that is to be done.
-    pub fn write(&mut self, group: Group) -> Option<WrittenGroup> {
-        match self.shared.write(group, self.engine.as_ref()) {
-            Ok(written) => written,
-            Err(error) => {
+    ///
+    /// # Errors
+    /// There is no room for it: here it is, to be tried again before any other.
+    pub fn try_write(&mut self, group: Group) -> Result<Option<WrittenGroup>, Group> {
+        match self.shared.try_write(group, self.engine.as_ref()) {
+            Ok(written) => Ok(Some(written)),
+            Err((_, Some(group))) => Err(*group),
+            Err((error, None)) => {
                 self.shared.fail(&error, &self.on_fatal);
-                None
+                Ok(None)
             }
         }
+    }
+
+    /// As [`CommitDriver::try_write`], but a group for which there is no room is refused.
+    pub fn write(&mut self, group: Group) -> Option<WrittenGroup> {
+        self.try_write(group).unwrap_or_else(|group| {
+            let error = StorageError::NoSpace {
+                doing: "committing a group",
+                detail: "whoever drives this committer does not wait for room".into(),
+            };
+            self.shared.refuse(group, &error);
+            None
+        })
     }
 
     /// Syncs a group if someone waits for that, and calls them back.

@@ -7,6 +7,7 @@
 //! ```text
 //! DIR/LOCK     held while a process uses the directory; its text is that process's id
 //! DIR/STORE    format version, store id and UUID, cluster id (the module `store_file`)
+//! DIR/RESERVE  room that is kept for the time when the disk is full (the module `reserve`)
 //! DIR/db/      the database
 //! ```
 //!

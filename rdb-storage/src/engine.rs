@@ -120,6 +120,17 @@ pub trait Engine: View + 'static {
     /// The state of this moment, frozen. It keeps the engine open as long as it lives.
     fn snapshot(&self) -> Arc<dyn View>;
 
+    /// Gives back the room of what was deleted, as far as nobody reads it any more. For when the disk is
+    /// full: it rewrites all that deletions lie beside, which takes long, needs some room for a while, and is
+    /// else done little by little by itself. Ends soon after `stop` says so.
+    ///
+    /// # Errors
+    /// There was no room even for that, or the disk failed. What was written is as it was.
+    fn reclaim(&self, stop: &dyn Fn() -> bool) -> Result<(), StorageError> {
+        let _ = stop;
+        Ok(())
+    }
+
     /// Numbers for the operator.
     fn stats(&self) -> EngineStats;
 }

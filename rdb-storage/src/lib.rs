@@ -15,6 +15,7 @@
 //! | [`rocks`] | the engine of production |
 //! | [`commit_queue`], [`committer`], `commit_crew` | one write and one sync for everybody who waits |
 //! | [`datadir`] | who owns a directory, and which directories are refused |
+//! | [`reserve`] | how much room the disk has, and the part of it that is kept for the time when it is full |
 //! | [`conformance`] | what every engine must do, as a suite |
 //!
 //! # Invariants
@@ -38,6 +39,7 @@ pub mod engine;
 pub mod error;
 pub mod family;
 pub mod memory;
+pub mod reserve;
 pub mod rocks;
 
 pub use batch::{Op, WriteBatch};
@@ -48,4 +50,5 @@ pub use engine::{Engine, EngineStats, KeyRange, Scan, View};
 pub use error::StorageError;
 pub use family::Family;
 pub use memory::MemoryEngine;
+pub use reserve::{Boundless, Reserve, ReserveFile, Space};
 pub use rocks::{RocksEngine, RocksOptions};

@@ -276,6 +276,11 @@ impl MemoryEngine {
     pub fn set_full(&self, full: bool) {
         self.state.write().full = full;
     }
+
+    /// Whether it is.
+    pub fn is_full(&self) -> bool {
+        self.state.read().full
+    }
 }
 
 impl View for MemoryEngine {

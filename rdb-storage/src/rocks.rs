@@ -10,6 +10,8 @@
 //!
 //! - A write goes to the log in the page cache and to memory, never to the disk; `sync` alone
 //!   does that, for everything written before it.
+//! - Nothing is begun that needs a new log file without room for one: RocksDB would take no write any more
+//!   before it is opened again.
 //! - A directory that has lost its `CURRENT` file is damaged, not new.
 
 pub mod options;
@@ -37,7 +39,7 @@ use self::{
     view::RocksSnapshot,
 };
 use crate::{
-    Engine, EngineStats, Family, KeyRange, Op, StorageError, View, WriteBatch, engine::Scan,
+    Engine, EngineStats, Family, KeyRange, Op, Space, StorageError, View, WriteBatch, engine::Scan,
 };
 
 /// RocksDB behind the [`Engine`] contract.
@@ -52,6 +54,7 @@ pub struct RocksEngine {
 struct Database {
     db: ClosedBeforeTheEnd<DB>,
     path: PathBuf,
+    spare_disk_bytes: u64,
     /// Shared by all families; kept to ask for its usage.
     cache: rocksdb::Cache,
 }
@@ -75,6 +78,7 @@ impl RocksEngine {
         wal_check::check_directory(path)?;
         let opening =
             |error: &rocksdb::Error| StorageError::from_rocks("opening the database", path, error);
+        let spare_disk_bytes = options.spare_disk_bytes;
         let settings = options::Settings::new(options).map_err(|error| opening(&error))?;
         let open = || {
             let families = Family::ALL
@@ -99,6 +103,7 @@ impl RocksEngine {
             database: Arc::new(Database {
                 db: ClosedBeforeTheEnd::new(db),
                 path: path.to_owned(),
+                spare_disk_bytes,
                 cache: settings.cache,
             }),
             writes: AtomicU64::new(0),
@@ -115,6 +120,15 @@ impl RocksEngine {
         Family::ALL
             .into_iter()
             .try_for_each(|family| self.flush_family(family))
+    }
+
+    fn property(&self, family: Family, name: &rocksdb::properties::PropName) -> u64 {
+        let database = &self.database;
+        let value = database
+            .handle(family)
+            .ok()
+            .and_then(|handle| database.db.property_int_value_cf(handle, name).ok());
+        value.flatten().unwrap_or(0)
     }
 
     /// [`RocksEngine::flush`] for one family.
@@ -165,6 +179,26 @@ impl Database {
             })
     }
 
+    /// Whether there is room for so much, and some to spare.
+    fn has_room_for(&self, doing: &'static str, bytes: usize) -> Result<(), StorageError> {
+        if self.spare_disk_bytes == 0 {
+            return Ok(());
+        }
+        let needed = self.spare_disk_bytes.saturating_add(bytes as u64);
+        match Space::of(&self.path) {
+            Some(space) if space.free_bytes < needed => Err(StorageError::NoSpace {
+                doing,
+                detail: format!(
+                    "{}: {} bytes are free, and {needed} are needed",
+                    self.path.display(),
+                    space.free_bytes
+                )
+                .into(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     fn error(&self, doing: &'static str, error: &rocksdb::Error) -> StorageError {
         StorageError::from_rocks(doing, &self.path, error)
     }
@@ -197,6 +231,8 @@ impl View for RocksEngine {
 
 impl Engine for RocksEngine {
     fn write(&self, batch: &WriteBatch) -> Result<(), StorageError> {
+        self.database
+            .has_room_for("writing a batch", batch.size_bytes())?;
         let mut rocks = rocksdb::WriteBatch::with_capacity_bytes(batch.size_bytes());
         // The handles of a batch's operations are nearly always that of the one before.
         let mut last: Option<(Family, &ColumnFamily)> = None;
@@ -243,26 +279,59 @@ impl Engine for RocksEngine {
         Arc::new(RocksSnapshot::new(Arc::clone(&self.database)))
     }
 
+    fn reclaim(&self, stop: &dyn Fn() -> bool) -> Result<(), StorageError> {
+        // A deletion takes its room back once it has met what it deletes, in sorted files: it has to get
+        // there first, and few of them would take for ever to fill a buffer.
+        for family in Family::ALL {
+            if stop() {
+                return Ok(());
+            }
+            let memory = self.property(family, properties::SIZE_ALL_MEM_TABLES);
+            self.database.has_room_for("flushing", memory as usize)?;
+            self.flush_family(family)?;
+        }
+        let database = &self.database;
+        let files = database.db.live_files();
+        let mut files = files.map_err(|error| database.error("listing files", &error))?;
+        // Only these, file by file: all data would take hours, and room for more than one file and those below it.
+        files.retain(|file| file.num_deletions > 0);
+        // Logs first: what is in them was dropped in long ranges, so much comes back for little work.
+        let is_log = |name: &str| {
+            [Family::RaftLog, Family::OriginLog]
+                .iter()
+                .any(|family| family.name() == name)
+        };
+        files.sort_by_key(|file| {
+            let later = !is_log(&file.column_family_name);
+            (later, std::cmp::Reverse(file.num_deletions))
+        });
+        for file in files {
+            if stop() {
+                return Ok(());
+            }
+            // None: of RocksDB's own family, which nothing is in.
+            if let Some(handle) = database.db.cf_handle(&file.column_family_name) {
+                let (start, end) = (file.start_key, file.end_key);
+                database.db.compact_range_cf(handle, start, end);
+            }
+        }
+        Ok(())
+    }
+
     fn stats(&self) -> EngineStats {
         let database = &self.database;
-        let property = |family: Family, name: &rocksdb::properties::PropName| -> u64 {
-            let value = database
-                .handle(family)
-                .ok()
-                .and_then(|handle| database.db.property_int_value_cf(handle, name).ok());
-            value.flatten().unwrap_or(0)
-        };
+        let property = |family, name| self.property(family, name);
         let sum = |name| {
             Family::ALL
                 .iter()
                 .map(|family| property(*family, name))
                 .sum()
         };
-        let (free_disk_bytes, total_disk_bytes) = file_system_bytes(&database.path).unzip();
+        let space = Space::of(&database.path);
         EngineStats {
             disk_bytes: disk_bytes(&database.path),
-            free_disk_bytes,
-            total_disk_bytes,
+            free_disk_bytes: space.map(|space| space.free_bytes),
+            total_disk_bytes: space.map(|space| space.total_bytes),
             memtable_bytes: sum(properties::SIZE_ALL_MEM_TABLES),
             cache_bytes: database.cache.get_usage() as u64,
             table_reader_bytes: sum(properties::ESTIMATE_TABLE_READERS_MEM),
@@ -288,11 +357,4 @@ fn disk_bytes(path: &Path) -> u64 {
         .filter(fs::Metadata::is_file)
         .map(|metadata| metadata.len())
         .sum()
-}
-
-/// What is left for a process without privileges, and the whole.
-fn file_system_bytes(path: &Path) -> Option<(u64, u64)> {
-    let stat = rustix::fs::statvfs(path).ok()?;
-    let free = stat.f_bavail.checked_mul(stat.f_frsize)?;
-    Some((free, stat.f_blocks.checked_mul(stat.f_frsize)?))
 }

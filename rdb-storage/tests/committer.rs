@@ -352,24 +352,40 @@ fn a_failed_sync_is_final() {
 }
 
 #[test]
-fn a_full_disk_is_told_and_survived() {
+fn a_full_disk_makes_everybody_wait_and_nobody_fail() {
     let engine = Arc::new(MemoryEngine::new());
     let fatal = Fatal::default();
     let committer = Committer::start(Arc::clone(&engine) as _, fatal.hook());
     block_on(committer.commit(put("a"), Durability::Synced)).expect("no fault ordered");
+    let (to, from) = mpsc::sync_channel(OUTCOMES);
     engine.set_full(true);
-    let refused = block_on(committer.commit(put("b"), Durability::Synced));
-    assert!(matches!(refused, Err(StorageError::NoSpace { .. })));
+    committer.submit(put("b"), Durability::Synced, report(&to, "b"));
+    while !committer.is_stalled() {
+        thread::sleep(Duration::from_millis(1));
+    }
+    committer.submit(put("c"), Durability::Written, report(&to, "c"));
+    thread::sleep(Duration::from_millis(250));
+    assert!(from.try_recv().is_err(), "there is no room yet");
     engine.set_full(false);
-    block_on(committer.commit(put("c"), Durability::Synced)).expect("there is room again");
+    assert_eq!(next_ok(&from), "b");
+    assert_eq!(next_ok(&from), "c");
+    assert!(!committer.is_stalled());
+
+    // Who leaves does not wait for room.
+    engine.set_full(true);
+    committer.submit(put("d"), Durability::Synced, report(&to, "d"));
     committer.shutdown();
+    let (name, result) = next(&from);
+    assert_eq!(name, "d");
+    assert!(matches!(result, Err(StorageError::NoSpace { .. })));
+    assert_eq!(committer.queued_bytes(), 0);
     assert_eq!(fatal.calls(), 0);
-    engine.crash(0);
-    let found: Vec<bool> = [b"a", b"b", b"c"]
+    engine.crash(usize::MAX);
+    let found: Vec<bool> = [b"a", b"b", b"c", b"d"]
         .into_iter()
         .map(|key| engine.get(Family::Data, key).expect("memory").is_some())
         .collect();
-    assert_eq!(found, [true, false, true]);
+    assert_eq!(found, [true, true, true, false]);
 }
 
 #[test]

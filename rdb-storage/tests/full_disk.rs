@@ -152,7 +152,12 @@ fn copy(from: &Path, to: &Path) {
 fn a_full_disk_refuses_writes_and_recovers() {
     on_a_small_disk("a_full_disk_refuses_writes_and_recovers", 256, |disk| {
         let path = disk.join("db");
-        let engine = RocksEngine::open(&path, RocksOptions::default()).expect("a new one");
+        // RocksDB itself meets the end of the disk.
+        let options = RocksOptions {
+            spare_disk_bytes: 0,
+            ..RocksOptions::default()
+        };
+        let engine = RocksEngine::open(&path, options).expect("a new one");
         // Something else takes nearly all of the room, to be given back later.
         let free = engine.stats().free_disk_bytes.expect("it is known");
         assert!(free > 200 << 20, "the disk is too small for this test");
@@ -206,6 +211,7 @@ fn a_store_that_stopped_for_want_of_room_opens_again() {
         // A family's buffer is half of this: RocksDB tries to go on once that much is free.
         let options = RocksOptions {
             write_buffer_bytes: 8 << 20,
+            spare_disk_bytes: 0,
             ..RocksOptions::default()
         };
         let path = disk.join("db");
@@ -256,5 +262,81 @@ fn a_store_that_stopped_for_want_of_room_opens_again() {
             let engine = open().expect("it opens once more");
             assert_eq!(present(&engine, accepted + 1).len(), all.len() + 1);
         }
+    });
+}
+
+#[test]
+fn what_was_deleted_is_given_back_when_it_is_asked_for() {
+    let name = "what_was_deleted_is_given_back_when_it_is_asked_for";
+    on_a_small_disk(name, 256, |disk| {
+        let options = RocksOptions {
+            write_buffer_bytes: 8 << 20,
+            ..RocksOptions::default()
+        };
+        let path = disk.join("db");
+        let engine = RocksEngine::open(&path, options).expect("a new one");
+        let free = || engine.stats().free_disk_bytes.expect("it is known");
+        let mut written = 0;
+        while free() > 48 << 20 {
+            put(&engine, written, 64 << 10).expect("there is room");
+            written += 1;
+        }
+        engine.sync().expect("there is room");
+        let before = free();
+        // Point by point, and in one range: as data goes, and a log. What is left is every tenth.
+        let mut batch = WriteBatch::new();
+        for number in (0..written).filter(|number| number % 10 > 0) {
+            batch.delete(Family::Data, number.to_be_bytes().to_vec());
+        }
+        let (start, end) = (0_u32.to_be_bytes(), written.to_be_bytes());
+        batch.delete_range(Family::RaftLog, start.to_vec(), end.to_vec());
+        engine.write(&batch).expect("deletes are small");
+        engine.sync().expect("there is room");
+        engine.reclaim(&|| true).expect("nothing is done");
+        let began = Instant::now();
+        engine.reclaim(&|| false).expect("there is room for it");
+        println!(
+            "{} MiB free, and {} after {:?}",
+            before >> 20,
+            free() >> 20,
+            began.elapsed()
+        );
+        assert!(free() > 160 << 20, "{} bytes are free", free());
+        for number in 0..written {
+            let key = number.to_be_bytes();
+            let data = engine.get(Family::Data, &key).expect("reading goes on");
+            assert_eq!(data.is_some(), number % 10 == 0, "{number}");
+            let log = engine.get(Family::RaftLog, &key).expect("reading goes on");
+            assert!(log.is_none(), "{number}");
+        }
+    });
+}
+
+/// At the end of the disk a new log file would be begun, for a flush or a full buffer: from that RocksDB does not
+/// go on by itself, so it is not let get there.
+#[test]
+fn a_full_disk_is_left_at_once_whatever_was_tried_on_it() {
+    let name = "a_full_disk_is_left_at_once_whatever_was_tried_on_it";
+    on_a_small_disk(name, 64, |disk| {
+        let options = RocksOptions {
+            write_buffer_bytes: 2 << 20,
+            ..RocksOptions::default()
+        };
+        let engine = RocksEngine::open(&disk.join("db"), options).expect("a new one");
+        put(&engine, 0, 64 << 10).expect("there is room");
+        engine.sync().expect("there is room");
+        let ballast = Ballast::take_all(disk.join("ballast"));
+        for number in 1..100 {
+            let refused = put(&engine, number, 64 << 10).expect_err("there is no room");
+            assert!(refused.is_no_space(), "{refused}");
+            let refused = engine.reclaim(&|| false).expect_err("there is no room");
+            assert!(refused.is_no_space(), "{refused}");
+        }
+        assert_eq!(present(&engine, 100), [0]);
+        ballast.give_back_all();
+        put(&engine, 1, 64 << 10).expect("there is room");
+        engine.reclaim(&|| false).expect("there is room");
+        engine.sync().expect("there is room");
+        assert_eq!(present(&engine, 100), [0, 1]);
     });
 }

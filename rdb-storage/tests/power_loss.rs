@@ -28,6 +28,7 @@ fn options() -> RocksOptions {
     RocksOptions {
         block_cache_bytes: 1 << 20,
         write_buffer_bytes: 2 << 20,
+        ..RocksOptions::default()
     }
 }
 

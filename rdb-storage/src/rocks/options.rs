@@ -20,6 +20,10 @@ pub struct RocksOptions {
     pub block_cache_bytes: usize,
     /// What is written but not yet in sorted files, of all families together.
     pub write_buffer_bytes: usize,
+    /// With less than this left on the disk, beside what is to be written, a write is refused before RocksDB sees
+    /// it. A new log file that finds no room is an error from which RocksDB does not go on by itself; of most
+    /// others it does, after seconds. 0: RocksDB finds out.
+    pub spare_disk_bytes: u64,
 }
 
 impl Default for RocksOptions {
@@ -27,6 +31,7 @@ impl Default for RocksOptions {
         Self {
             block_cache_bytes: 32 << 20,
             write_buffer_bytes: 32 << 20,
+            spare_disk_bytes: 1 << 20,
         }
     }
 }
@@ -113,8 +118,8 @@ impl Settings {
         // Two buffers may exist for a moment (one is flushed while the other fills), and the
         // manager above starts a flush before all families together pass the budget.
         //
-        // After a full disk RocksDB goes on by itself once as much is free as all families'
-        // buffers may hold, so families with little in them ask for little.
+        // After a full disk RocksDB goes on by itself once as much is free as the largest of the families'
+        // buffers may hold.
         let buffer_bytes = match family {
             Family::Conflicts | Family::Expiry => self.write_buffer_bytes / 8,
             _ => self.write_buffer_bytes / 2,
@@ -123,8 +128,10 @@ impl Settings {
         cf.set_max_write_buffer_number(2);
         cf.set_level_compaction_dynamic_level_bytes(true);
         cf.set_compression_type(DBCompressionType::Lz4);
-        cf.set_target_file_size_base(16 << 20);
-        cf.set_max_bytes_for_level_base(64 << 20);
+        // Files are as large as what is flushed into them, and a level that is merged with them holds some.
+        let file_bytes = (self.write_buffer_bytes / 2).max(MIN_WRITE_BUFFER_BYTES) as u64;
+        cf.set_target_file_size_base(file_bytes);
+        cf.set_max_bytes_for_level_base(4 * file_bytes);
         match family {
             // Point reads, also of keys that do not exist (create if absent, a request id seen
             // for the first time): a filter answers those from memory.
