@@ -87,7 +87,11 @@ pub(crate) fn next(failure: &Failure, situation: &Situation<'_>) -> Next {
     let exhausted = policy.max_attempts.is_some_and(|most| attempts >= most);
     let passing = is_passing(failure)
         // That store's clock is off; what another accepts is stamped by its own.
-        || failure.reason == Some(Reason::ClockSkew) && situation.other_endpoint;
+        || failure.reason == Some(Reason::ClockSkew) && situation.other_endpoint
+        // That store's disk is full; of a strong namespace it is the whole region's.
+        || failure.reason == Some(Reason::NoSpace)
+            && situation.eventual
+            && situation.other_endpoint;
     let gone = match situation.bound {
         // Whoever waits for a store that is gone learns no more than that it is not known.
         Bound::Here => failure.kind == ErrorKind::Connect,
@@ -191,6 +195,7 @@ fn concerns_the_endpoint(failure: &Failure) -> bool {
                 | Reason::StaleReplica
                 | Reason::StaleEpoch
                 | Reason::ClockSkew
+                | Reason::NoSpace
         ),
     }
 }
@@ -402,9 +407,12 @@ mod tests {
         };
         let stale = refused(Code::Unavailable, "STALE_REPLICA", "not_applied", 50);
         let skewed = refused(Code::FailedPrecondition, "CLOCK_SKEW", "not_applied", 0);
-        for failure in [&gone, &stale, &skewed] {
+        let full = refused(Code::ResourceExhausted, "NO_SPACE", "not_applied", 1000);
+        for failure in [&gone, &stale, &skewed, &full] {
             assert_eq!(next(failure, &situation(true, Bound::No)), at_once);
         }
+        // Of a strong namespace a full disk is the region's, whoever is asked.
+        assert_eq!(next(&full, &situation(false, Bound::No)), Next::GiveUp);
         assert_ne!(next(&stale, &situation(false, Bound::No)), at_once);
     }
 
