@@ -110,7 +110,9 @@ impl Error {
     ///
     /// `has_request_id`: the request was a write that brought one, or a read.
     pub fn retry_after(&self, has_request_id: bool) -> Option<Duration> {
-        if !self.is_passing() || (self.is_unknown() && !has_request_id) {
+        // Whether there will be room is for people to see to; that a later try costs nothing is sure.
+        let passes = self.is_passing() || self.reason == Reason::NoSpace;
+        if !passes || (self.is_unknown() && !has_request_id) {
             return None;
         }
         let ms = match self.reason {
@@ -122,6 +124,8 @@ impl Error {
             Reason::ModeSwitching => 20,
             Reason::NotLeader | Reason::OutcomeUnknown => 20,
             Reason::NoQuorum | Reason::NotReady => 200,
+            // Room comes with a compaction, or with a person.
+            Reason::NoSpace => 1000,
             _ => 50,
         };
         Some(Duration::from_millis(ms))
@@ -242,6 +246,23 @@ mod tests {
         let refused = Error::new(Reason::NoQuorum, "x").outcome(Outcome::NotApplied);
         assert!(refused.retry_after(false).is_some());
         assert_eq!(Error::invalid("key", "x").retry_after(true), None);
+    }
+
+    #[test]
+    fn whoever_is_shed_hears_when_to_come_back() {
+        for reason in [Reason::Overloaded, Reason::NoSpace] {
+            for error in [
+                Error::new(reason, "x"),
+                Error::new(reason, "x").outcome(Outcome::NotApplied),
+            ] {
+                let status = error.to_status(false);
+                assert_eq!(status.code(), Code::ResourceExhausted);
+                assert!(status.get_error_details().retry_info().is_some(), "{error}");
+                assert!(error.to_failure(false).retry_after_ms > 0, "{error}");
+            }
+            let unknown = Error::new(reason, "x").outcome(Outcome::Unknown);
+            assert_eq!(unknown.retry_after(false), None, "it may be applied");
+        }
     }
 
     #[test]

@@ -98,6 +98,7 @@ impl DiskWatch {
             free_bytes,
             total_bytes,
             used_bytes: stats.disk_bytes,
+            ..DiskStatus::default()
         });
         *seen = Some((now, disk));
         disk

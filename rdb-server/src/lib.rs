@@ -42,6 +42,7 @@ pub mod peer_manager;
 pub mod raft;
 pub mod raft_service;
 pub mod region;
+pub mod room;
 pub mod router;
 pub mod server;
 pub mod session;

@@ -70,6 +70,7 @@ pub struct Metrics {
     served: Served,
     seconds: Family<LatencyLabels, Histogram, fn() -> Histogram>,
     quorum_rejections: Family<NamespaceLabel, Counter>,
+    no_space_rejections: Family<NamespaceLabel, Counter>,
     convergence: Family<NamespaceLabel, Histogram, fn() -> Histogram>,
     conflicts: Family<NamespaceLabel, Counter>,
     wild_stamps: Family<NamespaceLabel, Counter>,
@@ -130,6 +131,7 @@ impl Metrics {
             served: Served::default(),
             seconds: Family::new_with_constructor(latency_histogram),
             quorum_rejections: Family::default(),
+            no_space_rejections: Family::default(),
             convergence: Family::new_with_constructor(latency_histogram),
             conflicts: Family::default(),
             wild_stamps: Family::default(),
@@ -156,6 +158,11 @@ impl Metrics {
             "quorum_rejections",
             "Requests refused for want of a quorum",
             self.quorum_rejections.clone(),
+        );
+        registry.register(
+            "no_space_rejections",
+            "Requests refused because disks are full, this store's or so many that no quorum has room",
+            self.no_space_rejections.clone(),
         );
         registry.register_with_unit(
             "convergence",
@@ -236,6 +243,7 @@ impl Metrics {
             };
             for counter in [
                 &self.quorum_rejections,
+                &self.no_space_rejections,
                 &self.conflicts,
                 &self.wild_stamps,
                 &self.repairs,
@@ -338,6 +346,7 @@ impl<'a> Timed<'a> {
                     refused += 1;
                     let counter = match error.reason {
                         Reason::NoQuorum => Some(&self.metrics.quorum_rejections),
+                        Reason::NoSpace => Some(&self.metrics.no_space_rejections),
                         Reason::ClockSkew => Some(&self.metrics.wild_stamps),
                         _ => None,
                     };

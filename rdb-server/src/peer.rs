@@ -13,6 +13,7 @@ pub mod load;
 pub mod orders;
 pub mod quorum;
 pub mod reads;
+mod room;
 pub mod strong;
 pub mod switch;
 mod telling;
@@ -30,6 +31,7 @@ use crate::region::fresh_copy::CopySource;
 use crate::region::layout;
 use crate::region::machine::SummaryCell;
 use crate::region::{RegionMachine, expiring};
+use crate::room::Rooms;
 use crate::tasks::{self, Tasks};
 use crate::transport::SharedTransport;
 use damage::{Damage, ReadOf};
@@ -42,7 +44,7 @@ use prost::Message;
 use quorum::QuorumWatch;
 use rdb_proto::convert;
 use rdb_proto::raft::{self, WriteOp, WriteResult, command_outcome, peer_request, peer_response};
-use rdb_storage::{Committer, Engine, Family, View};
+use rdb_storage::{Committer, Engine, Family, Reserve, View};
 use rdb_types::{Mode, NamespaceId, Reason, Record, RegionId, Stamp, StoreId};
 use reads::{ReadCore, Reads};
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,6 +71,12 @@ pub struct PeerContext {
     pub transport: SharedTransport,
     /// When each other store was heard of.
     pub contacts: Arc<Contacts>,
+    /// How this store and the others are off for room.
+    pub rooms: Arc<Rooms>,
+    /// The room of its disk, and what is kept of it.
+    pub reserve: Arc<dyn Reserve>,
+    /// How much is to be kept.
+    pub reserve_bytes: u64,
     /// Where the pieces of a snapshot wait until all are there.
     pub spool: Arc<dyn SnapshotSpool>,
     /// Raft's times and sizes.
@@ -95,6 +103,7 @@ pub struct PeerContext {
 
 /// One region's replica.
 pub struct Peer {
+    me: StoreId,
     descriptor: raft::RegionDescriptor,
     raft: RaftOf<RegionMachine>,
     cell: Arc<SummaryCell>,
@@ -105,6 +114,10 @@ pub struct Peer {
     reads: Reads,
     eventual: Eventual,
     quorum: Arc<QuorumWatch>,
+    rooms: Arc<Rooms>,
+    /// What followers are told of this replica when it leads.
+    view: Arc<QuorumView>,
+    contacts: Arc<Contacts>,
     damage: Damage,
     progress: Progress,
     donation: tokio::sync::Mutex<Option<Donation>>,
@@ -174,7 +187,7 @@ impl Peer {
             context.config.clone(),
             raft.metrics(),
             context.contacts.clone(),
-            view,
+            view.clone(),
             founders,
         ));
         let queue = StrongQueue::start(StrongCore {
@@ -207,6 +220,7 @@ impl Peer {
                 clock: context.clock.clone(),
                 cell: cell.clone(),
                 quorum: quorum.clone(),
+                rooms: context.rooms.clone(),
                 transport: context.transport.clone(),
                 config: context.config.clone(),
                 policies: context.policies.clone(),
@@ -218,6 +232,7 @@ impl Peer {
             stop.clone(),
         )?;
         let peer = Arc::new(Peer {
+            me: context.me,
             descriptor,
             inbound: Inbound::new(raft.clone(), region, context.spool.clone()),
             log,
@@ -228,6 +243,9 @@ impl Peer {
             reads,
             eventual,
             quorum,
+            rooms: context.rooms.clone(),
+            view,
+            contacts: context.contacts.clone(),
             damage: Damage::none(region),
             progress: Progress::default(),
             donation: tokio::sync::Mutex::default(),
@@ -458,7 +476,7 @@ impl Peer {
     }
 
     /// Writes what was not answered before, in an eventual time of its namespace.
-    async fn write_new(
+    async fn write_unanswered(
         &self,
         ops: Vec<WriteOp>,
         forwarded: bool,
@@ -542,6 +560,9 @@ impl Peer {
                 let refused = Error::new(Reason::Refused, message).with("region", self.id());
                 return Box::pin(std::future::ready(Err(refused)));
             }
+        }
+        if let Some(refused) = self.held_back(&request) {
+            return Box::pin(std::future::ready(Err(refused)));
         }
         let request = match self.inbound.handle(from, request) {
             Ok(answer) => return answer,
@@ -864,7 +885,7 @@ async fn watch_over(
 ) {
     let (mut leader, mut available) = (None, true);
     let (mut told, mut done, mut standing_back) = (false, false, false);
-    let mut turn = 0u32;
+    let (mut turn, mut told_of_room) = (0u32, false);
     loop {
         tokio::select! {
             biased;
@@ -876,6 +897,7 @@ async fn watch_over(
         peer.quorum.refresh_view();
         turn = turn.wrapping_add(1);
         if turn.is_multiple_of(5) {
+            peer.judge_room();
             // A store that has just started is not ready before it has caught up.
             peer.reads.catch_up();
         }
@@ -885,6 +907,7 @@ async fn watch_over(
             peer.reads.staleness();
             peer.stand_back(&mut standing_back).await;
             peer.give_up_leading().await;
+            peer.lead_with_room(&mut told_of_room).await;
             peer.give_up_timing(clock.standing(), &mut told, &mut done)
                 .await;
         }

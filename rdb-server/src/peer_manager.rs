@@ -11,6 +11,7 @@ use crate::host::{DiskWatch, Process};
 use crate::modes::mismatch::Mismatches;
 use crate::modes::since::SwitchTimes;
 use crate::peer::{Peer, PeerContext};
+use crate::room;
 use crate::router::watch::Watches;
 use crate::transport::PeerHandler;
 use futures::future::BoxFuture;
@@ -139,6 +140,13 @@ impl PeerManager {
     /// What this store says of itself.
     pub fn status(&self) -> raft::StoreStatus {
         let disk = self.disk.look(self.context.engine.as_ref());
+        let disk = disk.map(|disk| raft::DiskStatus {
+            reserve_bytes: room::kept_bytes(self.context.reserve_bytes, disk.total_bytes),
+            held_bytes: self.context.reserve.held_bytes(),
+            room: self.context.rooms.own().to_wire(),
+            stalled: self.context.rooms.stalled(),
+            ..disk
+        });
         // Without a disk of its own it is a guest in somebody's process, whose memory says nothing of it.
         let resident_bytes = disk.and_then(|_| Process::now().resident_bytes);
         let under_way = self.switches().under_way(Instant::now()).into_iter();
@@ -257,7 +265,9 @@ impl PeerHandler for PeerManager {
         }
         if let peer_request::Body::ClockReading(_) = request {
             let unix_ms = self.context.clock.unix_ms();
-            let reading = peer_response::Body::ClockReading(raft::ClockReading { unix_ms });
+            let room = self.context.rooms.own().to_wire();
+            let reading = raft::ClockReading { unix_ms, room };
+            let reading = peer_response::Body::ClockReading(reading);
             return Box::pin(async move { Ok(reading) });
         }
         match self.peer(region) {

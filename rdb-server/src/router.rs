@@ -10,6 +10,7 @@ pub mod watch;
 use crate::error::{Error, Outcome};
 use crate::namespace::Namespaces;
 use crate::peer::Peer;
+use crate::peer::load::Load;
 use crate::peer::strong::result_of;
 use crate::peer_manager::PeerManager;
 use crate::region::state::Summary;
@@ -82,6 +83,7 @@ pub struct Router {
     manager: Arc<PeerManager>,
     namespaces: Namespaces,
     scans: Arc<Semaphore>,
+    reads: Load,
 }
 
 /// A region as it serves a namespace.
@@ -102,6 +104,10 @@ const CATCH_UP: Duration = Duration::from_secs(2);
 /// what is committed with the next heartbeat; one that takes longer is told from those that do not.
 const REACH: Duration = Duration::from_millis(150);
 
+/// Bytes of values in the answer to one request, at most one value more: a request of a megabyte may name keys
+/// with a hundred gigabytes.
+const ANSWER_BYTES: usize = 32 << 20;
+
 /// The operations of a request that lie in one region, and where their answers belong.
 struct RegionWrites {
     place: Place,
@@ -109,11 +115,23 @@ struct RegionWrites {
     ops: Vec<WriteOp>,
 }
 
+fn too_large_together() -> Error {
+    Error::new(
+        Reason::Overloaded,
+        format!(
+            "the values that this message asks for have more than {} MiB together: ask for the rest in another one",
+            ANSWER_BYTES >> 20
+        ),
+    )
+    .with("limit", ANSWER_BYTES)
+}
+
 impl Router {
     /// Over the peers of this store.
     pub fn new(me: StoreId, manager: Arc<PeerManager>, namespaces: Namespaces) -> Router {
         Router {
             me,
+            reads: Load::new(manager.context().max_inflight),
             manager,
             namespaces,
             scans: Arc::new(Semaphore::new(scan::SCANS)),
@@ -177,6 +195,11 @@ impl Router {
         reads: Vec<Read>,
         deadline: Instant,
     ) -> Vec<Result<Found, Error>> {
+        let key_bytes = reads.iter().map(|read| read.key.len()).sum();
+        let _under_way = match self.reads.take_reads(reads.len(), key_bytes) {
+            Ok(slots) => slots,
+            Err(error) => return reads.iter().map(|_| Err(error.clone())).collect(),
+        };
         let local_only = reads.iter().all(|read| is_stale(&read.options));
         let row = if local_only {
             self.namespaces.find_local(namespace)
@@ -191,9 +214,20 @@ impl Router {
             }
         };
         let mut barriers: BTreeMap<u64, Result<u64, Error>> = BTreeMap::new();
-        let mut answers = Vec::with_capacity(reads.len());
+        let (mut answers, mut bytes) = (Vec::with_capacity(reads.len()), 0);
         for read in reads {
-            answers.push(self.read_one(&row, read, &mut barriers, deadline).await);
+            let answer = match bytes < ANSWER_BYTES {
+                true => self.read_one(&row, read, &mut barriers, deadline).await,
+                false => Err(too_large_together()),
+            };
+            if let Ok(Found {
+                record: Some(record),
+                ..
+            }) = &answer
+            {
+                bytes += record.value.len();
+            }
+            answers.push(answer);
         }
         answers
     }
@@ -457,7 +491,7 @@ impl Router {
         }
         let written = match place.mode {
             Mode::Strong => peer.write(ops, deadline).await,
-            Mode::Eventual => peer.eventual().write(ops, deadline).await,
+            Mode::Eventual => peer.write_eventual(ops, deadline).await,
         };
         match written {
             Ok(results) => {

@@ -1,7 +1,7 @@
 //! A store without its ports: what it is whatever network, disk and clock it is given.
 //!
-//! Owns the wiring of a store's parts and its life: join the cluster ([`joining`]), compare clocks, open the
-//! regions, and keep the cluster's tables and regions in agreement ([`switches`], [`mismatches`]). Listening, dialling and the process around it are
+//! Owns the wiring of a store's parts and its life: join the cluster ([`joining`]), compare clocks, look after
+//! the room on its disk ([`room`]), open the regions, and keep the cluster's tables and regions in agreement ([`switches`], [`mismatches`]). Listening, dialling and the process around it are
 //! [`crate::server`]'s; a simulator brings edges of its own and runs this very code.
 
 mod clocks;
@@ -9,6 +9,7 @@ pub mod joining;
 mod mismatches;
 mod neighbours;
 pub mod reload;
+pub mod room;
 mod starts;
 mod switches;
 
@@ -32,7 +33,7 @@ use arc_swap::ArcSwap;
 use joining::{same_members, stored_plan, stored_promise};
 pub(crate) use mismatches::declared_mode;
 use rdb_proto::raft::Member;
-use rdb_storage::{Committer, DataDir, Engine, Family, StorageError};
+use rdb_storage::{Committer, DataDir, Engine, Family, Reserve, StorageError};
 use rdb_types::{RegionId, StoreId};
 use reload::Reloader;
 use std::collections::BTreeMap;
@@ -93,6 +94,8 @@ pub struct Disk {
     pub spool: Arc<dyn SnapshotSpool>,
     /// Its identity: a disk that was wiped is another one.
     pub store_uuid: String,
+    /// Its room, and what is kept of it for the time when it is full.
+    pub reserve: Arc<dyn Reserve>,
     /// A random number, fresh with every start: a copy of the disk draws another one.
     pub incarnation: u64,
     /// Where all this lies; none for a disk in memory.
@@ -171,6 +174,7 @@ impl StoreCore {
             committer,
             spool,
             store_uuid,
+            reserve,
             incarnation,
             data_dir,
         } = disk;
@@ -231,6 +235,9 @@ impl StoreCore {
             clock,
             transport: transport.clone(),
             contacts,
+            rooms: Arc::default(),
+            reserve,
+            reserve_bytes: config.storage.reserve.as_bytes(),
             spool,
             raft: RaftSettings {
                 heartbeat: config.raft.heartbeat,
@@ -338,6 +345,7 @@ impl StoreCore {
 
     /// Joins, opens the regions and takes part, until the store may not go on or its tasks are aborted.
     pub fn start(self: &Arc<Self>) -> JoinHandle<()> {
+        self.watch_room();
         let core = self.clone();
         self.tasks.spawn(async move {
             let lived = tokio::select! {

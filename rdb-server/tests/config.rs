@@ -95,6 +95,7 @@ const ALL_KEYS: &[&str] = &[
     "namespaces.logs.max_lag",
     "namespaces.logs.ttl",
     "namespaces.logs.conflict_log",
+    "storage.reserve",
     "limits.max_key",
     "limits.max_value",
     "limits.max_request",
@@ -144,6 +145,7 @@ fn nothing_at_all_is_a_cluster_of_one_with_the_documented_defaults() {
     assert_eq!(config.raft.election_max, Duration::from_millis(300));
     assert_eq!(config.raft.snapshot_after, 20_000);
     assert_eq!(config.raft.max_batch, 512);
+    assert_eq!(config.storage.reserve.as_bytes(), 256 << 20);
     assert_eq!(config.limits.max_key.as_bytes(), 4 << 10);
     assert_eq!(config.limits.max_value.as_bytes(), 1 << 20);
     assert_eq!(config.limits.max_request.as_bytes(), 4 << 20);
@@ -202,6 +204,9 @@ conflict_log = "1MiB"
 mode = "strong"
 
 [namespaces.plain]
+
+[storage]
+reserve = "1GiB"
 
 [limits]
 max_key = 1024
@@ -280,6 +285,7 @@ fn every_key_can_be_set_in_a_file() {
         Mode::Eventual,
         "the default mode of this file"
     );
+    assert_eq!(config.storage.reserve, ByteSize::from_mib(1024));
     assert_eq!(config.limits.max_key, ByteSize::from_kib(1));
     assert_eq!(config.limits.max_value, ByteSize::from_kib(64));
     assert_eq!(config.limits.max_request, ByteSize::from_mib(1));

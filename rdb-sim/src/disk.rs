@@ -10,7 +10,7 @@ use crate::trace::Trace;
 use parking_lot::Mutex;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
-use rdb_storage::{CommitDriver, MemoryEngine};
+use rdb_storage::{CommitDriver, Group, MemoryEngine, Reserve, Space, WrittenGroup};
 use rdb_types::StoreId;
 use std::future::pending;
 use std::sync::Arc;
@@ -38,6 +38,38 @@ impl Point {
         Point::BeforeAnswer,
         Point::AfterAnswer,
     ];
+}
+
+/// Between two tries of a write for which there was no room.
+const TRY_AGAIN: Duration = Duration::from_millis(100);
+
+/// The room on a disk: all or none.
+pub struct DiskRoom(pub Arc<MemoryEngine>);
+
+/// How large a disk is said to be.
+const DISK_BYTES: u64 = 1 << 40;
+
+impl Reserve for DiskRoom {
+    fn space(&self) -> Option<Space> {
+        let free_bytes = if self.0.is_full() { 0 } else { DISK_BYTES };
+        Some(Space {
+            free_bytes,
+            total_bytes: DISK_BYTES,
+        })
+    }
+
+    fn held_bytes(&self) -> u64 {
+        0
+    }
+
+    fn hold(&self, _bytes: u64) -> std::io::Result<()> {
+        // A disk that is full is so to the last byte: the harder case.
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
+    fn give_up(&self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// What is ordered of a disk.
@@ -110,6 +142,24 @@ impl Disk {
         }
     }
 
+    /// Waits for room, as a store's own committer does.
+    async fn write(
+        &self,
+        store: StoreId,
+        driver: &mut CommitDriver,
+        mut group: Group,
+        trace: &Trace,
+    ) -> Option<WrittenGroup> {
+        loop {
+            match driver.try_write(group) {
+                Ok(written) => return written,
+                Err(back) => group = back,
+            }
+            trace.note(format_args!("store {store}: there is no room"));
+            sleep(TRY_AGAIN).await;
+        }
+    }
+
     /// Does the committer's work. `stop` is called when the store is to stop at a point; nothing of the
     /// store goes on after it returns.
     pub async fn drive(
@@ -129,7 +179,7 @@ impl Disk {
             let orders = *self.orders.lock();
             meet(Point::BeforeWrite).await;
             self.take(orders.write_us).await;
-            let Some(written) = driver.write(group) else {
+            let Some(written) = self.write(store, &mut driver, group, &trace).await else {
                 trace.note(format_args!("store {store}: a write was refused"));
                 continue;
             };

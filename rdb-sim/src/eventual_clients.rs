@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use rdb_proto::kv;
+use rdb_server::room::Level;
 use rdb_server::session::SessionToken;
 use rdb_types::{Stamp, StoreId};
 use std::collections::btree_map::Entry;
@@ -171,6 +172,13 @@ impl EventualClient {
         (namespace, format!("{letter}{number}").into())
     }
 
+    /// Whether the disk of a store was full a moment ago.
+    fn is_full(&self, store: StoreId) -> bool {
+        let running = self.door.running();
+        let mut running = running.iter().filter(|(id, _)| *id == store);
+        running.any(|(_, process)| process.core.manager().context().rooms.own() != Level::Ample)
+    }
+
     async fn attempt<T: Send + 'static>(
         &mut self,
         store: StoreId,
@@ -226,7 +234,8 @@ impl EventualClient {
                         .lock()
                         .served
                         .contains(&(store, at.0, at.1[0]));
-                    let verdict = accepted::check(store, &refusal.reason, served);
+                    let full = self.is_full(store);
+                    let verdict = accepted::check(store, &refusal.reason, served, full);
                     self.ledger.findings.check(accepted::NAME, verdict);
                 }
             }

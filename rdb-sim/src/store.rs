@@ -5,7 +5,7 @@
 
 use crate::bugs::Bugs;
 use crate::clock::MachineClock;
-use crate::disk::{Disk, Point};
+use crate::disk::{Disk, DiskRoom, Point};
 use crate::network::{Endpoint, Network};
 use crate::switch_watch::SwitchWatch;
 use crate::trace::Trace;
@@ -156,6 +156,7 @@ impl SimStore {
                 committer,
                 spool: self.spool.clone(),
                 store_uuid: self.uuid.clone(),
+                reserve: Arc::new(DiskRoom(self.disk.engine.clone())),
                 incarnation: self.seed.wrapping_add(self.incarnation),
                 data_dir: None,
             },

@@ -1,10 +1,10 @@
-//! A store's disk has no room left. It may refuse, or stop with a clear line; the others go on. Once there
-//! is room again, it is started if it stopped, and catches up.
+//! A store's disk has no room left. It refuses what it has no room for, and does not end; the others go on. Once
+//! there is room again, it catches up by itself.
 //!
 //! A store takes room in advance, so it does not notice at once: large values are written until it has
 //! used that up.
 
-use super::{Fault, Inflicted, Site, Step, clear_end, millis};
+use super::{Fault, Inflicted, Site, Step, millis};
 use crate::ChaosError;
 use crate::cluster::{Cluster, STORES};
 use crate::dice::Dice;
@@ -40,6 +40,22 @@ impl DiskFull {
     fn value(&mut self) -> Vec<u8> {
         let words = (0..LARGE / 8).map(|_| self.dice.draw().to_le_bytes());
         words.flatten().collect()
+    }
+
+    fn still_runs(&self, site: &mut Site<'_>) -> Result<(), ChaosError> {
+        match site.cluster.node_mut(self.store).ended()? {
+            None => Ok(()),
+            Some(status) => Err(ChaosError::Broken(format!(
+                "store {} ended with {status}, because its disk was full: {}",
+                self.store + 1,
+                site.cluster
+                    .node(self.store)
+                    .log_since_start()
+                    .lines()
+                    .last()
+                    .unwrap_or_default()
+            ))),
+        }
     }
 }
 
@@ -93,10 +109,7 @@ impl Fault for DiskFull {
                 // That writes go on is judged by the load.
                 let _ = writer.put("default", key, value, options).await;
                 written += LARGE;
-                if let Some(status) = site.cluster.node_mut(self.store).ended()? {
-                    let said = clear_end(site.cluster, self.store, status)?;
-                    return Ok(format!("it stopped: {said}"));
-                }
+                self.still_runs(site)?;
             }
             let client = site.cluster.client_of(self.store);
             Ok(
@@ -113,18 +126,9 @@ impl Fault for DiskFull {
             if let Ok(disks) = site.cluster.disks() {
                 disks.empty(self.store)?;
             }
-            // It may have ended in this very moment, and be found so a little later: wait for either.
+            // It may have ended in this very moment, and be found so a little later.
             tokio::time::sleep(Duration::from_millis(300)).await;
-            match site.cluster.node_mut(self.store).ended()? {
-                Some(status) => {
-                    clear_end(site.cluster, self.store, status)?;
-                    site.cluster.launch(self.store)
-                }
-                None if !site.cluster.node(self.store).is_running() => {
-                    site.cluster.launch(self.store)
-                }
-                None => Ok(()),
-            }
+            self.still_runs(site)
         })
     }
 }

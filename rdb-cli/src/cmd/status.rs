@@ -213,7 +213,8 @@ pub(crate) fn disk(status: &StoreStatus) -> String {
         || "none".to_owned(),
         |disk| {
             let part = 100.0 * disk.free_bytes as f64 / disk.total_bytes as f64;
-            format!("{} ({part:.0}%)", bytes(disk.free_bytes))
+            let full = if disk.room > 0 { "FULL, " } else { "" };
+            format!("{full}{} ({part:.0}%)", bytes(disk.free_bytes))
         },
     )
 }
@@ -303,6 +304,8 @@ fn document(answer: &ClusterStatusResponse, verdict: &Verdict) -> Value {
                 "clock_unconfirmed": status.and_then(|status| status.clock).map(|clock| clock.unconfirmed),
                 "disk_free_bytes": status.and_then(|status| status.disk).map(|disk| disk.free_bytes.to_string()),
                 "disk_total_bytes": status.and_then(|status| status.disk).map(|disk| disk.total_bytes.to_string()),
+                "disk_reserve_bytes": status.and_then(|status| status.disk).map(|disk| disk.reserve_bytes.to_string()),
+                "disk_full": status.and_then(|status| status.disk).map(|disk| disk.room > 0),
                 "database_bytes": status.and_then(|status| status.disk).map(|disk| disk.used_bytes.to_string()),
                 "resident_bytes": status.map(|status| status.resident_bytes.to_string()),
                 "clock_skew_ms": status.and_then(|status| status.clock).and_then(|clock| clock.skew_ms),

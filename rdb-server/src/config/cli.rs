@@ -108,6 +108,11 @@ pub struct Cli {
     #[arg(long, value_name = "WRITES", help_heading = "Raft")]
     pub max_batch: Option<String>,
 
+    /// Room that is kept on the disk for deletes and compactions when it is full: with less left, no more data
+    /// is taken; at most a tenth of the file system, 0 for none [default: 256MiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Storage")]
+    pub reserve: Option<String>,
+
     /// Longest key [default: 4KiB]
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     pub max_key: Option<String>,
@@ -142,8 +147,8 @@ pub struct Cli {
 
 const AFTER_HELP: &str = "\
 File:
-  Sections [store] [cluster] [consistency] [raft] [namespaces.NAME] [limits] [log]; a key has the
-  name of its flag with underscores: --quorum-timeout is quorum_timeout in [consistency]. These
+  Sections [store] [cluster] [consistency] [raft] [namespaces.NAME] [storage] [limits] [log]; a key
+  has the name of its flag with underscores: --quorum-timeout is quorum_timeout in [consistency]. These
   differ: --store-id is store.id, --cluster-name is cluster.name, --log-level is log.level,
   --log-format is log.format, and --peer is an entry of cluster.peers = { 1 = \"host:port\" }.
 
@@ -173,7 +178,7 @@ Example:
 impl Cli {
     /// Each flag that stands for one key: flag, section, key, and what was given.
     #[rustfmt::skip]
-    pub(crate) fn single_flags(&self) -> [(&'static str, &'static str, &'static str, Option<&str>); 30] {
+    pub(crate) fn single_flags(&self) -> [(&'static str, &'static str, &'static str, Option<&str>); 31] {
         [
             ("--store-id", "store", "id", self.store_id.as_deref()),
             ("--addr", "store", "addr", self.addr.as_deref()),
@@ -196,6 +201,7 @@ impl Cli {
             ("--election-max", "raft", "election_max", self.election_max.as_deref()),
             ("--snapshot-after", "raft", "snapshot_after", self.snapshot_after.as_deref()),
             ("--max-batch", "raft", "max_batch", self.max_batch.as_deref()),
+            ("--reserve", "storage", "reserve", self.reserve.as_deref()),
             ("--max-key", "limits", "max_key", self.max_key.as_deref()),
             ("--max-value", "limits", "max_value", self.max_value.as_deref()),
             ("--max-request", "limits", "max_request", self.max_request.as_deref()),

@@ -55,12 +55,13 @@ pub(crate) const NAMESPACES: &str = "namespaces";
 /// The key of `[cluster]` that holds one entry per store.
 pub(crate) const PEERS: &str = "peers";
 /// All sections.
-pub(crate) const SECTIONS: [&str; 7] = [
+pub(crate) const SECTIONS: [&str; 8] = [
     "store",
     "cluster",
     "consistency",
     "raft",
     NAMESPACES,
+    "storage",
     "limits",
     "log",
 ];
@@ -74,6 +75,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 const MONTH: Duration = Duration::from_secs(30 * 86_400);
 const CENTURY: Duration = Duration::from_secs(36_500 * 86_400);
 
+const NOTHING: ByteSize = ByteSize::from_bytes(0);
 const BYTE: ByteSize = ByteSize::from_bytes(1);
 const KIB: ByteSize = ByteSize::from_kib(1);
 const MIB: ByteSize = ByteSize::from_mib(1);
@@ -211,6 +213,12 @@ pub(crate) static KEYS: &[Key<Config>] = &[
         Restart,
         |v: &Value| v.integer(1..=65_536),
         bare
+    ),
+    key!(
+        storage.reserve,
+        Restart,
+        |v: &Value| v.size(NOTHING..=TIB),
+        text
     ),
     key!(limits.max_key, Live, |v: &Value| v.size(BYTE..=MIB), text),
     key!(limits.max_value, Live, |v: &Value| v.size(BYTE..=GIB), text),

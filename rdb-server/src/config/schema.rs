@@ -27,6 +27,8 @@ pub struct Config {
     pub raft: RaftConfig,
     /// Namespaces that this store declares, by name.
     pub namespaces: BTreeMap<String, NamespaceConfig>,
+    /// The disk.
+    pub storage: StorageConfig,
     /// Bounds on what clients may send and hold.
     pub limits: LimitsConfig,
     /// What is logged, and how.
@@ -132,6 +134,14 @@ pub struct NamespaceConfig {
     pub ttl: Option<Duration>,
     /// How much room losing concurrent writes get in the conflict log.
     pub conflict_log: ByteSize,
+}
+
+/// `[storage]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StorageConfig {
+    /// Room that is kept on the disk for deletes and compactions when it is full: with less left, the store
+    /// takes no more data. At most a tenth of the file system; 0: none.
+    pub reserve: ByteSize,
 }
 
 /// `[limits]`
@@ -266,6 +276,15 @@ impl Default for NamespaceConfig {
             max_lag: None,
             ttl: None,
             conflict_log: ByteSize::from_mib(64),
+        }
+    }
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        Self {
+            // A compaction rewrites a file of 16 MiB and the ten below it: that has to fit in.
+            reserve: ByteSize::from_mib(256),
         }
     }
 }

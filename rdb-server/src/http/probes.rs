@@ -11,6 +11,7 @@ use crate::cluster::Cluster;
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
 use crate::peer_manager::PeerManager;
+use crate::room::{Level, kept_bytes};
 use axum::Router;
 use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
@@ -207,21 +208,46 @@ impl Probes {
                 "the engine had {errors} errors in the background since the start; the log names them"
             )),
         };
-        let space = match stats.free_disk_bytes {
-            Some(free) => format!("{} free", readable(free)),
-            None => "no bound is known: the data is in memory, or the file system does not say"
-                .to_owned(),
+        vec![Note {
+            name: "storage",
+            text: storage,
+        }]
+    }
+
+    /// The room on the disk. Waits for the disk.
+    fn room(&self) -> Note {
+        let context = self.manager.context();
+        let text = match context.reserve.space() {
+            None => Ok(
+                "no bound is known: the data is in memory, or the file system does not say"
+                    .to_owned(),
+            ),
+            Some(space) => {
+                let kept = kept_bytes(context.reserve_bytes, space.total_bytes);
+                let seen = format!(
+                    "{} free, {} of it and of the {} in the reserve file are kept",
+                    readable(space.free_bytes),
+                    readable(kept),
+                    readable(context.reserve.held_bytes())
+                );
+                match context.rooms.own() {
+                    _ if context.rooms.stalled() => Err(format!(
+                        "the disk is full ({seen}), and a write found no room: nothing is written until there is some; make room on it"
+                    )),
+                    Level::Ample => Ok(seen),
+                    Level::Short => Err(format!(
+                        "the disk is full ({seen}): data is refused (NO_SPACE), deletes and reads go on; delete what is not needed, or make room on it"
+                    )),
+                    Level::Out => Err(format!(
+                        "the disk is full and its reserve is used ({seen}): data is refused (NO_SPACE), and what other stores send is held back; make room on it"
+                    )),
+                }
+            }
         };
-        vec![
-            Note {
-                name: "storage",
-                text: storage,
-            },
-            Note {
-                name: "disk space",
-                text: Ok(space),
-            },
-        ]
+        Note {
+            name: "disk space",
+            text,
+        }
     }
 }
 
@@ -242,10 +268,12 @@ async fn readyz(
             .any(|part| part == "verbose" || part.starts_with("verbose="))
     });
     let mut notes = probes.warnings();
-    if verbose {
-        let disk = tokio::task::spawn_blocking(move || probes.disk()).await;
-        notes.extend(disk.unwrap_or_default());
-    }
+    let disk = tokio::task::spawn_blocking(move || {
+        let mut disk = if verbose { probes.disk() } else { Vec::new() };
+        disk.push(probes.room());
+        disk
+    });
+    notes.extend(disk.await.unwrap_or_default());
     let mut text = String::new();
     for check in checks
         .iter()

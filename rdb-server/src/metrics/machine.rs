@@ -6,6 +6,7 @@ use super::regions::{gauges, number, seconds};
 use crate::host::Process;
 use crate::namespace::Namespaces;
 use crate::peer_manager::PeerManager;
+use crate::room::kept_bytes;
 use crate::transport::grpc::{Kind, Places};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -118,7 +119,8 @@ fn of_sizes(
     process: &Process,
 ) -> fmt::Result {
     let committer = manager.context().committer.stats();
-    let rows: [Row; 13] = [
+    let (context, total) = (manager.context(), engine.total_disk_bytes);
+    let rows: [Row; 16] = [
         (
             "storage_disk_bytes",
             "Bytes of the database on disk",
@@ -133,6 +135,21 @@ fn of_sizes(
             "storage_total_bytes",
             "Bytes of the file system of the data directory",
             engine.total_disk_bytes,
+        ),
+        (
+            "storage_reserve_bytes",
+            "With less room than this on its disk the store takes no more data",
+            total.map(|total| kept_bytes(context.reserve_bytes, total)),
+        ),
+        (
+            "storage_reserve_held_bytes",
+            "Bytes that the reserve file holds, to be given up when the disk is full",
+            total.map(|_| context.reserve.held_bytes()),
+        ),
+        (
+            "storage_room_level",
+            "0: there is room. 1: the disk is full, no data is taken. 2: half of the reserve is used, and nothing is taken of stores that still take data",
+            Some(u64::from(context.rooms.own().to_wire())),
         ),
         (
             "storage_memtable_bytes",

@@ -29,6 +29,7 @@ use crate::eventual::{EventualState, Report, Reports, conflicts, layout};
 use crate::region::machine::SummaryCell;
 use crate::region::request_ids::{Asked, Known, fingerprint};
 use crate::region::state::NamespaceState;
+use crate::room::Rooms;
 use crate::tasks;
 use crate::transport::SharedTransport;
 use crate::watch;
@@ -104,6 +105,8 @@ pub struct EventualCore {
     pub cell: Arc<SummaryCell>,
     /// Who the other replicas are.
     pub quorum: Arc<QuorumWatch>,
+    /// How the stores are off for room.
+    pub rooms: Arc<Rooms>,
     /// The way to them.
     pub transport: SharedTransport,
     /// The configuration in force.

@@ -1,4 +1,4 @@
-//! How much may wait in a region's queue of writes.
+//! How much may wait in a region's queue of writes, or be read at a store.
 //!
 //! Owns the counting of operations and bytes. Knows nothing of what they are.
 //!
@@ -49,11 +49,39 @@ impl Load {
         }
     }
 
-    /// Counts work in.
+    /// Counts writes in.
     ///
     /// # Errors
     /// Too much waits already.
     pub fn take(&self, ops: usize, bytes: usize) -> Result<Slots, Error> {
+        self.count_in(ops, bytes).map_err(|(before, bytes_before)| {
+            let message = format!(
+                "{before} writes of {bytes_before} bytes wait in this region already; slow down, or raise limits.max_inflight ({})",
+                self.max_ops
+            );
+            self.refusal(message).outcome(Outcome::NotApplied)
+        })
+    }
+
+    /// Counts reads in, by their keys: what they find is bounded where it is answered.
+    ///
+    /// # Errors
+    /// Too many are under way already.
+    pub fn take_reads(&self, reads: usize, key_bytes: usize) -> Result<Slots, Error> {
+        self.count_in(reads, key_bytes).map_err(|(before, _)| {
+            self.refusal(format!(
+                "{before} reads are under way at this store already; slow down, or raise limits.max_inflight ({})",
+                self.max_ops
+            ))
+        })
+    }
+
+    fn refusal(&self, message: String) -> Error {
+        Error::new(Reason::Overloaded, message).with("limit", self.max_ops)
+    }
+
+    /// `Err`: how many there are, and of how many bytes, which leaves no place.
+    fn count_in(&self, ops: usize, bytes: usize) -> Result<Slots, (usize, usize)> {
         let before = self.count.ops.fetch_add(ops, Ordering::AcqRel);
         let bytes_before = self.count.bytes.fetch_add(bytes, Ordering::AcqRel);
         let slots = Slots {
@@ -62,15 +90,7 @@ impl Load {
             count: self.count.clone(),
         };
         if before > 0 && (before + ops > self.max_ops || bytes_before + bytes > QUEUE_BYTES) {
-            return Err(Error::new(
-                Reason::Overloaded,
-                format!(
-                    "{before} writes of {bytes_before} bytes wait in this region already; slow down, or raise limits.max_inflight ({})",
-                    self.max_ops
-                ),
-            )
-            .with("limit", self.max_ops)
-            .outcome(Outcome::NotApplied));
+            return Err((before, bytes_before));
         }
         Ok(slots)
     }
@@ -95,5 +115,12 @@ mod tests {
         drop(first);
         assert!(load.take(9, 2 * QUEUE_BYTES).is_ok(), "alone, it is let in");
         assert_eq!(load.waiting(), 0);
+        let _reads = load.take_reads(3, 10).unwrap();
+        let refused = load.take_reads(1, 10).err().unwrap();
+        assert_eq!(refused.reason, Reason::Overloaded);
+        assert!(
+            !refused.metadata.contains_key("outcome"),
+            "nothing was to be applied"
+        );
     }
 }

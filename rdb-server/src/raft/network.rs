@@ -28,16 +28,17 @@ use rdb_proto::raft::{peer_request, peer_response};
 use rdb_types::{RegionId, StoreId};
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 pub(super) type RpcError = RPCError<TypeConfig>;
 
-/// How well a leader is connected, as it tells its followers with each append. Whoever watches the
-/// quorum sets it, appends read it.
+/// How well a leader is connected, and whether a quorum has room, as it tells its followers with each append. Whoever
+/// watches the quorum sets it, appends read it.
 #[derive(Debug, Default)]
 pub struct QuorumView {
     quorum_age_ms: AtomicU64,
+    full: AtomicBool,
 }
 
 impl QuorumView {
@@ -49,6 +50,16 @@ impl QuorumView {
     /// Sets the age of the last acknowledgement by a quorum.
     pub fn set(&self, quorum_age_ms: u64) {
         self.quorum_age_ms.store(quorum_age_ms, Ordering::Relaxed);
+    }
+
+    /// Says whether a quorum has room on its disks for more data.
+    pub fn set_growing(&self, growing: bool) {
+        self.full.store(!growing, Ordering::Relaxed);
+    }
+
+    /// Whether a quorum has room on its disks for more data.
+    pub fn growing(&self) -> bool {
+        !self.full.load(Ordering::Relaxed)
     }
 
     /// Age of the last acknowledgement by a quorum.
@@ -210,7 +221,7 @@ impl Outbound {
         timeout: Duration,
     ) -> BoxFuture<'static, Result<StreamAppendResult<TypeConfig>, RpcError>> {
         let (prev, last) = (request.prev_log_id, wire::last_of(request));
-        let message = wire::append_to_wire(request, self.quorum.quorum_age_ms());
+        let message = wire::append_to_wire(request, &self.quorum);
         let answer = self.call(to, lane, peer_request::Body::Append(message), timeout);
         let read = move |answer| match answer {
             Ok(peer_response::Body::Append(reply)) => {

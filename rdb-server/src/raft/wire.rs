@@ -8,7 +8,8 @@
 //! A log id on the wire has room for a node. It stays 0: with one leader per term, the term says it.
 
 use super::{
-    Command, Entry, EntryPayload, LogId, Membership, StoreNode, StoredMembership, TypeConfig, Vote,
+    Command, Entry, EntryPayload, LogId, Membership, QuorumView, StoreNode, StoredMembership,
+    TypeConfig, Vote,
 };
 use openraft::raft::{
     AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest,
@@ -207,18 +208,18 @@ pub fn entry(wire: raft::Entry) -> Result<Entry, WireError> {
     Ok(Entry { log_id, payload })
 }
 
-/// Writes a request to append. `quorum_age_ms` tells the follower how well its leader is
-/// connected; see [`super::QuorumView`].
+/// Writes a request to append. `view` tells the follower how its leader is off.
 pub fn append_to_wire(
     request: &AppendEntriesRequest<TypeConfig>,
-    quorum_age_ms: u64,
+    view: &QuorumView,
 ) -> raft::AppendRequest {
     raft::AppendRequest {
         vote: Some(vote_to_wire(&request.vote)),
         prev: request.prev_log_id.as_ref().map(log_id_to_wire),
         entries: request.entries.iter().map(entry_to_wire).collect(),
         committed: request.leader_commit.as_ref().map(log_id_to_wire),
-        quorum_age_ms,
+        quorum_age_ms: view.quorum_age_ms(),
+        growing: view.growing(),
     }
 }
 

@@ -88,8 +88,10 @@ fn requests_come_back_as_they_went() {
             entries,
             leader_commit: Some(id(3, 9)),
         };
-        let wire = again(append_to_wire(&request, 17));
-        assert_eq!(wire.quorum_age_ms, 17);
+        let view = QuorumView::new();
+        view.set(17);
+        let wire = again(append_to_wire(&request, &view));
+        assert_eq!((wire.quorum_age_ms, wire.growing), (17, true));
         let back = append(wire).unwrap();
         assert_eq!(
             (

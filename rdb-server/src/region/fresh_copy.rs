@@ -34,6 +34,11 @@ pub struct CopySource {
     pub stop: CancellationToken,
 }
 
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}
+
 impl CopySource {
     /// Fetches the region from whichever of `replicas` has applied `index`, into a slot of the spool. Asks until one
     /// of them gives it.
@@ -71,8 +76,21 @@ impl CopySource {
         }
     }
 
-    /// `Ok(Err)`: the donor cannot.
+    /// `Ok(Err)`: the donor cannot, or there is no room for it here.
     async fn fetch_from(
+        &self,
+        donor: StoreId,
+        index: u64,
+        slot: RegionId,
+    ) -> io::Result<Result<SnapshotMeta, String>> {
+        match self.fetch_whole(donor, index, slot).await {
+            // What was fetched so far is gone with its file, and there may be room later.
+            Err(error) if is_full(&error) => Ok(Err(format!("the disk here is full: {error}"))),
+            fetched => fetched,
+        }
+    }
+
+    async fn fetch_whole(
         &self,
         donor: StoreId,
         index: u64,

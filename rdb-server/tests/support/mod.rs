@@ -1,7 +1,7 @@
 //! Real `rdb-server` processes under the tests, and what looks at them from outside.
 //!
 //! Owns: clusters of processes ([`cluster`]), plain calls and what a refusal says ([`calls`]), waiting
-//! ([`wait`]). A process ([`process`]), the links that can be cut, the recorded load ([`load`]) and a raw
+//! ([`wait`]), file systems that can be filled ([`small_disk`]). A process ([`process`]), the links that can be cut, the recorded load ([`load`]) and a raw
 //! HTTP/1.1 client ([`http`]) are those of `rdb-chaos`. Knows nothing of what a test promises.
 //!
 //! Invariant: whatever a test started is gone when it ends, however it ends.
@@ -22,6 +22,7 @@ pub(crate) mod calls;
 pub(crate) mod cluster;
 pub(crate) mod load;
 pub(crate) mod process;
+pub(crate) mod small_disk;
 pub(crate) mod wait;
 
 pub(crate) use rdb_chaos::http;

@@ -168,6 +168,7 @@ impl Host {
                 committer,
                 spool: self.spool.clone(),
                 store_uuid: format!("disk-{}", self.id),
+                reserve: Arc::new(rdb_storage::Boundless),
                 incarnation: seed,
                 data_dir: None,
             },

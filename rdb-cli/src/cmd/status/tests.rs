@@ -318,6 +318,7 @@ fn a_disk_that_fills_is_told_by_how_much_is_left() {
                 free_bytes,
                 total_bytes: 100 << 30,
                 used_bytes: 7 << 30,
+                ..DiskStatus::default()
             });
         })]);
         Verdict::of(&answer).degraded
@@ -333,6 +334,37 @@ fn a_disk_that_fills_is_told_by_how_much_is_left() {
         full.contains("is nearly full") && full.contains("make room at once"),
         "{full}"
     );
+}
+
+#[test]
+fn a_full_disk_is_told_with_what_goes_on_and_what_to_do() {
+    for (room, stalled, goes_on) in [
+        (1, false, "takes no more data (NO_SPACE), deletes"),
+        (2, false, "falls behind the other stores"),
+        (2, true, "not even deletes"),
+    ] {
+        let full = with(1, |status| {
+            status.disk = Some(DiskStatus {
+                free_bytes: 100 << 20,
+                total_bytes: 100 << 30,
+                used_bytes: 99 << 30,
+                reserve_bytes: 256 << 20,
+                held_bytes: 64 << 20,
+                room,
+                stalled,
+            });
+        });
+        let found = Verdict::of(&cluster(vec![full])).degraded;
+        let [told] = &found[..] else {
+            panic!("one finding: {found:?}");
+        };
+        assert!(
+            told.contains("is full (100 MiB of 100 GiB free, 256 MiB are kept"),
+            "{told}"
+        );
+        assert!(told.contains(goes_on), "{told}");
+        assert!(told.contains("goes on by itself"), "{told}");
+    }
 }
 
 #[test]

@@ -132,6 +132,9 @@ impl Verdict {
     }
 
     fn of_disk(&mut self, id: u32, address: &str, disk: DiskStatus) {
+        if disk.room > 0 || disk.stalled {
+            return self.of_full_disk(id, address, disk);
+        }
         let left = disk.free_bytes as f64 / disk.total_bytes as f64;
         if left >= FILLING {
             return;
@@ -139,7 +142,7 @@ impl Verdict {
         let (state, what) = if left < NEARLY_FULL {
             (
                 "nearly full",
-                "make room at once: a full disk ends the store",
+                "make room at once: the store takes no data on a full disk",
             )
         } else {
             (
@@ -151,6 +154,24 @@ impl Verdict {
             "the disk of store {id} at {address} is {state} ({} of {} free, {} are the database's): {what}",
             bytes(disk.free_bytes),
             bytes(disk.total_bytes),
+            bytes(disk.used_bytes)
+        ));
+    }
+
+    fn of_full_disk(&mut self, id: u32, address: &str, disk: DiskStatus) {
+        let goes_on = match disk.room {
+            _ if disk.stalled => "it can write nothing at all, not even deletes",
+            1 => "it takes no more data (NO_SPACE), deletes and reads go on",
+            _ => {
+                "it takes no more data (NO_SPACE) and falls behind the other stores, deletes and reads go on"
+            }
+        };
+        self.degraded.push(format!(
+            "the disk of store {id} at {address} is full ({} of {} free, {} are kept, {} are the database's): {goes_on}; \
+             delete what is not needed (`flaredb ns list` shows sizes) or make room on that disk, and it goes on by itself",
+            bytes(disk.free_bytes),
+            bytes(disk.total_bytes),
+            bytes(disk.reserve_bytes),
             bytes(disk.used_bytes)
         ));
     }

@@ -8,6 +8,7 @@
 use super::{Shared, report_from_wire};
 use crate::eventual::layout;
 use crate::eventual::outbox::{Held, Outbox, Run};
+use crate::room::Level;
 use crate::transport::{Lane, TransportError};
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -248,7 +249,10 @@ impl Link {
             return None;
         }
         self.outbox.sent(&runs);
-        let push = peer_request::Body::PushOrigins(raft::PushOrigins { runs: wire });
+        let push = peer_request::Body::PushOrigins(raft::PushOrigins {
+            runs: wire,
+            growing: shared.core.rooms.own() == Level::Ample,
+        });
         let reply = self.call(push, PATIENCE);
         Some(Box::pin(async move {
             Answer::Pushed {
