@@ -359,6 +359,10 @@ impl EventualWatch {
             let Some(state) = self.synced(letter.from, place, disk.as_ref()) else {
                 continue;
             };
+            // Made before a seal and sent behind it: of the time before, which who gets it refuses.
+            if run.epoch <= state.last_seal.0 {
+                continue;
+            }
             let log = (letter.region, namespace, origin, state.last_seal.0);
             for bytes in &run.entries {
                 let Ok(entry) = decode(bytes) else { continue };
