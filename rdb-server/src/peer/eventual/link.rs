@@ -164,10 +164,14 @@ impl Link {
                 continue;
             }
             let (me, own) = (shared.core.me, shared.state(namespace).vector);
-            if report.vector.get(me) > own.get(me) {
+            // What was pushed is on the disk, and so known as durable; the writer may not have come to say that it
+            // can be read, which takes it a moment longer.
+            let durable = shared.durable_state(namespace).vector;
+            let last = own.get(me).max(durable.get(me));
+            if report.vector.get(me) > last {
                 let _ = shared.core.fatal.send(Some(format!(
-                    "store {} holds write {} of this store in namespace {namespace}, and this disk ends at {}: it is older than what the cluster has seen. Was it restored from an older copy? Bring back the directory that was used last, or leave this store out",
-                    self.to, report.vector.get(me), own.get(me)
+                    "store {} holds write {} of this store in namespace {namespace}, and this disk ends at {last}: it is older than what the cluster has seen. Was it restored from an older copy? Bring back the directory that was used last, or leave this store out",
+                    self.to, report.vector.get(me)
                 )));
                 return;
             }
