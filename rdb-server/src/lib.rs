@@ -19,6 +19,7 @@
 //! | [`clock`] | wall time and stamps |
 //! | [`tasks`], [`watch`] | what a store runs, its chance, and channels that wake in order |
 //! | [`error`], [`metrics`], [`logging`] | refusals, numbers, logs |
+//! | [`service_manager`] | what systemd is told |
 
 pub mod admin_service;
 pub mod clock;
@@ -45,6 +46,7 @@ pub mod region;
 pub mod room;
 pub mod router;
 pub mod server;
+pub mod service_manager;
 pub mod session;
 pub mod store;
 pub mod stores;

@@ -9,6 +9,8 @@ use clap::Parser;
 use rdb_server::config::{self, Cli, LogConfig, LogFormat};
 use rdb_server::logging::LogLevel;
 use rdb_server::server::{NewConfig, Store, StoreOptions};
+use rdb_server::service_manager;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
@@ -82,6 +84,7 @@ fn main() -> ExitCode {
 /// The last word of a process that cannot start or go on: a line as plain as it can be, or in JSON where
 /// whoever reads the log expects nothing else.
 fn fail(format: LogFormat, why: &str) -> ExitCode {
+    service_manager::failed(why);
     match format {
         LogFormat::Json => tracing::error!("{why}"),
         LogFormat::Text => eprintln!("{why}"),
@@ -113,24 +116,34 @@ async fn run(loaded: config::Loaded, cli: Cli, level: Arc<LogLevel>) -> ExitCode
         Ok(store) => store,
         Err(error) => return fail(format, &error.to_string()),
     };
-    let failed = loop {
-        tokio::select! {
-            why = store.failed() => {
-                tracing::info!(why, "leaving");
-                break Some(why);
+    service_manager::ready();
+    let failed = {
+        let mut news = pin!(service_manager::keep_told(|| store.missing()));
+        loop {
+            tokio::select! {
+                why = store.failed() => {
+                    tracing::info!(why, "leaving");
+                    break Some(why);
+                }
+                _ = terminate.recv() => {
+                    tracing::info!(signal = "SIGTERM", "leaving");
+                    break None;
+                }
+                _ = interrupt.recv() => {
+                    tracing::info!(signal = "SIGINT", "leaving");
+                    break None;
+                }
+                _ = hangup.recv() => {
+                    service_manager::reloading();
+                    // What came of it is in the log.
+                    drop(store.reload());
+                    service_manager::ready();
+                }
+                () = &mut news => {}
             }
-            _ = terminate.recv() => {
-                tracing::info!(signal = "SIGTERM", "leaving");
-                break None;
-            }
-            _ = interrupt.recv() => {
-                tracing::info!(signal = "SIGINT", "leaving");
-                break None;
-            }
-            // What came of it is in the log.
-            _ = hangup.recv() => drop(store.reload()),
         }
     };
+    service_manager::stopping();
     store.shutdown().await;
     tracing::info!("stopped");
     match failed {

@@ -171,6 +171,11 @@ impl Store {
         self.edges.probes().ready()
     }
 
+    /// What keeps it from being ready, in one line.
+    pub fn missing(&self) -> Option<String> {
+        self.edges.probes().missing()
+    }
+
     /// The regions of this store.
     pub fn manager(&self) -> &Arc<PeerManager> {
         self.edges.core().manager()

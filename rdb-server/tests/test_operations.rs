@@ -1,7 +1,8 @@
 //! What an operator sees, held against real `rdb-server` processes and against the files of `deploy/`.
 //!
 //! The way in: `story.rs` (every metric moves, every event is in the log, and no key or value in either),
-//! `log_level.rs` (what is logged changes while it runs), `deploy.rs` (dashboard, alerts and runbooks name what there is).
+//! `log_level.rs` (what is logged changes while it runs), `service_manager.rs` (what systemd hears), `deploy.rs` (dashboard,
+//! alerts and runbooks name what there is).
 
 #![allow(
     clippy::unwrap_used,
@@ -16,6 +17,8 @@ mod deploy;
 mod log_level;
 #[path = "test_operations/scrape.rs"]
 mod scrape;
+#[path = "test_operations/service_manager.rs"]
+mod service_manager;
 #[path = "test_operations/story.rs"]
 mod story;
 mod support;

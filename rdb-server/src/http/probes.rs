@@ -7,7 +7,7 @@
 
 use super::Gateway;
 use crate::clock::{Standing, StoreClock};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Step};
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
 use crate::peer_manager::PeerManager;
@@ -74,15 +74,28 @@ fn clock_warning(clock: &StoreClock) -> Option<String> {
     }
 }
 
+/// Whom a store without a cluster waits for.
+fn alone(cluster: &Cluster) -> Option<String> {
+    if cluster.plan().is_some() {
+        return None;
+    }
+    let waits = match cluster.next_step() {
+        Ok(Step::Ask { missing, planner }) if missing.is_empty() => {
+            format!("it waits for store {planner} to begin one")
+        }
+        Ok(Step::Ask { missing, .. }) => {
+            let missing: Vec<String> = missing.iter().map(u32::to_string).collect();
+            format!("it waits for an answer of store {}", missing.join(", "))
+        }
+        Ok(_) => "it is joining one".to_owned(),
+        Err(error) => error.message,
+    };
+    Some(format!("this store belongs to no cluster yet: {waits}"))
+}
+
 impl Probes {
     fn checks(&self) -> Vec<Check> {
-        let alone = self.cluster.plan().is_none();
-        let mut checks = vec![Check::new(
-            "cluster",
-            alone.then(|| {
-                "this store belongs to no cluster yet; see its log for whom it waits".into()
-            }),
-        )];
+        let mut checks = vec![Check::new("cluster", alone(&self.cluster))];
         if self.leaving.load(Ordering::Acquire) {
             let problem = "this store is shutting down".to_owned();
             checks.push(Check::new("leaving", Some(problem)));
@@ -130,6 +143,13 @@ impl Probes {
     /// Whether requests can be served.
     pub fn ready(&self) -> bool {
         self.checks().iter().all(|check| check.problem.is_none())
+    }
+
+    /// What keeps the store from being ready, in one line.
+    pub fn missing(&self) -> Option<String> {
+        let problem = |check: &Check| Some(format!("{}: {}", check.name, check.problem.as_ref()?));
+        let problems: Vec<String> = self.checks().iter().filter_map(problem).collect();
+        (!problems.is_empty()).then(|| problems.join("; "))
     }
 }
 
