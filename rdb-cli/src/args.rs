@@ -143,6 +143,9 @@ pub(crate) enum Command {
     ///
     /// For bash: source <(flaredb completion bash)
     Completion(cmd::completion::Completion),
+    /// Write the manual pages of flaredb and rdb-server, for a package
+    #[command(hide = true)]
+    Man(cmd::man::Man),
 }
 
 impl Shared {

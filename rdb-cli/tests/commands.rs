@@ -157,6 +157,7 @@ fn what_is_not_well_formed_is_exit_code_2_and_nothing_on_stdout() {
         &["ns", "create", "n", "--mode", "loose"],
         &["ns", "delete", "n"],
         &["completion", "tcsh"],
+        &["man"],
         &["verify"],
         &["conflicts"],
         &["conflicts", "n", "restore"],
@@ -683,6 +684,53 @@ fn completion_scripts() {
             "{shell}"
         );
     }
+}
+
+#[test]
+fn manual_pages() {
+    let dir = tempfile::tempdir().unwrap();
+    let pages = dir.path().join("new/man");
+    let ran = run("x:1", &["man", pages.to_str().unwrap()]);
+    assert_eq!((ran.code, ran.out(), ran.err.as_str()), (0, "", ""));
+    let page = |name: &str| {
+        let page = std::fs::read_to_string(pages.join(format!("{name}.1")));
+        page.unwrap_or_else(|error| panic!("{name}: {error}"))
+    };
+    // One for each command that the help lists.
+    let help = run("x:1", &["--help"]);
+    let listed = help.out().split("Commands:\n").nth(1).unwrap();
+    let listed = listed.lines().take_while(|line| !line.is_empty());
+    let commands: Vec<&str> = listed
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|command| *command != "help")
+        .collect();
+    assert!(
+        commands.len() > 10 && !commands.contains(&"man"),
+        "{commands:?}"
+    );
+    for command in commands {
+        let text = page(&format!("flaredb-{command}"));
+        assert!(text.contains("\\-\\-endpoints"), "{command}: {text}");
+    }
+    assert!(page("flaredb").contains("Exit codes: 0 done"));
+    assert!(page("flaredb-ns-set-mode").contains("\\-\\-dry\\-run"));
+    assert!(
+        page("flaredb-get").contains("\n  \\- json "),
+        "a list has its lines: {}",
+        page("flaredb-get")
+    );
+    let server = page("rdb-server");
+    assert!(server.contains("\\-\\-data\\-dir") && server.contains("SIGHUP"));
+
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let ran = run("x:1", &["man", file.join("man").to_str().unwrap()]);
+    assert_eq!((ran.code, ran.out()), (1, ""));
+    assert!(
+        ran.err.contains("cannot write manual pages to"),
+        "{}",
+        ran.err
+    );
 }
 
 /// What bash offers for the last of these words. Called as bash calls it, in a directory with one file.

@@ -8,6 +8,7 @@ pub(crate) mod conflicts;
 pub(crate) mod del;
 pub(crate) mod get;
 pub(crate) mod log_level;
+pub(crate) mod man;
 pub(crate) mod ns;
 pub(crate) mod put;
 mod receipt;
@@ -41,5 +42,6 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Error> {
         Command::LogLevel(level) => level.run(&shared).await,
         Command::Demo(demo) => demo.run().await,
         Command::Completion(completion) => completion.run(),
+        Command::Man(man) => man.run(),
     }
 }
