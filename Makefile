@@ -4,7 +4,7 @@
 # Arguments are passed on: make demo ARGS="--help", make bench ARGS="--help".
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test verify fix bench openapi api-check upgrade-check sim sim-bugs sim-search chaos chaos-short clean
+.PHONY: help setup build demo test verify fix bench openapi api-check upgrade-check sim sim-bugs sim-search chaos chaos-short deb deb-test clean
 
 help: ## this list
 	@awk -F '## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,12 @@ chaos-short: setup ## every fault once, from a fixed seed, and the controls: fou
 	cargo build --workspace --bins
 	cargo run -p rdb-chaos --bin rdb-chaos -- control --etcd-if-installed $(ARGS)
 	cargo run -p rdb-chaos --bin rdb-chaos -- run --seed 3 --rounds 13 --longest 5 --patience 5 $(ARGS)
+
+deb: setup ## the Debian package, with cargo-deb (docs/operations.md)
+	scripts/deb.sh
+
+deb-test: setup ## build the package, and use it in a chroot: install, start, put and get, purge
+	scripts/test-deb.sh
 
 clean: ## remove what was built (RocksDB too: minutes to build again)
 	cargo clean
