@@ -700,7 +700,9 @@ fn manual_pages() {
     let help = run("x:1", &["--help"]);
     let listed = help.out().split("Commands:\n").nth(1).unwrap();
     let listed = listed.lines().take_while(|line| !line.is_empty());
+    // What is further in goes on with the line above.
     let commands: Vec<&str> = listed
+        .filter(|line| !line.starts_with("   "))
         .filter_map(|line| line.split_whitespace().next())
         .filter(|command| *command != "help")
         .collect();
