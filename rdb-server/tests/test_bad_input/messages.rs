@@ -267,11 +267,12 @@ async fn messages_of_another_version_or_of_none() {
             assert!(!refusal.message.contains("compress"), "{refusal:?}");
         }
     }
-    // What is declared and not built says so.
+    // Nobody deletes what he has not named.
     let mut namespaces = RaftServiceClient::new(channel(cluster.addr(0)).await);
     let request = DeleteNamespaceRequest::default();
     refused(namespaces.delete_namespace(request).await)
-        .is(Code::Unimplemented, "UNIMPLEMENTED")
+        .is(Code::InvalidArgument, "INVALID_ARGUMENT")
+        .field("name")
         .outcome("not_applied");
     assert_serves(&cluster, "odd messages").await;
 }
