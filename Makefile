@@ -1,6 +1,8 @@
 # What can be done here; each target is a line or two over cargo or a script, which work alone too.
 # Demo and bench build in cargo's dev profile (optimised); tests leave only our own crates unoptimised
 # (see Cargo.toml), so RocksDB is compiled once.
+# No target builds a package by itself (-p): its dependencies would have features of their own, and everything be
+# compiled once more.
 # Arguments are passed on: make demo ARGS="--help", make bench ARGS="--help".
 
 .DEFAULT_GOAL := help
@@ -16,7 +18,7 @@ build: setup ## rdb-server and flaredb, in target/debug (optimised all the same)
 	cargo build --workspace --bins
 
 demo: setup ## build FlareDB, run a cluster of three, break it, check that nothing was lost
-	cargo run -p rdb-cli --bin flaredb -- demo $(ARGS)
+	cargo run --bin flaredb -- demo $(ARGS)
 
 test: setup ## all tests, with cargo-nextest where it is installed
 	scripts/test.sh
@@ -30,13 +32,13 @@ fix: setup ## format, and let clippy mend what it can
 
 bench: setup ## put and get side by side with etcd, as ratios
 	cargo build --workspace --bins
-	cargo run -p rdb-bench --bin rdb-bench -- $(ARGS)
+	cargo run --bin rdb-bench -- $(ARGS)
 
 openapi: setup ## write specs/003-kvs-consistency/contracts/openapi.json anew, from the code
 	WRITE_OPENAPI=1 cargo test --workspace --lib -q -- http::openapi
 
 api-check: setup ## schemathesis against the HTTP port of a fresh store (docs/testing.md)
-	cargo build -p rdb-server --bin rdb-server
+	cargo build --bin rdb-server
 	scripts/schemathesis.sh $(ARGS)
 
 upgrade-check: setup ## upgrade a running cluster of an earlier build, store by store (OLD=directory of its programs)
@@ -45,28 +47,28 @@ upgrade-check: setup ## upgrade a running cluster of an earlier build, store by 
 	scripts/rolling-upgrade.sh "$(OLD)" "$${CARGO_TARGET_DIR:-target}/debug"
 
 sim: setup ## the simulator over fixed seeds, and over gRPC (SEEDS=n, default 110)
-	cargo build -p rdb-sim
-	cargo run -q -p rdb-sim -- search --first 1 --seeds $(or $(SEEDS),110) --seconds 15 --minutes 8
-	cargo run -q -p rdb-sim -- tonic --seeds 24
+	cargo build --bin rdb-sim
+	cargo run -q --bin rdb-sim -- search --first 1 --seeds $(or $(SEEDS),110) --seconds 15 --minutes 8
+	cargo run -q --bin rdb-sim -- tonic --seeds 24
 
 sim-bugs: setup ## every planted bug, and the seeds until the simulator catches it; some minutes
-	cargo build -p rdb-sim
-	cargo run -q -p rdb-sim -- bugs --seeds 200 --seconds 30
-	cargo run -q -p rdb-sim -- tonic --controls --seeds 40
+	cargo build --bin rdb-sim
+	cargo run -q --bin rdb-sim -- bugs --seeds 200 --seconds 30
+	cargo run -q --bin rdb-sim -- tonic --controls --seeds 40
 
 sim-search: setup ## the simulator over new seeds, from where the last search stopped (MINUTES=n, default 10)
-	cargo run -p rdb-sim -- search --state target/sim-next-seed --minutes $(or $(MINUTES),10)
+	cargo run --bin rdb-sim -- search --state target/sim-next-seed --minutes $(or $(MINUTES),10)
 
 chaos: setup ## real stores under faults, judged by what clients saw (MINUTES=n, default 10; docs/chaos.md)
 	@scripts/chaos-setup.sh
 	cargo build --workspace --bins
-	cargo run -p rdb-chaos --bin rdb-chaos -- run --minutes $(or $(MINUTES),10) $(ARGS)
+	cargo run --bin rdb-chaos -- run --minutes $(or $(MINUTES),10) $(ARGS)
 
 chaos-short: setup ## every fault once, from a fixed seed, and the controls: four minutes at most
 	@scripts/chaos-setup.sh
 	cargo build --workspace --bins
-	cargo run -p rdb-chaos --bin rdb-chaos -- control --etcd-if-installed $(ARGS)
-	cargo run -p rdb-chaos --bin rdb-chaos -- run --seed 3 --rounds 13 --longest 5 --patience 5 $(ARGS)
+	cargo run --bin rdb-chaos -- control --etcd-if-installed $(ARGS)
+	cargo run --bin rdb-chaos -- run --seed 3 --rounds 13 --longest 5 --patience 5 $(ARGS)
 
 deb: setup ## the Debian package, with cargo-deb (docs/operations.md)
 	scripts/deb.sh
