@@ -21,7 +21,8 @@ cargo deb --version >/dev/null 2>&1 || fail "cargo-deb is not installed (cargo i
 licences() {
   local package licence name version where dir file sum
   local -A first=()
-  echo "What the programs of this package contain beside FlareDB's own code, and under which licences."
+  echo "What the programs of this package contain beside FlareDB's own code, and under which licences. Where a library"
+  echo "came without a text of its own, that of the licence it names stands under others here."
   while IFS='|' read -r package licence; do
     read -r name version where <<<"$package"
     case $name in rdb-*) continue ;; esac
@@ -42,7 +43,7 @@ licences() {
     done < <(find "${dir%%$'\n'*}" -maxdepth 3 -type f \
       \( -iname 'licen[cs]e*' -o -iname 'copying*' -o -iname 'notice*' -o -iname 'copyright*' \) | LC_ALL=C sort)
   done < <(cargo tree --locked -p rdb-server -p rdb-cli -e normal --prefix none -f '{p}|{l}' \
-    | sed 's/ (\*)$//; s/ (proc-macro)//' | LC_ALL=C sort -u)
+    | sed '/^$/d; s/ (\*)$//; s/ (proc-macro)//' | LC_ALL=C sort -u)
 }
 
 cargo build --workspace --bins --locked
@@ -66,6 +67,7 @@ grep -q '^data_dir = "/var/lib/flaredb"$' "$files/flaredb.toml" \
 "$files/rdb-server" --config "$files/flaredb.toml" --check-config >/dev/null
 
 licences >"$files/third-party-licences"
+gzip -9 --no-name "$files"/man/* "$files/third-party-licences"
 
 # The same commit gives the same package.
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}

@@ -10,7 +10,7 @@
 #
 # There is no systemd in the chroot: the unit's ExecStart is run as the unit's User, and somebody listens at
 # NOTIFY_SOCKET. What else the unit says is checked by systemd-analyze (scripts/check-deploy.sh).
-set -euo pipefail
+set -Eeuo pipefail
 
 say() { printf 'test-deb: %s\n' "$*"; }
 ok() { say "ok: $*"; }
@@ -92,7 +92,7 @@ sources() {
 # ---- inside -----------------------------------------------------------------------------------------------------
 
 run() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 "$@"; }
-unit_says() { sed -n "s/^$1=//p" "$root/usr/lib/systemd/system/flaredb.service" | head -n 1; }
+unit_says() { sed -n "/^$1=/{s///p;q}" "$root/usr/lib/systemd/system/flaredb.service"; }
 
 # until_true WHAT COMMAND...
 until_true() {
@@ -104,6 +104,14 @@ until_true() {
   done
   cat "$root/tmp/store.log" >&2 || true
   fail "$what: not within 30 s"
+}
+
+# says PATTERN COMMAND...: all of the output is read, so that no command writes into a closed pipe.
+says() {
+  local pattern=$1 said
+  shift
+  said=$("$@")
+  grep -q -e "$pattern" <<<"$said" || fail "not in what \`$*\` says: $pattern"
 }
 
 heard() { grep -q "^$1" "$root/tmp/heard"; }
@@ -131,7 +139,7 @@ inside() {
 
   [[ $(run stat -c '%U:%G %a' /var/lib/flaredb) == 'flaredb:flaredb 750' ]]
   [[ $(run getent passwd flaredb | cut -d: -f7) == */nologin ]]
-  run dpkg-query -W -f '${Conffiles}' flaredb | grep -q ' /etc/flaredb/flaredb.toml '
+  says ' /etc/flaredb/flaredb.toml ' run dpkg-query -W -f '${Conffiles}' flaredb
   [[ ! -e $root/etc/systemd/system/multi-user.target.wants/flaredb.service ]]
   ok "a user of its own, a configuration file that upgrades leave alone, nothing enabled or started"
 
@@ -156,8 +164,8 @@ looks_right() {
   for page in "$root"/usr/share/man/man1/{flaredb,rdb-server}*; do
     [[ -z $(run man --warnings=w -l "${page#"$root"}" 2>&1 >/dev/null) ]] || fail "$page is no good roff"
   done
-  run man rdb-server | grep -q -e --data-dir
-  run man flaredb-put | grep -q -e --ttl
+  says --data-dir run man rdb-server
+  says --ttl run man flaredb-put
   ok "a manual page for each program and command"
 
   run bash -c '. /usr/share/bash-completion/completions/flaredb && complete -p flaredb' >/dev/null
@@ -166,8 +174,8 @@ looks_right() {
   ok "completion for bash, zsh and fish"
 
   [[ -s $root/usr/share/doc/flaredb/copyright ]]
-  zcat -f "$root"/usr/share/doc/flaredb/third-party-licences* | grep -q '^==== librocksdb-sys '
-  ok "licences, of the libraries inside, too"
+  says '^==== librocksdb-sys ' zcat -f "$root"/usr/share/doc/flaredb/third-party-licences*
+  ok "licences, those of the libraries inside, too"
 }
 
 # Starts the store as systemd would; its process is $store.
@@ -204,7 +212,7 @@ lives() {
   until_true "the store serves" heard STATUS=serving
   run flaredb put greeting hello >/dev/null
   [[ $(run flaredb get greeting) == hello ]]
-  run flaredb status | head -n 1 | grep -q healthy
+  says healthy run flaredb status
   ok "the unit's command says READY and serves: put, get, status"
 
   kill -HUP "$store"
