@@ -4,7 +4,8 @@
 //! have that room, and the store gives it back to itself when it needs it. And the question how much room a
 //! file system has. Decides nothing: when the room is held and when it is given up, the store says.
 //!
-//! Invariant: the file's room is real (allocated, not sparse), or the file is not there.
+//! Invariants: the file's room is real (allocated, not sparse), or the file is not there; the disk is never
+//! filled, not for a moment, by the try to hold more than there is.
 
 use std::{
     fs::{self, File},
@@ -96,6 +97,14 @@ impl Reserve for ReserveFile {
         if bytes == 0 {
             return Ok(());
         }
+        // The call takes all that is left before it finds that it is too little: others would meet a full disk.
+        match self.space() {
+            Some(Space { free_bytes, .. }) if free_bytes < bytes => {
+                let left = format!("{bytes} bytes are wanted, {free_bytes} are left");
+                return Err(io::Error::new(io::ErrorKind::StorageFull, left));
+            }
+            _ => {}
+        }
         let held = File::create(&self.file)
             .and_then(|file| Ok(fallocate(&file, FallocateFlags::empty(), 0, bytes)?));
         if held.is_err() {
@@ -167,8 +176,24 @@ mod tests {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let reserve = ReserveFile::new(directory.path());
         let total_bytes = reserve.space().expect("the system says").total_bytes;
-        assert!(reserve.hold(total_bytes.saturating_mul(2)).is_err());
+        reserve.hold(1 << 20).expect("there is room");
+        let error = reserve.hold(total_bytes.saturating_mul(2)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
         assert_eq!(reserve.held_bytes(), 0);
         assert!(!directory.path().join(RESERVE_FILE).exists());
+    }
+
+    #[test]
+    fn more_than_there_is_is_not_even_tried() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let reserve = ReserveFile::new(directory.path());
+        let total_bytes = reserve.space().expect("the system says").total_bytes;
+        // A file that comes and goes leaves its mark on the directory's time.
+        let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+        let opened = File::open(directory.path()).expect("the directory can be opened");
+        opened.set_modified(long_ago).expect("the time can be set");
+        assert!(reserve.hold(total_bytes.saturating_mul(2)).is_err());
+        let metadata = opened.metadata().expect("it is there");
+        assert_eq!(metadata.modified().expect("the system says"), long_ago);
     }
 }
