@@ -137,6 +137,11 @@ pub(crate) enum Command {
     ///
     /// Lasts until it is changed again, a reload, or a restart.
     LogLevel(cmd::log_level::LogLevel),
+    /// Have the stamps of all stores go on from the present, where the clocks of a majority were behind it
+    ///
+    /// The present is what this machine's clock says. Without --yes it shows where each store is, and changes
+    /// nothing. Exit code 4: a store has not followed within --timeout.
+    AdvanceClock(cmd::advance_clock::AdvanceClock),
     /// See it work: three stores here, broken on purpose, and judged
     Demo(crate::demo::Demo),
     /// A completion script for your shell

@@ -664,6 +664,41 @@ fn a_log_level_is_changed_and_told() {
 }
 
 #[test]
+fn clocks_are_advanced_where_they_are_behind_and_only_when_asked_twice() {
+    let running = Store::start();
+    let at = &*running.address;
+    running.store.set_clock(1_704_067_200_000);
+    let shown = run(at, &["advance-clock"]);
+    let document: serde_json::Value = serde_json::from_str(shown.out()).unwrap();
+    assert_eq!(shown.code, 0, "{}", shown.err);
+    assert_eq!(document["hybrid_unix_ms"], "1704067200000");
+    assert!(shown.err.contains("--yes"), "{}", shown.err);
+    assert_eq!(running.store.clock(), 1_704_067_200_000, "only asked");
+
+    let done = run(at, &["advance-clock", "--yes"]);
+    assert_eq!((done.code, done.err.as_str()), (0, ""));
+    let document: serde_json::Value = serde_json::from_str(done.out()).unwrap();
+    let present = &document["machine_unix_ms"];
+    assert_eq!(&document["hybrid_unix_ms"], present);
+    assert_eq!(present, &running.store.clock().to_string());
+
+    running.store.set_clock(4_000_000_000_000);
+    let ahead = run(at, &["advance-clock", "--yes", "-o", "raw"]);
+    assert_eq!(ahead.code, 0, "{}", ahead.err);
+    assert!(
+        ahead.out().contains("ahead of this machine"),
+        "{}",
+        ahead.out()
+    );
+    assert!(ahead.err.contains("nothing to advance"), "{}", ahead.err);
+    assert_eq!(
+        running.store.clock(),
+        4_000_000_000_000,
+        "nothing goes back"
+    );
+}
+
+#[test]
 fn a_reload_says_what_it_changed() {
     let running = Store::start();
     let ran = run(&running.address, &["reload", "-o", "raw"]);

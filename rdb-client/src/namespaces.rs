@@ -187,6 +187,19 @@ impl Client {
         .await
     }
 
+    /// Has the stamps of all stores go on from `to_unix_ms` (milliseconds since the Unix epoch), for when the clocks of
+    /// a majority were wrong. For good: stamps never go back. A time that is past changes nothing.
+    pub async fn advance_clock(&self, to_unix_ms: u64) -> Result<(), ClientError> {
+        // Done twice it is the same: a read in the sense of repeats.
+        let call = Call::read("advancing the clocks", "", None);
+        let request = admin::AdvanceClockRequest { to_unix_ms };
+        self.admin(call, request, async |mut client, request| {
+            client.advance_clock(request).await
+        })
+        .await?;
+        Ok(())
+    }
+
     pub(crate) async fn raft<Q, R, F>(
         &self,
         call: Call<'_>,

@@ -5,11 +5,13 @@ use crate::error::Error;
 use crate::grpc_edge::deadline_of;
 use crate::namespace::Namespaces;
 use crate::peer_manager::PeerManager;
+use crate::store::clocks;
 use crate::store::reload::Reloader;
 use crate::stores::Stores;
 use rdb_proto::admin::{self, admin_server::Admin};
 use rdb_types::{Reason, RegionId, StoreId};
 use std::sync::Arc;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 /// The service.
@@ -143,5 +145,19 @@ impl Admin for AdminService {
             before,
             level,
         }))
+    }
+
+    async fn advance_clock(
+        &self,
+        request: Request<admin::AdvanceClockRequest>,
+    ) -> Result<Response<admin::AdvanceClockResponse>, Status> {
+        let deadline = deadline_of(&request).unwrap_or_else(|| {
+            let config = self.manager.context().config.load();
+            Instant::now() + config.consistency.request_timeout
+        });
+        clocks::advance(&self.manager, request.into_inner().to_unix_ms, deadline)
+            .await
+            .map_err(|error| error.to_status(true))?;
+        Ok(Response::new(admin::AdvanceClockResponse {}))
     }
 }

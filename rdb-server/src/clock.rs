@@ -172,6 +172,11 @@ impl StoreClock {
         self.compare();
     }
 
+    /// Whose clock it is.
+    pub fn store(&self) -> StoreId {
+        self.store
+    }
+
     /// Physical time, in milliseconds since the Unix epoch. Not to be stamped with: it may be wrong.
     pub fn unix_ms(&self) -> u64 {
         self.unix_ms_at(self.compared.lock().offset_ms)

@@ -13,28 +13,30 @@ pub mod load;
 pub mod orders;
 pub mod quorum;
 pub mod reads;
+mod records;
+mod report;
 mod room;
 pub mod strong;
 pub mod switch;
 mod telling;
+mod watching;
 
-use crate::clock::{Standing, StoreClock};
+use crate::clock::StoreClock;
 use crate::config::LiveConfig;
 use crate::contacts::Contacts;
 use crate::error::Error;
-use crate::eventual::{layout as eventual_layout, state::load_ids};
 use crate::raft::{
     Inbound, NetworkSettings, QuorumView, RaftLogStore, RaftOf, RaftSettings, RegionNetwork,
     SnapshotSpool, StoreNode, raft_config,
 };
+use crate::region::RegionMachine;
 use crate::region::fresh_copy::CopySource;
 use crate::region::layout;
 use crate::region::machine::SummaryCell;
-use crate::region::{RegionMachine, expiring};
 use crate::room::Rooms;
 use crate::tasks::{self, Tasks};
 use crate::transport::SharedTransport;
-use damage::{Damage, ReadOf};
+use damage::Damage;
 use donation::Donation;
 use eventual::{Counters, Eventual, EventualCore, PolicyBook};
 use futures::future::BoxFuture;
@@ -42,10 +44,9 @@ use openraft::async_runtime::WatchReceiver;
 use orders::OrderBook;
 use prost::Message;
 use quorum::QuorumWatch;
-use rdb_proto::convert;
 use rdb_proto::raft::{self, WriteOp, WriteResult, command_outcome, peer_request, peer_response};
-use rdb_storage::{Committer, Engine, Family, Reserve, View};
-use rdb_types::{Mode, NamespaceId, Reason, Record, RegionId, Stamp, StoreId};
+use rdb_storage::{Committer, Engine, Reserve, View};
+use rdb_types::{Mode, NamespaceId, Reason, RegionId, StoreId};
 use reads::{ReadCore, Reads};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -56,6 +57,7 @@ use telling::Telling;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use watching::{keep_time, watch_over};
 
 /// What all peers of a store share.
 pub struct PeerContext {
@@ -331,121 +333,6 @@ impl Peer {
         &self.quorum
     }
 
-    /// What this store holds under a global key of an eventual namespace, which it goes on with while a
-    /// snapshot replaces the rest of the region.
-    ///
-    /// # Errors
-    /// A snapshot replaces this, too; the disk does not give the record, or not what was written.
-    pub fn own(&self, namespace: NamespaceId, global: &[u8]) -> Result<Option<Record>, Error> {
-        let before = self.own_settled(namespace)?;
-        let stored = self.read(global)?;
-        self.still(before)?;
-        Ok(stored)
-    }
-
-    /// As [`Peer::settled`], for a namespace that is eventual.
-    ///
-    /// # Errors
-    /// A snapshot replaces its rows right now.
-    pub fn own_settled(&self, namespace: NamespaceId) -> Result<u64, Error> {
-        let (installs, replaced) = self
-            .cell
-            .with(|summary| (summary.installs, summary.replacing.contains(&namespace)));
-        if replaced {
-            return Err(self.being_replaced());
-        }
-        Ok(installs)
-    }
-
-    /// What stands under a key of a namespace here, as its list of lost writes counts.
-    ///
-    /// # Errors
-    /// As [`Peer::own`].
-    pub fn standing(&self, namespace: NamespaceId, global: &[u8]) -> Result<Option<Record>, Error> {
-        let strong = self.cell.with(|summary| {
-            let state = summary.namespaces.get(&namespace);
-            state.filter(|state| state.mode == Mode::Strong).cloned()
-        });
-        match strong {
-            None => self.own(namespace, global),
-            Some(state) => {
-                let stored = self.stored(global)?;
-                Ok(stored.filter(|record| state.counts(record)))
-            }
-        }
-    }
-
-    /// The stamp under which a write with this request id was applied here, in the log or beside it; `None`:
-    /// none was that is still remembered.
-    ///
-    /// # Errors
-    /// The disk does not give the row, or not what was written.
-    pub fn applied_at(&self, namespace: NamespaceId, id: &[u8]) -> Result<Option<Stamp>, Error> {
-        let (view, region) = (self.engine.as_ref(), self.id());
-        let in_log = self.cell.with(|summary| summary.ids);
-        if let Some(stamp) = in_log.applied_at(view, region, namespace, id)? {
-            return Ok(Some(stamp));
-        }
-        let own = load_ids(region, view)?;
-        Ok(own.applied_at(view, eventual_layout::beside(region), namespace, id)?)
-    }
-
-    fn read(&self, global: &[u8]) -> Result<Option<Record>, Error> {
-        let stored = self.engine.get(Family::Data, global);
-        let stored = self.damage.check(ReadOf::Record, stored)?;
-        stored
-            .map(Record::decode)
-            .transpose()
-            .map_err(|error| self.damage.record(ReadOf::Record, &error))
-    }
-
-    /// What this store holds under a global key of a strong namespace of this region.
-    ///
-    /// # Errors
-    /// A snapshot replaces the region; the disk does not give the record, or not what was written.
-    pub fn stored(&self, global: &[u8]) -> Result<Option<Record>, Error> {
-        let installs = self.settled()?;
-        let stored = self.read(global)?;
-        self.still(installs)?;
-        Ok(stored)
-    }
-
-    /// Begins a look at the region's rows: what [`Peer::still`] wants to know after it.
-    ///
-    /// # Errors
-    /// A snapshot replaces them right now.
-    pub fn settled(&self) -> Result<u64, Error> {
-        let installs = self.cell.with(|summary| summary.installs);
-        if installs.is_multiple_of(2) {
-            Ok(installs)
-        } else {
-            Err(self.being_replaced())
-        }
-    }
-
-    /// Ends a look at the region's rows.
-    ///
-    /// # Errors
-    /// They were being replaced meanwhile: what was seen may be half of each.
-    pub fn still(&self, installs: u64) -> Result<(), Error> {
-        if self.cell.with(|summary| summary.installs) == installs {
-            Ok(())
-        } else {
-            Err(self.being_replaced())
-        }
-    }
-
-    fn being_replaced(&self) -> Error {
-        Error::new(
-            Reason::NotReady,
-            format!(
-                "region {} is being replaced by a snapshot here; ask another store or try again",
-                self.id()
-            ),
-        )
-        .with("region", self.id())
-    }
-
     /// What is known to be damaged here.
     pub fn damage(&self) -> &Damage {
         &self.damage
@@ -552,7 +439,7 @@ impl Peer {
             self.quorum
                 .heard_leader(Duration::from_millis(append.quorum_age_ms));
             if !self.log.agrees(append) {
-                // The process ends; see `watch_over`.
+                // The process ends; see [`watching`].
                 let message = format!(
                     "region {} has another history on this store, which stops",
                     self.id()
@@ -645,119 +532,6 @@ impl Peer {
         }
     }
 
-    /// What this replica knows of itself.
-    pub fn report(&self) -> raft::RegionReport {
-        // Copied out before anything else looks at the same watch: a second look while a writer waits
-        // for the first to end would wait for ever.
-        let (leader, term, commit_index, last_index) = {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow_watched();
-            let commit_index = metrics.local_committed.map_or(0, |id| id.index);
-            (
-                metrics.current_leader.unwrap_or(0),
-                metrics.current_term,
-                commit_index,
-                metrics.last_log_index.unwrap_or(0),
-            )
-        };
-        let strong = convert::mode_to_wire(Mode::Strong);
-        let mut namespaces: Vec<raft::NamespaceReport> = self.cell.with(|summary| {
-            summary
-                .namespaces
-                .iter()
-                .filter(|(_, state)| state.mode == Mode::Strong)
-                .map(|(id, state)| raft::NamespaceReport {
-                    namespace_id: id.0,
-                    mode: convert::mode_to_wire(state.mode),
-                    epoch: state.epoch.0,
-                    digest: state.digest.to_bytes().to_vec().into(),
-                    keys: state.keys,
-                    bytes: state.bytes,
-                    ..Default::default()
-                })
-                .collect()
-        });
-        namespaces.extend(self.eventual.reports());
-        self.cell.with(|summary| {
-            for report in &mut namespaces {
-                let id = NamespaceId(report.namespace_id);
-                if let Some(state) = summary.namespaces.get(&id) {
-                    report.attempt = state.attempt;
-                }
-                let pause = summary.pauses.get(&id).copied().unwrap_or_default();
-                report.write_pause_us = pause.last.as_micros() as u64;
-                report.progress = self.progress.of(id);
-                report.fresh_copy_needed = summary.fresh_copy.is_some();
-            }
-        });
-        for report in namespaces.iter_mut().filter(|report| report.mode == strong) {
-            let id = NamespaceId(report.namespace_id);
-            if self.cell.with(|summary| {
-                summary
-                    .namespaces
-                    .get(&id)
-                    .is_some_and(|state| !state.fences.is_empty())
-            }) {
-                let own = self.eventual.state(id);
-                report.conflicts = own.conflicts;
-                report.conflicts_dropped = own.conflicts_dropped;
-            }
-        }
-        raft::RegionReport {
-            region_id: self.descriptor.id,
-            leader: leader as u32,
-            term,
-            applied_index: self.cell.applied_index(),
-            commit_index,
-            last_index,
-            quorum: self.quorum.available(),
-            quorum_age_ms: self.quorum.age().as_millis() as u64,
-            behind: match self.quorum.confirmed() {
-                true => self.behind().unwrap_or_default(),
-                // Nobody to be behind.
-                false => String::new(),
-            },
-            namespaces,
-            damage: self.damage.first().unwrap_or_default().to_owned(),
-            waiting_writes: self.waiting() as u64,
-        }
-    }
-
-    /// The term that this replica is in.
-    pub fn term(&self) -> u64 {
-        self.raft.metrics().borrow_watched().current_term
-    }
-
-    /// The last entry of this replica's log.
-    pub fn last_index(&self) -> u64 {
-        let metrics = self.raft.metrics();
-        let last = metrics.borrow_watched().last_log_index;
-        last.unwrap_or(0)
-    }
-
-    /// While this replica leads: up to which index of the log each other one has said to be.
-    pub fn followers(&self) -> Vec<(StoreId, u64)> {
-        let metrics = self.raft.metrics().borrow_watched().clone();
-        let replication = metrics.replication.iter().flatten();
-        replication
-            .filter(|(store, _)| **store != metrics.id)
-            .filter_map(|(store, matching)| {
-                let index = matching.as_ref().map_or(0, |id| id.index);
-                Some((StoreId::new(*store)?, index))
-            })
-            .collect()
-    }
-
-    /// What this replica knows of a namespace: mode and epoch.
-    pub fn namespace(&self, namespace: NamespaceId) -> Option<(rdb_types::Mode, rdb_types::Epoch)> {
-        self.cell.with(|summary| {
-            summary
-                .namespaces
-                .get(&namespace)
-                .map(|state| (state.mode, state.epoch))
-        })
-    }
-
     /// Hands the lead over, if this replica has it: to the given store, or to any other voter.
     pub async fn transfer_leader(&self, to: Option<StoreId>) -> Result<bool, Error> {
         if !self.quorum.is_leader() {
@@ -795,198 +569,5 @@ impl Peer {
         self.stop.cancel();
         // An error means that the task ended by itself before.
         let _ = self.raft.shutdown().await;
-    }
-
-    fn expiry_due(&self, now_ms: u64) -> bool {
-        // What is left of an eventual time is swept with the ticks, too.
-        if self.cell.with(|summary| summary.unswept) {
-            return true;
-        }
-        for first in expiring::firsts(self.engine.as_ref(), self.id()) {
-            match self.damage.check(ReadOf::Expiry, first) {
-                Ok((namespace, at_ms)) if at_ms <= now_ms && self.is_strong(namespace) => {
-                    return true;
-                }
-                Ok(_) => {}
-                Err(_) => return false,
-            }
-        }
-        false
-    }
-
-    /// A replica that waits for a fresh copy neither stands for election nor leads: whoever leads answers
-    /// for everybody.
-    async fn stand_back(&self, standing_back: &mut bool) {
-        let waits = self.cell.with(|summary| summary.fresh_copy.is_some());
-        if waits != *standing_back {
-            self.raft.runtime_config().elect(!waits);
-            *standing_back = waits;
-        }
-        if waits {
-            // Tried again at the next turn.
-            let _ = self.transfer_leader(None).await;
-        }
-    }
-
-    /// A leader whose own time must not get into stamps leaves its regions' time standing still: it offers
-    /// the lead to another store, as long as it has it, but does not do so again when it gets it back (the
-    /// others may be no better, or gone). `done`: it has led no more since its clock was found wrong.
-    async fn give_up_timing(&self, standing: Standing, told: &mut bool, done: &mut bool) {
-        let wrong = match standing {
-            Standing::Fine => None,
-            Standing::Unconfirmed(until) if Instant::now() < until => None,
-            Standing::Unconfirmed(_) => Some("not confirmed by a majority".to_owned()),
-            Standing::Off(skew) => Some(skew.to_string()),
-        };
-        let Some(wrong) = wrong else {
-            (*told, *done) = (false, false);
-            return;
-        };
-        *done |= *told && !self.quorum.is_leader();
-        if *done || self.quorum.voters().len() < 2 {
-            return;
-        }
-        match self.transfer_leader(None).await {
-            Ok(true) if !std::mem::replace(told, true) => tracing::warn!(
-                region = self.id().0,
-                "the lead is offered to another store, because the clock here is {wrong}"
-            ),
-            Ok(_) => {}
-            Err(error) => tracing::debug!(region = self.id().0, %error, "the lead is kept for now"),
-        }
-    }
-
-    /// A replica whose data is damaged does not lead while another one can: a leader answers reads for
-    /// everybody and is where snapshots come from. It goes on to vote, to keep the log, and to stand for
-    /// election: it may be the only one left that holds all acknowledged writes, and then it leads until
-    /// another one has them.
-    async fn give_up_leading(&self) {
-        if self.damage.first().is_none() || self.quorum.voters().len() < 2 {
-            return;
-        }
-        match self.transfer_leader(None).await {
-            Ok(true) => tracing::warn!(
-                region = self.id().0,
-                "the lead is offered to another store, because the data here is damaged"
-            ),
-            Ok(false) => {}
-            Err(error) => tracing::debug!(region = self.id().0, %error, "the lead is kept for now"),
-        }
-    }
-}
-
-/// Keeps what followers are told about the quorum fresh, and says in the log who leads, when the quorum
-/// is lost and when it is back, and when the region's consensus has ended.
-async fn watch_over(
-    peer: std::sync::Weak<Peer>,
-    clock: Arc<StoreClock>,
-    fatal: watch::Sender<Option<String>>,
-    stop: CancellationToken,
-) {
-    let (mut leader, mut available) = (None, true);
-    let (mut told, mut done, mut standing_back) = (false, false, false);
-    let (mut turn, mut told_of_room) = (0u32, false);
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(Duration::from_millis(20)) => {}
-        }
-        let Some(peer) = peer.upgrade() else { return };
-        let region = peer.id().0;
-        peer.quorum.refresh_view();
-        turn = turn.wrapping_add(1);
-        if turn.is_multiple_of(5) {
-            peer.judge_room();
-            // A store that has just started is not ready before it has caught up.
-            peer.reads.catch_up();
-        }
-        if turn.is_multiple_of(50) {
-            // Once a second the data here is made sure of, so that a stale read after a cut can say how
-            // stale it is.
-            peer.reads.staleness();
-            peer.stand_back(&mut standing_back).await;
-            peer.give_up_leading().await;
-            peer.lead_with_room(&mut told_of_room).await;
-            peer.give_up_timing(clock.standing(), &mut told, &mut done)
-                .await;
-        }
-        let now = peer.quorum.leader();
-        let term = peer.term();
-        if now != leader {
-            match now {
-                Some(elected) => tracing::info!(
-                    region,
-                    term,
-                    leader = elected.get(),
-                    here = peer.quorum.is_leader(),
-                    "a leader is elected"
-                ),
-                None => tracing::info!(
-                    region,
-                    term,
-                    lost = leader.map(StoreId::get),
-                    "the leader is lost"
-                ),
-            }
-            leader = now;
-        }
-        let has_quorum = peer.quorum.available();
-        if has_quorum != available {
-            let (reached, needed) = peer.quorum.reached_and_needed();
-            if has_quorum {
-                tracing::info!(region, term, reached, needed, "the quorum is back");
-            } else {
-                tracing::warn!(
-                    region,
-                    term,
-                    reached,
-                    needed,
-                    "no leader with a quorum: writes and linearizable reads are refused"
-                );
-            }
-            available = has_quorum;
-        }
-        if let Some(why) = peer.log.contradicted() {
-            tracing::error!(region, "{why}");
-            let _ = fatal.send(Some(why));
-            return;
-        }
-        let ended = peer.raft.metrics().borrow_watched().running_state.clone();
-        if let Err(error) = ended
-            && !stop.is_cancelled()
-        {
-            let why = format!(
-                "region {region} has stopped: {error}. Free disk space or mend the disk if that is the cause, and start the store again"
-            );
-            tracing::error!(region, %error, "the region has stopped");
-            let _ = fatal.send(Some(why));
-            return;
-        }
-    }
-}
-
-/// On the leader, moves the region's time on when a record is due to expire and nobody writes.
-async fn keep_time(peer: std::sync::Weak<Peer>, clock: Arc<StoreClock>, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(Duration::from_millis(100)) => {}
-        }
-        let Some(peer) = peer.upgrade() else { return };
-        // By the time that a stamp would bear: a tick with an older one would remove nothing.
-        if peer.quorum.is_leader() && peer.expiry_due(clock.stamping_ms()) {
-            // What fails here is tried again at the next turn.
-            let Ok(stamp) = clock.reserve(1).await else {
-                continue;
-            };
-            let tick = raft::Command {
-                kind: Some(raft::command::Kind::Tick(raft::Tick { stamp: stamp.0 })),
-            };
-            let _ = peer
-                .command(tick, Instant::now() + Duration::from_secs(1))
-                .await;
-        }
     }
 }

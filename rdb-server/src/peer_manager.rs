@@ -188,6 +188,7 @@ impl PeerManager {
             off: matches!(standing, Standing::Off(_)),
             unconfirmed: matches!(standing, Standing::Unconfirmed(_)),
             skew_ms: clock.skew().map(|skew| skew.0),
+            hybrid_unix_ms: clock.hybrid_ms(),
         }
     }
 

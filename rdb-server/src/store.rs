@@ -4,7 +4,7 @@
 //! the room on its disk ([`room`]), open the regions, and keep the cluster's tables and regions in agreement ([`switches`], [`mismatches`]). Listening, dialling and the process around it are
 //! [`crate::server`]'s; a simulator brings edges of its own and runs this very code.
 
-mod clocks;
+pub(crate) mod clocks;
 pub mod joining;
 mod mismatches;
 mod neighbours;
@@ -383,6 +383,7 @@ impl StoreCore {
                 peer.initialize(Cluster::nodes(&plan)).await?;
             }
         }
+        self.follow_meta();
         let registered = async {
             self.register(&plan).await?;
             // None of these ends.

@@ -3,7 +3,7 @@
 //!
 //! The way in, for strong namespaces: `basic.rs` (no fault at all), `crashes.rs`, `copies.rs` (an older data directory), `partitions.rs`,
 //! `replicas.rs` (regions, snapshots, digests), `writes.rs` (request ids, expiry, namespaces); for
-//! eventual ones: `eventual.rs`, `conflicts.rs`; for what goes from one to the other: `modes.rs`, `switches.rs`, `sessions.rs`; for both: `watch.rs`, `deletion.rs`. The names of
+//! eventual ones: `eventual.rs`, `conflicts.rs`; for what goes from one to the other: `modes.rs`, `switches.rs`, `sessions.rs`; for both: `watch.rs`, `deletion.rs`, `clocks.rs`. The names of
 //! the tests are the promises.
 
 #![allow(
@@ -15,6 +15,8 @@
 
 #[path = "test_consistency/basic.rs"]
 mod basic;
+#[path = "test_consistency/clocks.rs"]
+mod clocks;
 #[path = "test_consistency/conflicts.rs"]
 mod conflicts;
 #[path = "test_consistency/copies.rs"]

@@ -7,7 +7,8 @@
 //! Invariants of [`HybridClock`]:
 //! - every stamp is above every stamp given out or observed before;
 //! - no stamp reaches the persisted bound, and a restart begins at it: none is ever used twice;
-//! - the clock runs ahead of physical time by at most half of the permitted skew on its own account.
+//! - on its own account the clock gets ahead by at most half of the permitted skew: of physical time, or, where it
+//!   has seen a later one elsewhere, of that time as it passes since.
 
 use crate::StoreId;
 use std::fmt;
@@ -132,8 +133,12 @@ pub struct HybridClock {
     store: StoreId,
     /// The highest tick given out or observed.
     last_tick: u64,
-    /// The highest tick observed beyond what was given out: another clock's time.
-    observed_tick: u64,
+    /// The tick from which borrowing is counted: the highest one seen beyond what was given out, another
+    /// clock's time.
+    base_tick: u64,
+    /// The physical tick at which `base_tick` was first gone on from; `None`: not yet. What was ahead stays
+    /// as far ahead, however much time passes.
+    base_physical: Option<u64>,
     /// Ticks below this may be given out: a bound at least this high is on disk.
     bound_tick: u64,
     /// How far the counter may borrow from the future.
@@ -149,7 +154,8 @@ impl HybridClock {
             store,
             last_tick: tick,
             // Going on above the bound is no borrowing of this life.
-            observed_tick: tick,
+            base_tick: tick,
+            base_physical: None,
             bound_tick: tick,
             max_ahead_ms: max_clock_skew_ms / 2,
         }
@@ -161,8 +167,10 @@ impl HybridClock {
         let physical = physical_unix_ms.saturating_sub(EPOCH_UNIX_MS) << COUNTER_BITS;
         let first = physical.max(self.last_tick + 1);
         let last = first + count.max(1) - 1;
-        // What was observed from elsewhere may be ahead; only the clock's own borrowing is bounded.
-        let borrowed_ms = last.saturating_sub(physical.max(self.observed_tick)) >> COUNTER_BITS;
+        // What was seen elsewhere may be ahead; only the clock's own borrowing is bounded.
+        let since = *self.base_physical.get_or_insert(physical);
+        let present = self.base_tick + physical.saturating_sub(since);
+        let borrowed_ms = last.saturating_sub(physical.max(present)) >> COUNTER_BITS;
         if borrowed_ms > self.max_ahead_ms {
             return Err(ClockWait::Ahead {
                 wait_ms: borrowed_ms - self.max_ahead_ms,
@@ -190,7 +198,8 @@ impl HybridClock {
 
     /// What was given out until now counts as no borrowing: physical time was set back, or played no part.
     pub fn forgive(&mut self) {
-        self.observed_tick = self.last_tick;
+        self.base_tick = self.last_tick;
+        self.base_physical = None;
     }
 
     /// Moves the clock past a stamp that was seen elsewhere.
@@ -198,7 +207,7 @@ impl HybridClock {
         // What lies beyond all that was given out here is another clock's time, whoever's bits it bears.
         if seen.tick() > self.last_tick {
             self.last_tick = seen.tick();
-            self.observed_tick = seen.tick();
+            self.forgive();
         }
     }
 
@@ -314,6 +323,25 @@ mod tests {
         ));
         clock.forgive();
         assert_eq!(clock.reserve(NOW, 1), Ok(ahead.next()));
+    }
+
+    #[test]
+    fn a_clock_that_was_lifted_far_goes_on_for_as_long_as_it_takes_time_to_follow() {
+        let mut clock = HybridClock::new(store(1), 0, 500);
+        clock.raise_bound(NOW + 7_200_000);
+        clock.observe(Stamp::pack(NOW + 3_600_000, 0, store(2)));
+        // A second of ticks at each second: what a busy store never reaches, and an hour ahead all the time.
+        clock.reserve(NOW, 1).unwrap();
+        for second in 1..100 {
+            let stamp = clock.reserve(NOW + second * 1000, 4096 * 1000).unwrap();
+            assert!(stamp.unix_ms() >= NOW + 3_600_000 + (second - 1) * 1000);
+        }
+        // More than time gives is borrowed, from there on as from anywhere.
+        let wait = clock.reserve(NOW + 99_000, 4096 * 1000);
+        assert!(
+            matches!(wait, Err(ClockWait::Ahead { wait_ms: 1.. })),
+            "{wait:?}"
+        );
     }
 
     #[test]

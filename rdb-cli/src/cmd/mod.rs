@@ -2,6 +2,7 @@
 //!
 //! Owns only which is which. Each gives the exit code of what it found, or an error.
 
+pub(crate) mod advance_clock;
 pub(crate) mod cas;
 pub(crate) mod completion;
 pub(crate) mod conflicts;
@@ -40,6 +41,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Error> {
         Command::Top(top) => top.run(&shared).await,
         Command::Reload => reload::run(&shared).await,
         Command::LogLevel(level) => level.run(&shared).await,
+        Command::AdvanceClock(advance) => advance.run(&shared).await,
         Command::Demo(demo) => demo.run().await,
         Command::Completion(completion) => completion.run(),
         Command::Man(man) => man.run(),

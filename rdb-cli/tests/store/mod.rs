@@ -38,6 +38,7 @@ struct State {
     quorum: bool,
     /// Where it listens.
     address: String,
+    clock_unix_ms: u64,
 }
 
 /// A running store, ended with the test.
@@ -72,6 +73,15 @@ impl Store {
             store,
             _runtime: runtime,
         }
+    }
+
+    /// Where its stamps are.
+    pub(crate) fn set_clock(&self, unix_ms: u64) {
+        self.state.lock().unwrap().clock_unix_ms = unix_ms;
+    }
+
+    pub(crate) fn clock(&self) -> u64 {
+        self.state.lock().unwrap().clock_unix_ms
     }
 
     pub(crate) fn set_quorum(&self, quorum: bool) {
@@ -329,9 +339,10 @@ impl Admin for Store {
         &self,
         _: Request<admin::ClusterStatusRequest>,
     ) -> Result<Response<admin::ClusterStatusResponse>, Status> {
-        let (quorum, address) = {
+        let (quorum, address, clock_unix_ms) = {
             let state = self.state.lock().unwrap();
-            (state.quorum, state.address.clone())
+            let clock_unix_ms = state.clock_unix_ms;
+            (state.quorum, state.address.clone(), clock_unix_ms)
         };
         let report = raft::RegionReport {
             region_id: 2,
@@ -351,6 +362,11 @@ impl Admin for Store {
                 member: Some(member),
                 reachable: true,
                 status: Some(raft::StoreStatus {
+                    clock: Some(raft::ClockStatus {
+                        skew_ms: Some(3),
+                        hybrid_unix_ms: clock_unix_ms,
+                        ..Default::default()
+                    }),
                     regions: vec![report],
                     version: "0.1.0".into(),
                     ..Default::default()
@@ -387,6 +403,14 @@ impl Admin for Store {
             changed: vec!["namespaces.logs.mode: \"strong\" -> \"eventual\"".into()],
             ..Default::default()
         }))
+    }
+
+    async fn advance_clock(
+        &self,
+        request: Request<admin::AdvanceClockRequest>,
+    ) -> Result<Response<admin::AdvanceClockResponse>, Status> {
+        self.state.lock().unwrap().clock_unix_ms = request.into_inner().to_unix_ms;
+        Ok(Response::new(admin::AdvanceClockResponse {}))
     }
 
     async fn set_log_level(

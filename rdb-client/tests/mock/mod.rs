@@ -727,6 +727,13 @@ impl Admin for Store {
         }))
     }
 
+    async fn advance_clock(
+        &self,
+        _: Request<admin::AdvanceClockRequest>,
+    ) -> Result<Response<admin::AdvanceClockResponse>, Status> {
+        Ok(Response::new(admin::AdvanceClockResponse {}))
+    }
+
     async fn set_log_level(
         &self,
         request: Request<admin::SetLogLevelRequest>,

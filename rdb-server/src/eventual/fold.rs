@@ -1,7 +1,7 @@
 //! What a write does to a replica of an eventual namespace: from (state, write) to (rows, answer).
 //!
-//! Owns acceptance (stamp, number, request id), merging of what other replicas accepted, expiry, the
-//! dropping of tombstones and logs, and the finding of conflicts. Knows nothing of who waits or who is
+//! Owns acceptance (stamp, number, request id) and merging of what other replicas accepted; expiry and the
+//! dropping of tombstones and logs are `fold/forgetting.rs`, the finding of conflicts `fold/causality.rs`. Knows nothing of who waits or who is
 //! told: it collects rows in a [`WriteBatch`] that the caller writes as a whole, and the states that are
 //! true once it was written.
 //!
@@ -12,6 +12,9 @@
 //!   anything older;
 //! - a write that loses to one that had not seen it is in the conflict log; one that was overwritten in
 //!   sequence is not.
+
+mod causality;
+mod forgetting;
 
 use super::conflicts::{self, ConflictChanges};
 use super::layout;
@@ -25,7 +28,7 @@ use prost::Message;
 use rdb_proto::convert::{vector, vector_to_wire};
 use rdb_proto::raft::write_op::Kind;
 use rdb_proto::raft::write_result::Applied;
-use rdb_proto::raft::{ConflictRow, OriginEntry, WriteOp};
+use rdb_proto::raft::{OriginEntry, WriteOp};
 use rdb_storage::{Family, StorageError, View, WriteBatch};
 use rdb_types::merge::{Winner, winner};
 use rdb_types::{
@@ -34,8 +37,6 @@ use rdb_types::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Dead records that one batch drops, and expiring ones that it buries, at most.
-pub const BURIED_PER_BATCH: usize = 1000;
 /// Own numbers that are reserved at a time for acknowledgements before the sync.
 const RESERVED_NUMBERS: u64 = 1 << 16;
 
@@ -500,172 +501,6 @@ impl<'a> Fold<'a> {
         Ok(())
     }
 
-    /// Whether the writer of `incoming` had seen `current`, which is older.
-    fn incoming_saw(&self, current: &Record, incoming: &Record, source: &Source<'_>) -> bool {
-        let Some(dot) = conflicts::dot(current) else {
-            // Before any eventual write: all of them start from it.
-            return true;
-        };
-        if incoming.stamp.store() == Some(dot.origin) {
-            return true;
-        }
-        match source {
-            Source::Entry { seen } => seen.has(dot),
-            // Who had both has judged them, and lists what lost.
-            Source::Copy { of } => of.has(dot),
-        }
-    }
-
-    /// Whether the writer of `stored`, a record or conflict that is here, had seen `other`. `None`: its
-    /// entry is no longer in the log.
-    fn stored_saw(
-        &self,
-        namespace: NamespaceId,
-        stored: &Record,
-        other: &Record,
-    ) -> Result<Option<bool>, StorageError> {
-        let (Some(stored), Some(other)) = (conflicts::dot(stored), conflicts::dot(other)) else {
-            return Ok(Some(true));
-        };
-        self.dot_saw(namespace, stored, other)
-    }
-
-    fn dot_saw(
-        &self,
-        namespace: NamespaceId,
-        stored: Dot,
-        other: Dot,
-    ) -> Result<Option<bool>, StorageError> {
-        if stored.origin == other.origin {
-            return Ok(Some(stored.sequence >= other.sequence));
-        }
-        let key = layout::entry(self.region, namespace, stored);
-        if let Some(seen) = self.fresh_entries.get(&key) {
-            return Ok(Some(seen.has(other)));
-        }
-        let Some(encoded) = self.view.get(Family::OriginLog, &key)? else {
-            return Ok(None);
-        };
-        let entry = OriginEntry::decode(encoded)
-            .map_err(|error| corrupt(self.region, "an entry of a log", error))?;
-        Ok(Some(vector(&entry.seen).unwrap_or_default().has(other)))
-    }
-
-    /// Takes those writes out of the conflict log that `incoming` overwrote in sequence: its writer had
-    /// seen them, and not yet what they lost to.
-    fn supersede(
-        &mut self,
-        namespace: NamespaceId,
-        key: &Bytes,
-        incoming: &Record,
-        source: &Source<'_>,
-    ) -> Result<(), StorageError> {
-        if self
-            .states
-            .get(&namespace)
-            .is_none_or(|state| state.conflicts == 0)
-        {
-            return Ok(());
-        }
-        let Source::Entry { seen } = source else {
-            return Ok(());
-        };
-        let saw = |dot: Dot| {
-            seen.has(dot)
-                || (incoming.stamp.store() == Some(dot.origin)
-                    && incoming.origin_sequence > dot.sequence)
-        };
-        let rows = self
-            .conflicts
-            .of_key(self.view, self.region, namespace, key)?;
-        for row in rows.into_iter().filter(|row| !row.set_aside) {
-            let (Some(loser), Some(victor)) = (conflicts::loser(&row), conflicts::victor(&row))
-            else {
-                continue;
-            };
-            if saw(loser) && !saw(victor) {
-                self.touched.insert(namespace);
-                if let Some(state) = self.states.get_mut(&namespace) {
-                    self.conflicts
-                        .remove(self.region, namespace, &row, state, &mut self.batch);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn conflict(
-        &mut self,
-        namespace: NamespaceId,
-        key: &Bytes,
-        loser: &Record,
-        winner: &Record,
-        reason: &str,
-    ) -> Result<(), StorageError> {
-        let row = conflicts::row(key, loser, winner, reason);
-        // A write in the log already may have overwritten this one in sequence.
-        if let Some(dot) = conflicts::dot(loser) {
-            let there = self
-                .conflicts
-                .of_key(self.view, self.region, namespace, key)?;
-            for later in there.iter().filter(|later| later.stamp > row.stamp) {
-                if let Some(later) = conflicts::loser(later)
-                    && self.dot_saw(namespace, later, dot)? == Some(true)
-                {
-                    return Ok(());
-                }
-            }
-        }
-        self.add_conflict(namespace, row)
-    }
-
-    /// Adds a row to the conflict log.
-    ///
-    /// # Errors
-    /// Reading failed.
-    pub fn add_conflict(
-        &mut self,
-        namespace: NamespaceId,
-        row: ConflictRow,
-    ) -> Result<(), StorageError> {
-        self.touched.insert(namespace);
-        self.found += 1;
-        let Some(state) = self.states.get_mut(&namespace) else {
-            return Ok(());
-        };
-        self.conflicts.add(
-            self.view,
-            self.region,
-            namespace,
-            row,
-            state,
-            &mut self.batch,
-        )
-    }
-
-    /// Removes a row from the conflict log, if it is there.
-    ///
-    /// # Errors
-    /// Reading failed.
-    pub fn remove_conflict(
-        &mut self,
-        namespace: NamespaceId,
-        key: &Bytes,
-        stamp: Stamp,
-    ) -> Result<(), StorageError> {
-        let rows = self
-            .conflicts
-            .of_key(self.view, self.region, namespace, key)?;
-        for row in rows.iter().filter(|row| row.stamp == stamp.0) {
-            self.touched.insert(namespace);
-            if let Some(state) = self.states.get_mut(&namespace) {
-                self.conflicts
-                    .remove(self.region, namespace, row, state, &mut self.batch);
-            }
-        }
-        Ok(())
-    }
-
     /// Replaces the record of a key: row, counts, digest, indexes.
     fn replace(&mut self, global: &GlobalKey, old: Option<Record>, new: Option<Record>) {
         let (region, namespace) = (self.region, global.namespace());
@@ -728,237 +563,6 @@ impl<'a> Fold<'a> {
             None => self.batch.delete(Family::Data, global.as_bytes().clone()),
         }
         self.fresh.insert(global.clone(), new);
-    }
-
-    /// Buries what has expired up to `through_ms`, as much as fits a batch. Such a record keeps its stamp
-    /// and stays, hidden, until it may be dropped. Answers whether all of it was.
-    ///
-    /// # Errors
-    /// Reading failed, or what was read is damaged.
-    pub fn expire(
-        &mut self,
-        namespace: NamespaceId,
-        through_ms: u64,
-    ) -> Result<bool, StorageError> {
-        let Some(state) = self.states.get(&namespace) else {
-            return Ok(true);
-        };
-        if through_ms <= state.expired_through_ms {
-            return Ok(true);
-        }
-        let range = rows::expiring_through(self.region, namespace, through_ms);
-        let mut due: BTreeSet<(u64, GlobalKey)> = BTreeSet::new();
-        let (mut all, mut limit_ms) = (true, through_ms);
-        for item in self.view.scan(Family::Expiry, &range, false) {
-            let (key, _) = item?;
-            let (at_ms, global) = rows::parse_expiring(&key)
-                .ok_or_else(|| corrupt(self.region, "an expiry", "its key is too short"))?;
-            // Whole milliseconds only: the state says up to which one all are buried.
-            if due.len() >= BURIED_PER_BATCH && due.last().is_some_and(|(last, _)| *last < at_ms) {
-                all = false;
-                limit_ms = at_ms - 1;
-                break;
-            }
-            due.insert((at_ms, global));
-        }
-        // What this batch has written is not in the view yet, and expires all the same.
-        due.extend(self.fresh.iter().filter_map(|(global, record)| {
-            let at_ms = record
-                .as_ref()
-                .filter(|record| !record.tombstone)?
-                .expires_at_ms;
-            let is_due = at_ms > state.expired_through_ms && at_ms <= limit_ms;
-            (is_due && global.namespace() == namespace).then(|| (at_ms, global.clone()))
-        }));
-        // As far as something expired, not as far as time has gone: replicas that hold the same records
-        // then say the same, whenever each of them looked.
-        let Some(reached) = due.last().map(|(at_ms, _)| *at_ms) else {
-            return Ok(true);
-        };
-        for (at_ms, global) in due {
-            let current = self.record(&global)?;
-            match current {
-                // Still counted as live, so that taking it out takes it out of the digest.
-                Some(record) if record.expires_at_ms == at_ms && !record.tombstone => {
-                    self.bury(&global, &record);
-                }
-                _ => self
-                    .batch
-                    .delete(Family::Expiry, rows::expiring(self.region, at_ms, &global)),
-            }
-        }
-        if let Some(state) = self.change(namespace) {
-            state.expired_through_ms = reached;
-        }
-        Ok(all)
-    }
-
-    /// Takes an expired record out of what is alive. Its row in the data stays as it is, unless it came
-    /// through the log: all replicas began with it, so nobody can bring anything older.
-    fn bury(&mut self, global: &GlobalKey, record: &Record) {
-        let (region, namespace) = (self.region, global.namespace());
-        let key = global.user_key();
-        self.batch.delete(
-            Family::Expiry,
-            rows::expiring(region, record.expires_at_ms, global),
-        );
-        if let Some(dot) = conflicts::dot(record) {
-            self.batch.put(
-                Family::Expiry,
-                rows::dead(region, namespace, dot),
-                global.as_bytes().clone(),
-            );
-        } else {
-            self.batch.delete(Family::Data, global.as_bytes().clone());
-            self.fresh.insert(global.clone(), None);
-        }
-        let Some(state) = self.change(namespace).filter(|state| state.is_live(record)) else {
-            return;
-        };
-        state.digest.remove(&key, record);
-        state.keys = state.keys.saturating_sub(1);
-        state.bytes = state.bytes.saturating_sub(record.size_bytes(&key));
-        let at = At::Own {
-            dot: conflicts::dot(record),
-            buried_ms: record.expires_at_ms,
-        };
-        let change = Change {
-            epoch: state.epoch.max(record.epoch),
-            revision: 0,
-            ..Change::new(Happened::Expire, &key, record, state.last_seal, at)
-        };
-        self.changes.push((namespace, change));
-    }
-
-    /// Forgets what all replicas have seen, and of which nobody can bring anything older (see
-    /// [`super::reports`]): logs, tombstones and expired records, as much as fits a batch. Answers
-    /// whether all of it was.
-    ///
-    /// # Errors
-    /// Reading failed, or what was read is damaged.
-    pub fn forget(
-        &mut self,
-        namespace: NamespaceId,
-        settled: &VersionVector,
-    ) -> Result<bool, StorageError> {
-        let mut buried = Vec::new();
-        let mut all = true;
-        for (origin, last) in settled.iter() {
-            let range = rows::dead_through(self.region, namespace, origin, last);
-            for item in self.view.scan(Family::Expiry, &range, false) {
-                if buried.len() >= BURIED_PER_BATCH {
-                    all = false;
-                    break;
-                }
-                buried.push(item?);
-            }
-        }
-        for (row, global) in buried {
-            let global = GlobalKey::from_bytes(global)
-                .ok_or_else(|| corrupt(self.region, "a dead record", "its key is too short"))?;
-            let current = self.record(&global)?;
-            let Some(state) = self.states.get(&namespace) else {
-                return Ok(true);
-            };
-            // The row names one write; another may stand under the key by now.
-            let named = |record: &Record| {
-                conflicts::dot(record)
-                    .is_some_and(|dot| rows::dead(self.region, namespace, dot) == row)
-            };
-            if let Some(record) = current
-                .as_ref()
-                .filter(|record| named(record) && !state.is_live(record))
-            {
-                let record = record.clone();
-                self.replace(&global, Some(record), None);
-                if let Some(state) = self.change(namespace) {
-                    state.raise_floor();
-                }
-            } else {
-                self.batch.delete(Family::Expiry, row);
-            }
-        }
-        if all {
-            self.truncate(namespace, settled);
-        }
-        Ok(all)
-    }
-
-    /// Removes the entries of all logs up to `through`.
-    pub fn truncate(&mut self, namespace: NamespaceId, through: &VersionVector) {
-        let Some(state) = self.states.get(&namespace) else {
-            return;
-        };
-        let gone: Vec<(StoreId, u64, u64)> = through
-            .iter()
-            .map(|(origin, last)| (origin, state.truncated.get(origin), last))
-            .filter(|(origin, first, last)| last > first && *last <= state.vector.get(*origin))
-            .collect();
-        if gone.is_empty() {
-            return;
-        }
-        let before = state.log_entries().max(1);
-        for (origin, first, last) in gone {
-            let range = layout::entries(self.region, namespace, origin, first + 1, last);
-            if let Some(end) = range.end {
-                self.batch.delete_range(Family::OriginLog, range.start, end);
-            }
-            if let Some(state) = self.change(namespace) {
-                state.truncated.raise(origin, last);
-            }
-        }
-        if let Some(state) = self.change(namespace) {
-            let left = state.log_entries() as f64 / before as f64;
-            state.log_bytes = (state.log_bytes as f64 * left) as u64;
-        }
-    }
-
-    /// Shortens the logs to about `bound_bytes`, whoever still needs them: who does takes a copy. The
-    /// longest log goes first.
-    pub fn shorten(&mut self, namespace: NamespaceId, bound_bytes: u64) {
-        let Some(state) = self.states.get(&namespace) else {
-            return;
-        };
-        if state.log_bytes <= bound_bytes {
-            return;
-        }
-        let excess = state.log_bytes - bound_bytes;
-        let each = state.log_bytes / state.log_entries().max(1);
-        let entries = excess / each.max(1) + 1;
-        let longest = state
-            .vector
-            .iter()
-            .map(|(origin, last)| (last - state.truncated.get(origin).min(last), origin))
-            .max();
-        if let Some((length, origin)) = longest {
-            let through = state.truncated.get(origin) + entries.min(length);
-            self.truncate(namespace, &[(origin, through)].into_iter().collect());
-        }
-    }
-
-    /// Keeps the conflict log of a namespace within its bound.
-    ///
-    /// # Errors
-    /// Reading failed.
-    pub fn bound_conflicts(
-        &mut self,
-        namespace: NamespaceId,
-        bound_bytes: u64,
-    ) -> Result<(), StorageError> {
-        if !self.touched.contains(&namespace) {
-            return Ok(());
-        }
-        let Some(state) = self.states.get_mut(&namespace) else {
-            return Ok(());
-        };
-        self.conflicts.bound(
-            self.view,
-            self.region,
-            namespace,
-            bound_bytes,
-            state,
-            &mut self.batch,
-        )
     }
 
     /// Ends the batch.

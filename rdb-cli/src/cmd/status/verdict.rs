@@ -262,10 +262,11 @@ impl Verdict {
         for held in &replica.held {
             self.degraded.push(format!(
                 "the writes of store {} to namespace {name} wait at store {store}, since {}: they are stamped {} ahead of \
-                 its clock; mend the clock that is wrong",
+                 its clock; mend the clock that is wrong (`flaredb advance-clock`, where store {}'s was right)",
                 held.origin,
                 age(held.held_ms),
-                age(held.ahead_ms)
+                age(held.ahead_ms),
+                held.origin
             ));
         }
         let objective_ms = lag::objective_ms(row);
