@@ -126,12 +126,23 @@ impl Namespaces {
 
     /// The namespace of a read that may be stale: this store's copy alone is asked, so that it works
     /// without a quorum, too.
+    ///
+    /// # Errors
+    /// There is none, or this store cannot know yet.
     pub fn find_local(&self, name: &str) -> Result<NamespaceRow, Error> {
         let name = Self::parse(name)?;
-        self.tables()
-            .namespace(name.as_str())
-            .cloned()
-            .ok_or_else(|| meta::not_found(name.as_str()))
+        if let Some(row) = self.tables().namespace(name.as_str()) {
+            return Ok(row.clone());
+        }
+        // What is not in a copy that nobody has confirmed since the start may be there all the same.
+        match self.meta_peer()?.staleness() {
+            Some(_) => Err(meta::not_found(name.as_str())),
+            None => Err(Error::new(
+                Reason::NotReady,
+                format!("this store has not heard yet whether there is a namespace {name}; ask another store or try again"),
+            )
+            .with("namespace", &name)),
+        }
     }
 
     /// The namespace of a write; created in the default mode if there is none.

@@ -223,7 +223,10 @@ impl EventualClient {
         let number = self.ledger.shared.lock().writes.began(at.clone(), write);
         let give_up = Instant::now() + PATIENCE;
         let mut maybe_applied = false;
+        // What was answered may be gone with a crash that came before the answer did.
+        let mut sent_ms;
         let answer = loop {
+            sent_ms = self.ledger.trace.now_ms();
             match self.attempt(store, what, operation()).await {
                 Ok(answer) => break Some(answer),
                 Err(refusal) => {
@@ -256,7 +259,10 @@ impl EventualClient {
         let stamp = Stamp(version);
         {
             let mut shared = self.ledger.shared.lock();
-            let ended = Ended::Acknowledged { stamp, at_ms };
+            let ended = Ended::Acknowledged {
+                stamp,
+                at_ms: sent_ms,
+            };
             shared.writes.ended(at, number, ended);
             shared.served.insert((store, at.0, at.1[0]));
             *shared.by_second.entry((store, at_ms / 1_000)).or_default() += 1;
@@ -264,7 +270,7 @@ impl EventualClient {
         self.session.knows(at.clone(), stamp, is_deletion, at_ms);
         self.remember(at, receipt);
         if !id.is_empty() && self.chance.random_range(0..10) == 0 {
-            self.repeat((store, relaxed, at_ms), version, id, operation, seen)
+            self.repeat((store, relaxed, sent_ms), version, id, operation, seen)
                 .await;
         }
     }

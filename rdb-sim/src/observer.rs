@@ -122,10 +122,13 @@ impl Observer {
         let known = seen.known_committed.get(&region).copied();
         let committed = known.filter(|_| copied).unwrap_or(0);
         let committed = committed.max(report.commit_index);
-        let verdict = seen
-            .applied
-            .seen(store, region, report.applied_index, committed);
-        self.findings.check(applied::NAME, verdict);
+        // A replica that has just been opened has not said yet how far its log is committed.
+        if report.term > 0 {
+            let verdict = seen
+                .applied
+                .seen(store, region, report.applied_index, committed);
+            self.findings.check(applied::NAME, verdict);
+        }
         let last_stamp = peer.cell().with(|summary| summary.last_stamp);
         let verdict = seen.present.applied(store, region, last_stamp);
         self.findings.check(sane_time::NAME, verdict);

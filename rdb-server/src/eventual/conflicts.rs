@@ -48,6 +48,7 @@ pub fn row(key: &Bytes, loser: &Record, winner: &Record, reason: &str) -> Confli
         reason: reason.to_owned(),
         // A record does not say what asked for it.
         request_id: Bytes::new(),
+        epoch: loser.epoch.0,
     }
 }
 

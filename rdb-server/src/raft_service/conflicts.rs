@@ -18,10 +18,10 @@ use crate::transport::Lane;
 use id::ConflictId;
 use join::{Joined, Listing};
 use rdb_proto::raft::{
-    self, ConflictPlace, NamespaceRow, RestoreConflictResponse, WriteOp, peer_request,
+    self, ConflictPlace, ConflictRow, NamespaceRow, RestoreConflictResponse, WriteOp, peer_request,
     peer_response, write_op,
 };
-use rdb_types::{GlobalKey, NamespaceId, Reason, RegionId, Stamp, StoreId};
+use rdb_types::{Epoch, GlobalKey, NamespaceId, Reason, RegionId, Stamp, StoreId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -247,11 +247,8 @@ impl Restore<'_> {
     /// The write that restores a row, or why there is none.
     fn op(&self, row: &Joined) -> Result<Result<WriteOp, String>, Error> {
         let Joined { region, row, .. } = row;
-        if self.if_untouched {
-            let there = self.router.version_here(*region, self.of.id(), &row.key)?;
-            if there.unwrap_or(Stamp::ZERO) != Stamp(row.winner_stamp) {
-                return Ok(Err("the key was written since".to_owned()));
-            }
+        if self.if_untouched && self.router.is_touched(*region, self.of.id(), row)? {
+            return Ok(Err("the key was written since, or may have been".to_owned()));
         }
         let now_ms = self.router.unix_ms();
         let ttl_ms = match row.expires_at_ms {
@@ -299,17 +296,27 @@ impl Restore<'_> {
 }
 
 impl Router {
-    /// The version of what this store holds under a key; in an eventual namespace also of tombstones and
-    /// expired records.
-    fn version_here(
+    /// Whether anything was written to a key, as far as this store knows, since what stood there won over this write,
+    /// or since the seal that set it aside.
+    fn is_touched(
         &self,
         region: RegionId,
         namespace: NamespaceId,
-        key: &[u8],
-    ) -> Result<Option<Stamp>, Error> {
+        row: &ConflictRow,
+    ) -> Result<bool, Error> {
         let peer = self.peer(region)?;
-        let global = GlobalKey::new(namespace, key);
-        let stored = peer.standing(namespace, global.as_bytes())?;
-        Ok(stored.map(|record| record.stamp))
+        let global = GlobalKey::new(namespace, &row.key);
+        let standing = peer.standing(namespace, global.as_bytes())?;
+        // Others may have heard of it long after the seal, with something newer in its place. A row of an earlier
+        // build does not say of which epoch it is.
+        if row.set_aside && row.epoch > 0 {
+            return Ok(peer.cell().with(|summary| {
+                let state = summary.namespaces.get(&namespace);
+                state
+                    .is_none_or(|state| state.is_touched_since(Epoch(row.epoch), standing.as_ref()))
+            }));
+        }
+        let version = standing.map_or(Stamp::ZERO, |record| record.stamp);
+        Ok(version != Stamp(row.winner_stamp))
     }
 }

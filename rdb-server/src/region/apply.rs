@@ -232,10 +232,6 @@ impl<'a> Applier<'a> {
         retention_ms: u64,
     ) -> Result<Result<Applied, Error>, StorageError> {
         let global = GlobalKey::new(NamespaceId(op.namespace_id), &op.key);
-        let epoch = match self.admit(op, &global) {
-            Ok(epoch) => epoch,
-            Err(error) => return Ok(Err(error.outcome(Outcome::NotApplied))),
-        };
         let region = self.state.id();
         let id = RequestId::new(op.request_id.clone());
         let asked = id.as_ref().map(|id| Asked {
@@ -256,6 +252,11 @@ impl<'a> Applier<'a> {
                 Err(error) => return Ok(Err(error)),
             }
         }
+        // After that: what was applied and is asked for again was not refused, whatever the namespace is by now.
+        let epoch = match self.admit(op, &global) {
+            Ok(epoch) => epoch,
+            Err(error) => return Ok(Err(error.outcome(Outcome::NotApplied))),
+        };
         let stored = self.record(&global)?;
         let current = stored.as_ref().filter(|record| !record.is_expired(stamp));
         let existed = current.is_some();
@@ -399,6 +400,8 @@ impl<'a> Applier<'a> {
                 state.digest.add(&key, new);
                 state.keys += 1;
                 state.bytes += new.size_bytes(&key);
+            } else if old.is_some() {
+                state.removed_in = state.epoch;
             }
             self.touched.insert(namespace);
         }

@@ -17,7 +17,7 @@ use rdb_proto::raft::command_outcome::Outcome as Answer;
 use rdb_proto::raft::switch_step::Step;
 use rdb_proto::raft::{self, SwitchStep};
 use rdb_storage::{Family, StorageError};
-use rdb_types::{Digest, GlobalKey, NamespaceId, Reason, Stamp, VersionVector};
+use rdb_types::{Digest, Epoch, GlobalKey, NamespaceId, Reason, Stamp, VersionVector};
 
 /// Dead rows that one batch removes at most.
 const SWEPT_PER_BATCH: usize = 256;
@@ -83,6 +83,8 @@ impl Applier<'_> {
             return Ok(());
         };
         (state.keys, state.bytes) = (own.keys, own.bytes);
+        // What was deleted in the time that ends leaves nothing from here on.
+        state.removed_in = Epoch(state.epoch.0.saturating_sub(1));
         let sealed = EventualState {
             epoch: state.epoch,
             last_seal: state.last_seal(),

@@ -305,6 +305,53 @@ fn writes_that_were_set_aside_are_listed_with_what_won() {
     assert_eq!(replica.own().conflicts, 1);
 }
 
+/// The first answer was lost with a leader, and the store that took the request asks the next one again, which has
+/// made the namespace eventual meanwhile. Found by seed 30395.
+#[test]
+fn a_write_that_was_applied_is_not_refused_when_its_repeat_comes_after_a_switch() {
+    let mut replica = Replica::strong();
+    let asked = replica.in_epoch(with_id(put(b"k", b"1"), b"an id"));
+    let first = replica.region.write(1, asked.clone()).unwrap();
+    replica.open();
+    let again = Applied {
+        replayed: true,
+        ..first
+    };
+    assert_eq!(replica.region.write(2, asked).unwrap(), again);
+    let new = replica
+        .region
+        .write(3, with_id(put(b"k", b"2"), b"another"));
+    assert_eq!(new.unwrap_err().reason, Reason::ModeChanged);
+}
+
+#[test]
+fn what_was_written_or_removed_since_a_seal_is_known_of_every_key() {
+    let mut replica = Replica::strong();
+    replica.open();
+    let eventual = replica.namespace().epoch;
+    for (at_ms, key) in [(1, b"kept"), (2, b"over"), (3, b"gone")] {
+        replica.write_here(at_ms, put(key, b"in the eventual time"));
+    }
+    let touched = |replica: &Replica, key: &[u8]| {
+        let standing = replica.region.get(key);
+        let state = replica.namespace();
+        state.is_touched_since(eventual, standing.as_ref())
+    };
+    replica.begin();
+    replica.seal(0);
+    for key in [&b"kept"[..], b"over", b"gone", b"never there"] {
+        assert!(!touched(&replica, key), "{key:?}: nothing happened since");
+    }
+    replica.write(1000, put(b"over", b"after the seal"));
+    assert!(touched(&replica, b"over"));
+    assert!(!touched(&replica, b"kept") && !touched(&replica, b"never there"));
+    replica.write(1001, op(Kind::Delete, b"gone", b""));
+    assert!(touched(&replica, b"gone"));
+    assert!(!touched(&replica, b"kept"));
+    // Nothing stands there, and something was removed since: it may have been this one.
+    assert!(touched(&replica, b"never there"));
+}
+
 #[test]
 fn a_seal_that_is_given_up_leaves_everything_with_the_replica() {
     let mut replica = Replica::strong();

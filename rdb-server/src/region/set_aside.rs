@@ -136,6 +136,7 @@ impl Beyond {
             deletion: entry.deletion,
             expires_at_ms: entry.expires_at_ms,
             request_id: entry.request_id,
+            epoch: entry.epoch,
             ..ConflictRow::default()
         }))
     }

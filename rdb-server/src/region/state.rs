@@ -46,6 +46,8 @@ pub struct NamespaceState {
     pub buried_through_ms: u64,
     /// Why the last seal was given up; empty: none was since the last change of mode.
     pub last_abort: String,
+    /// The last epoch in which a record was, or may have been, removed with nothing left in its place.
+    pub removed_in: Epoch,
 }
 
 /// A seal that was begun.
@@ -89,6 +91,7 @@ impl NamespaceState {
             fences: Vec::new(),
             buried_through_ms: 0,
             last_abort: String::new(),
+            removed_in: Epoch(0),
         }
     }
 
@@ -96,6 +99,15 @@ impl NamespaceState {
     /// parts of one eventual time.
     pub fn last_seal(&self) -> Epoch {
         self.fences.last().map_or(Epoch(0), |fence| fence.epoch)
+    }
+
+    /// Whether a key was, or may have been, written to since the seal that left out a write of `epoch`, with `standing`
+    /// under it by now.
+    pub fn is_touched_since(&self, epoch: Epoch, standing: Option<&Record>) -> bool {
+        let seal = self.fences.iter().find(|fence| fence.epoch > epoch);
+        // Of a seal that is not remembered any more nobody knows.
+        let seal = seal.map_or(Epoch(epoch.0 + 1), |fence| fence.epoch);
+        standing.map_or(self.removed_in, |record| record.epoch) >= seal
     }
 
     /// Whether a strong namespace counts this record, in its digest and for those who ask.
@@ -127,6 +139,7 @@ impl NamespaceState {
             buried_through_ms: self.buried_through_ms,
             last_abort: self.last_abort.clone(),
             dropped: false,
+            removed_in: self.removed_in.0,
         }
     }
 
@@ -155,6 +168,7 @@ impl NamespaceState {
             fences: fences.collect::<Option<_>>()?,
             buried_through_ms: row.buried_through_ms,
             last_abort: row.last_abort.clone(),
+            removed_in: Epoch(row.removed_in),
         })
     }
 }

@@ -60,18 +60,19 @@ impl StoreCore {
     /// Looks for stores that declare or apply another mode than the cluster's, and says so once.
     pub(super) async fn look_for_mismatches(&self) {
         let stores = self.stores();
+        // A store that does not answer has what it had when it last did.
+        let mut statuses: BTreeMap<StoreId, StoreStatus> = BTreeMap::new();
         loop {
             let tables = self.namespaces.tables();
             let leads = self.leads_meta();
-            let statuses: BTreeMap<StoreId, StoreStatus> = if leads {
+            if leads {
                 let asked = stores.statuses(&tables).await;
-                asked
-                    .into_iter()
-                    .filter_map(|(store, status)| Some((store, status.ok()?)))
-                    .collect()
+                statuses.retain(|store, _| asked.contains_key(store));
+                let answered = asked.into_iter();
+                statuses.extend(answered.filter_map(|(store, status)| Some((store, status.ok()?))));
             } else {
-                [(self.me, self.manager.status())].into()
-            };
+                statuses = [(self.me, self.manager.status())].into();
+            }
             for (row_name, change) in self.observe(&tables, &statuses, leads) {
                 tell(&row_name, &change);
             }

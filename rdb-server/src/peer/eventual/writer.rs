@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use rdb_storage::StorageError;
 use rdb_types::{Epoch, NamespaceId, Stamp};
 use round::Round;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -173,11 +173,16 @@ async fn do_batch(
         converged: Vec::new(),
     };
     let mut answers = Vec::with_capacity(writes.len() + others.len());
+    let written_to: BTreeSet<NamespaceId> = writes.iter().filter_map(Job::written_to).collect();
     let mut jobs = others.into_iter().chain(writes);
     let mut stamped = false;
     while let Some(job) = jobs.next() {
         if is_write(&job) && !std::mem::replace(&mut stamped, true) {
             shared.core.clock.observe(round.fold.largest());
+            // What a namespace has seen, also of its strong time, is behind the stamps that it gives.
+            for namespace in &written_to {
+                round.enter(*namespace);
+            }
             round.stamps = shared.core.clock.stamp_writes(count).await;
         }
         match round.fold(&job) {

@@ -100,6 +100,14 @@ impl Job {
         }
     }
 
+    /// The namespace that clients write to.
+    pub(super) fn written_to(&self) -> Option<NamespaceId> {
+        match self {
+            Job::Writes { ops, .. } => ops.first().map(|op| NamespaceId(op.namespace_id)),
+            _ => None,
+        }
+    }
+
     /// Answers whoever asked with a refusal.
     pub(super) fn refuse(self, error: &Error) {
         let error = error.clone();

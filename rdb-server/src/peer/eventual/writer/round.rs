@@ -36,7 +36,7 @@ pub(super) struct Round<'r, 'v> {
 
 impl Round<'_, '_> {
     /// Brings a namespace in. `None`: it is not served here.
-    fn enter(&mut self, namespace: NamespaceId) -> Option<Served> {
+    pub(super) fn enter(&mut self, namespace: NamespaceId) -> Option<Served> {
         let served = self.shared.serves(namespace)?;
         if self.fold.state(namespace).is_none() {
             let state = self.shared.state(namespace);
@@ -140,6 +140,11 @@ impl Round<'_, '_> {
         };
         let namespace = NamespaceId(first.namespace_id);
         let served = self.enter(namespace);
+        let seen = self.fold.state(namespace).map(|state| state.last_stamp);
+        debug_assert!(
+            seen.is_none_or(|seen| stamp > seen),
+            "{stamp:?} is not beyond {seen:?}, which was seen here"
+        );
         self.fold.prefetch(
             ops.iter()
                 .map(|op| GlobalKey::new(namespace, &op.key))
