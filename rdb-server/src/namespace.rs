@@ -100,6 +100,21 @@ impl Namespaces {
         Ok(self.tables())
     }
 
+    /// As [`Namespaces::refresh`], or, where that cannot be, what this store has: for whoever wants to see what is wrong.
+    ///
+    /// # Errors
+    /// It has nothing.
+    pub async fn refresh_or_own(&self, deadline: Instant) -> Result<Arc<MetaState>, Error> {
+        match self.refresh(deadline).await {
+            Ok(tables) => Ok(tables),
+            Err(error) => {
+                let own = self.tables();
+                let known = own.cluster.is_some();
+                known.then_some(own).ok_or(error)
+            }
+        }
+    }
+
     fn parse(name: &str) -> Result<NamespaceName, Error> {
         NamespaceName::of_request(name).map_err(|error| {
             Error::invalid("namespace", error.to_string())

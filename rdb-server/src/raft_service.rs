@@ -175,7 +175,8 @@ impl RaftService for ModeService {
         request: Request<raft::GetModeRequest>,
     ) -> Result<Response<raft::NamespaceMode>, Status> {
         let deadline = self.deadline(&request);
-        let tables = self.namespaces.refresh(deadline).await.map_err(status)?;
+        let tables = self.namespaces.refresh_or_own(deadline).await;
+        let tables = tables.map_err(status)?;
         let row = Self::row(&tables, &request.get_ref().namespace).map_err(status)?;
         let statuses = self.stores.statuses(&tables).await;
         let now_ms = self.router.unix_ms();
@@ -188,7 +189,7 @@ impl RaftService for ModeService {
     ) -> Result<Response<raft::ListNamespaceModesResponse>, Status> {
         let tables = self
             .namespaces
-            .refresh(self.deadline(&request))
+            .refresh_or_own(self.deadline(&request))
             .await
             .map_err(status)?;
         let statuses = self.stores.statuses(&tables).await;

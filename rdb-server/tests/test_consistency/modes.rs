@@ -496,3 +496,44 @@ async fn a_switch_goes_on_without_its_caller_and_without_the_leader_that_began_i
     let plain = Plain::on(&cluster, other).await.namespace(NAME);
     plain.put("k", "v").await.unwrap();
 }
+
+/// Whoever looks why a switch stands still sees the modes all the same, and a store that does not answer and has not
+/// followed counts as a mismatch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn modes_are_told_without_a_quorum_and_a_silent_store_that_has_not_followed_is_named() {
+    let args = ["--mismatch-after", "1s"];
+    let cluster = super::switches::declared_meshed("eventual", &args).await;
+    let leader = cluster.leader_of(crate::support::cluster::META).await;
+    let away = (leader + 1) % 3;
+    cluster.mesh().isolate(away);
+    eventually(
+        PATIENT,
+        "the one that is alone tells its modes",
+        async || {
+            let mode = mode_at(&cluster, away).await?;
+            let reachable = mode.stores.iter().filter(|store| store.reachable).count();
+            match (reachable, of_store(&mode, away).applied) {
+                (1, EVENTUAL) => Ok(()),
+                _ => Err(format!("{mode:#?}")),
+            }
+        },
+    )
+    .await;
+    let without = UpdateNamespaceModeRequest {
+        accept_missing: vec![away as u32 + 1],
+        ..request(STRONG)
+    };
+    let (changes, ended) = update(&cluster, leader, without).await;
+    ended.unwrap_or_else(|status| panic!("{status:?} after {changes:#?}"));
+    eventually(PATIENT, "it is mismatched", async || {
+        let mode = mode_at(&cluster, leader).await?;
+        let since = of_store(&mode, away).mismatched_since_ms;
+        let named = mode.mismatched && since > 0 && !of_store(&mode, away).reachable;
+        if named {
+            Ok(())
+        } else {
+            Err(format!("{mode:#?}"))
+        }
+    })
+    .await;
+}
