@@ -10,13 +10,12 @@ use crate::config::LiveConfig;
 use crate::error::{Error, Outcome};
 use crate::grpc_edge::{LONGEST_CALL, deadline_of};
 use crate::history::ring::Keys;
-use crate::metrics::{Metrics, Timed};
+use crate::metrics::{Metrics, Streamed, Timed};
 use crate::router::watch::WatchSpec;
 use crate::router::{Read, Router, ScanSpec};
 use crate::session;
 use bytes::Bytes;
-use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream, StreamExt};
 use group::{Answer, Decoded, Group, got, namespace_of, wrote};
 use rdb_proto::kv::{self, batch_request, batch_response, compare_and_swap_request, kv_server::Kv};
 use rdb_proto::raft::{WriteOp, write_op::Kind};
@@ -26,7 +25,6 @@ use rdb_types::{Reason, request_id};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 /// The service.
@@ -357,7 +355,7 @@ impl Kv for KvService {
     ) -> Result<Response<Self::ScanStream>, Status> {
         let deadline = deadline_of(&request);
         let scan = request.into_inner();
-        let timed = Timed::start(&self.metrics, "Scan", &scan.namespace);
+        let came = Instant::now();
         let result = async {
             let deadline = self.in_time(deadline)?;
             let options = scan.read.unwrap_or_default();
@@ -397,15 +395,20 @@ impl Kv for KvService {
             self.router.scan(&scan.namespace, spec, deadline).await
         }
         .await;
-        timed.done(result.as_ref().err());
-        match result {
-            Ok(pages) => Ok(Response::new(
-                ReceiverStream::new(pages)
-                    .map(|page| page.map_err(|error| error.to_status(true)))
-                    .boxed(),
-            )),
-            Err(error) => Err(error.to_status(true)),
-        }
+        let pages = result.map_err(|error| {
+            Timed::since(&self.metrics, "Scan", &scan.namespace, came).done(Some(&error));
+            error.to_status(true)
+        })?;
+        let counted = Streamed::begin(self.metrics.clone(), "Scan", scan.namespace, came);
+        let pages = stream::unfold((pages, counted), |(mut pages, mut counted)| async move {
+            let page = pages.next().await;
+            if !matches!(page, Some(Ok(_))) {
+                counted.done(page.as_ref().and_then(|page| page.as_ref().err()));
+            }
+            let page = page?.map_err(|error| error.to_status(true));
+            Some((page, (pages, counted)))
+        });
+        Ok(Response::new(pages.boxed()))
     }
 
     type BatchStream = batch::Answers;
@@ -458,7 +461,7 @@ impl Kv for KvService {
         timed.done(result.as_ref().err());
         match result {
             Ok(watching) => Ok(Response::new(
-                futures::stream::unfold(watching, |mut watching| async move {
+                stream::unfold(watching, |mut watching| async move {
                     let message = watching.next().await?;
                     Some((message.map_err(|error| error.to_status(true)), watching))
                 })

@@ -294,6 +294,62 @@ impl Metrics {
             "unknown".to_owned()
         }
     }
+
+    /// Operations of one request were answered, which took so long.
+    fn answered<'e>(
+        &self,
+        method: &'static str,
+        namespace: &str,
+        took: Duration,
+        errors: impl Iterator<Item = Option<&'e Error>>,
+    ) {
+        // Looked up now: the request itself may have created the namespace.
+        let namespace = self.label(namespace);
+        let (mut ok, mut refused) = (0, 0);
+        for error in errors {
+            match error {
+                None => ok += 1,
+                Some(error) => {
+                    refused += 1;
+                    let counter = match error.reason {
+                        Reason::NoQuorum => Some(&self.quorum_rejections),
+                        Reason::NoSpace => Some(&self.no_space_rejections),
+                        Reason::ClockSkew => Some(&self.wild_stamps),
+                        _ => None,
+                    };
+                    if let Some(counter) = counter {
+                        let label = NamespaceLabel {
+                            namespace: namespace.clone(),
+                        };
+                        counter.get_or_create(&label).inc();
+                    }
+                    self.count(method, &namespace, label_of(code(error.reason)), 1);
+                }
+            }
+        }
+        if ok > 0 {
+            self.count(method, &namespace, label_of(Code::Ok), ok);
+        }
+        if ok + refused > 0 {
+            self.served.count(&namespace, method, ok + refused, refused);
+            let labels = LatencyLabels {
+                method,
+                mode: self.mode_of(&namespace),
+            };
+            self.seconds
+                .get_or_create(&labels)
+                .observe(took.as_secs_f64());
+        }
+    }
+
+    fn count(&self, method: &'static str, namespace: &str, code: String, by: u64) {
+        let labels = RequestLabels {
+            method,
+            namespace: namespace.to_owned(),
+            code,
+        };
+        self.requests.get_or_create(&labels).inc_by(by);
+    }
 }
 
 fn mode_label(wire: i32) -> &'static str {
@@ -336,55 +392,52 @@ impl<'a> Timed<'a> {
 
     /// All of its operations were answered.
     pub fn done_all<'e>(self, errors: impl Iterator<Item = Option<&'e Error>>) {
-        // Looked up now: the request itself may have created the namespace.
-        let namespace = self.metrics.label(&self.namespace);
-        let (mut ok, mut refused) = (0, 0);
-        for error in errors {
-            match error {
-                None => ok += 1,
-                Some(error) => {
-                    refused += 1;
-                    let counter = match error.reason {
-                        Reason::NoQuorum => Some(&self.metrics.quorum_rejections),
-                        Reason::NoSpace => Some(&self.metrics.no_space_rejections),
-                        Reason::ClockSkew => Some(&self.metrics.wild_stamps),
-                        _ => None,
-                    };
-                    if let Some(counter) = counter {
-                        let label = NamespaceLabel {
-                            namespace: namespace.clone(),
-                        };
-                        counter.get_or_create(&label).inc();
-                    }
-                    self.count(&namespace, label_of(code(error.reason)), 1);
-                }
-            }
-        }
-        if ok > 0 {
-            self.count(&namespace, label_of(Code::Ok), ok);
-        }
-        if ok + refused > 0 {
-            self.metrics
-                .served
-                .count(&namespace, self.method, ok + refused, refused);
-            let labels = LatencyLabels {
-                method: self.method,
-                mode: self.metrics.mode_of(&namespace),
-            };
-            self.metrics
-                .seconds
-                .get_or_create(&labels)
-                .observe(self.started.elapsed().as_secs_f64());
+        let took = self.started.elapsed();
+        self.metrics
+            .answered(self.method, &self.namespace, took, errors);
+    }
+}
+
+/// A request that is answered by a stream. It counts once, by how that ended; its time is that until it began.
+pub struct Streamed {
+    metrics: Arc<Metrics>,
+    method: &'static str,
+    namespace: String,
+    took: Duration,
+    counted: bool,
+}
+
+impl Streamed {
+    /// The stream of a request that came at `came` begins.
+    pub fn begin(
+        metrics: Arc<Metrics>,
+        method: &'static str,
+        namespace: String,
+        came: Instant,
+    ) -> Streamed {
+        Streamed {
+            metrics,
+            method,
+            namespace,
+            took: came.elapsed(),
+            counted: false,
         }
     }
 
-    fn count(&self, namespace: &str, code: String, by: u64) {
-        let labels = RequestLabels {
-            method: self.method,
-            namespace: namespace.to_owned(),
-            code,
-        };
-        self.metrics.requests.get_or_create(&labels).inc_by(by);
+    /// It ended.
+    pub fn done(&mut self, error: Option<&Error>) {
+        if !std::mem::replace(&mut self.counted, true) {
+            let errors = std::iter::once(error);
+            self.metrics
+                .answered(self.method, &self.namespace, self.took, errors);
+        }
+    }
+}
+
+impl Drop for Streamed {
+    /// Its reader wanted no more.
+    fn drop(&mut self) {
+        self.done(None);
     }
 }
 

@@ -1,9 +1,10 @@
 //! From a request about keys to the regions that hold them, and back to one answer.
 //!
 //! Owns: which region a key lies in, one barrier for all reads of a request, one queue entry for all
-//! its writes in a region, receipts; scans are in [`scan`], watches in [`watch`]. Knows nothing of gRPC or HTTP; the edges
+//! its writes in a region, receipts; scans are in [`scan`] and [`pages`], watches in [`watch`]. Knows nothing of gRPC or HTTP; the edges
 //! decode and validate.
 
+mod pages;
 mod scan;
 pub mod watch;
 

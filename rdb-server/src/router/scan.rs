@@ -1,18 +1,17 @@
 //! Scans: one frozen moment of all regions that hold a range, in pages.
 //!
 //! Owns where a scan stands, its pages and their receipts, and how many scans there may be. What may be
-//! read at all, and how fresh, the router says.
+//! read at all, and how fresh, the router says; how pages get to their reader, [`super::pages`].
 //!
-//! Invariants: a page holds about [`PAGE_BYTES`], and is read when there is room for it, so that a slow
-//! reader holds a snapshot but no thread; there are at most [`SCANS`], and one whose reader takes nothing
-//! for [`SLOW_READER`] ends; at least one page is sent, so that an empty answer has a receipt, too.
+//! Invariants: a page holds about [`PAGE_BYTES`]; there are at most [`SCANS`]; at least one page is sent, so
+//! that an empty answer has a receipt, too.
 
+use super::pages::Pages;
 use super::{Router, ScanSpec, is_stale, look, without_outcome};
 use crate::error::Error;
 use crate::peer::Peer;
 use crate::peer::damage::ReadOf;
 use crate::session::SessionToken;
-use crate::tasks;
 use bytes::{BufMut, Bytes, BytesMut};
 use rdb_proto::convert;
 use rdb_proto::kv::{self, KeyValue, Receipt};
@@ -20,14 +19,10 @@ use rdb_storage::{Family, KeyRange, View};
 use rdb_types::{Epoch, GlobalKey, Mode, NamespaceId, Reason, Record, Stamp};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 
 /// Bytes of keys and values in one page of a scan.
 const PAGE_BYTES: usize = 1 << 20;
-/// A scan whose reader takes no page for this long is ended: it holds a snapshot.
-const SLOW_READER: Duration = Duration::from_secs(30);
 /// Scans under way at once. Each holds a snapshot for as long as its reader takes.
 pub(super) const SCANS: usize = 64;
 
@@ -38,7 +33,7 @@ impl Router {
         namespace: &str,
         spec: ScanSpec,
         deadline: Instant,
-    ) -> Result<mpsc::Receiver<Result<kv::ScanResponse, Error>>, Error> {
+    ) -> Result<Pages, Error> {
         let row = if is_stale(&spec.options) {
             self.namespaces.find_local(namespace)
         } else {
@@ -99,7 +94,8 @@ impl Router {
         for part in &parts {
             part.peer.still(part.installs)?;
         }
-        Ok(ScanPages::new(view, parts, &spec).send(permit))
+        let mut reading = Reading::new(view, parts, &spec);
+        Ok(Pages::send(move || reading.next(), permit))
     }
 }
 
@@ -122,7 +118,7 @@ struct Part {
 }
 
 /// A scan under way.
-struct ScanPages {
+struct Reading {
     view: Arc<dyn View>,
     parts: VecDeque<Part>,
     /// Entries that may still be sent.
@@ -139,10 +135,10 @@ struct Page {
     rest: Option<KeyRange>,
 }
 
-impl ScanPages {
+impl Reading {
     /// Reads `parts`, in their order, from `view`.
-    fn new(view: Arc<dyn View>, parts: Vec<Part>, spec: &ScanSpec) -> ScanPages {
-        ScanPages {
+    fn new(view: Arc<dyn View>, parts: Vec<Part>, spec: &ScanSpec) -> Reading {
+        Reading {
             view,
             parts: parts.into(),
             left: if spec.limit == 0 {
@@ -153,41 +149,6 @@ impl ScanPages {
             reverse: spec.reverse,
             keys_only: spec.keys_only,
         }
-    }
-
-    /// Sends the pages to the receiver that it returns. `permit` is held until the last one is taken.
-    fn send(
-        mut self,
-        permit: OwnedSemaphorePermit,
-    ) -> mpsc::Receiver<Result<kv::ScanResponse, Error>> {
-        let (pages, reader) = mpsc::channel(2);
-        tasks::spawn(async move {
-            let _permit = permit;
-            loop {
-                let read = tasks::blocking(move || {
-                    let page = self.next();
-                    (self, page)
-                });
-                let page = match read.await {
-                    Ok((scan, page)) => {
-                        self = scan;
-                        page
-                    }
-                    Err(error) => {
-                        let error =
-                            Error::new(Reason::NotReady, format!("the scan ended: {error}"));
-                        let _ = pages.send_timeout(Err(error), SLOW_READER).await;
-                        return;
-                    }
-                };
-                let Some(page) = page.transpose() else { return };
-                let failed = page.is_err();
-                if pages.send_timeout(page, SLOW_READER).await.is_err() || failed {
-                    return;
-                }
-            }
-        });
-        reader
     }
 
     /// The next page; `None` after the last.
