@@ -3,9 +3,9 @@
 //! Probes and scrapers are few, and the port is open to whoever reaches it. Knows nothing of what is
 //! asked.
 //!
-//! Invariants: at most [`CONNECTIONS`] are open; for one more, that on which nothing came for the longest
-//! time is closed, so that silent ones never keep the probes out; one on which nothing came for [`IDLE`]
-//! is closed anyway.
+//! Invariants: at most [`CONNECTIONS`] are open; for one more, that on which nothing moved for the longest
+//! time is closed, so that silent ones never keep the probes out; one on which nothing moved for [`IDLE`],
+//! in either direction, is closed anyway.
 
 use axum::serve::Listener;
 use parking_lot::Mutex;
@@ -25,7 +25,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 /// Open connections at most.
 pub const CONNECTIONS: usize = 256;
 
-/// How long a connection may bring nothing. Longer than the pause between two scrapes of most.
+/// How long a connection may bring nothing and take nothing. Longer than the pause between two scrapes of most.
 pub const IDLE: Duration = Duration::from_secs(30);
 
 /// How long a connection that was told to close is waited for. It only has to be polled once.
@@ -33,7 +33,7 @@ const CLOSING: Duration = Duration::from_millis(500);
 
 /// An open connection, as the port sees it.
 struct Open {
-    heard: Instant,
+    moved: Instant,
     close: CancellationToken,
 }
 
@@ -66,7 +66,7 @@ impl Bounded {
         }
         let idlest = {
             let open = self.open.lock();
-            let idlest = open.values().min_by_key(|open| open.heard);
+            let idlest = open.values().min_by_key(|open| open.moved);
             idlest.map(|open| open.close.clone())
         };
         idlest?.cancel();
@@ -89,7 +89,7 @@ impl Listener for Bounded {
             };
             let close = CancellationToken::new();
             let open = Open {
-                heard: Instant::now(),
+                moved: Instant::now(),
                 close: close.clone(),
             };
             self.next += 1;
@@ -127,6 +127,29 @@ impl Drop for Connection {
     }
 }
 
+impl Connection {
+    /// Bytes came, or were taken.
+    fn moved(&mut self) {
+        let now = Instant::now();
+        self.idle.as_mut().reset(now + IDLE);
+        if let Some(open) = self.open.lock().get_mut(&self.number) {
+            open.moved = now;
+        }
+    }
+
+    /// Waits, as long as nothing moves, until it is to be closed.
+    fn poll_closed<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        let why = if self.close.as_mut().poll(context).is_ready() {
+            "its place was needed"
+        } else if self.idle.as_mut().poll(context).is_ready() {
+            "nothing moved for too long"
+        } else {
+            return Poll::Pending;
+        };
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)))
+    }
+}
+
 impl AsyncRead for Connection {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -134,19 +157,10 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if read.is_ready() {
-            let now = Instant::now();
-            self.idle.as_mut().reset(now + IDLE);
-            if let Some(open) = self.open.lock().get_mut(&self.number) {
-                open.heard = now;
-            }
-        } else if self.close.as_mut().poll(context).is_ready() {
-            let error = io::Error::new(io::ErrorKind::TimedOut, "its place was needed");
-            return Poll::Ready(Err(error));
-        } else if self.idle.as_mut().poll(context).is_ready() {
-            let error = io::Error::new(io::ErrorKind::TimedOut, "nothing came for too long");
-            return Poll::Ready(Err(error));
+        if read.is_pending() {
+            return self.poll_closed(context);
         }
+        self.moved();
         read
     }
 }
@@ -157,7 +171,12 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if written.is_pending() {
+            return self.poll_closed(context);
+        }
+        self.moved();
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -166,5 +185,58 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::poll;
+    use std::pin::pin;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::advance;
+
+    async fn connected() -> (Connection, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let client = TcpStream::connect(addr).await.unwrap();
+        let (connection, _from) = Bounded::new(listener).accept().await;
+        (connection, client)
+    }
+
+    /// Whether a read waits; else it failed.
+    async fn waits(connection: &mut Connection) -> bool {
+        match poll!(pin!(connection.read_u8())) {
+            Poll::Pending => true,
+            Poll::Ready(read) => {
+                assert_eq!(read.unwrap_err().kind(), io::ErrorKind::TimedOut);
+                false
+            }
+        }
+    }
+
+    /// A download that took longer than half a minute was cut in the middle, however fast its reader was.
+    #[tokio::test(start_paused = true)]
+    async fn a_transfer_takes_as_long_as_it_takes() {
+        let (mut connection, mut client) = connected().await;
+        assert!(waits(&mut connection).await);
+        for _ in 0..4 {
+            advance(IDLE * 2 / 3).await;
+            connection.write_all(b"piece").await.unwrap();
+            client.read_exact(&mut [0; 5]).await.unwrap();
+            assert!(waits(&mut connection).await);
+        }
+        advance(IDLE + Duration::from_secs(1)).await;
+        assert!(!waits(&mut connection).await, "now nothing moved");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_transfer_that_nobody_reads_is_cut() {
+        let (mut connection, _client) = connected().await;
+        let piece = vec![0; 1 << 20];
+        while poll!(pin!(connection.write_all(&piece))).is_ready() {}
+        advance(IDLE + Duration::from_secs(1)).await;
+        let write = connection.write_all(&piece).await;
+        assert_eq!(write.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 }
