@@ -278,6 +278,7 @@ pub(super) async fn get(
                 ("ETag" = String, description = "The new version, in quotes"),
                 ("FlareDB-Session" = String, description = "What the session has seen now"),
             )),
+        (status = 404, description = "The namespace was deleted, or stores create none by themselves (`consistency.auto_create`)", body = Document, content_type = "application/problem+json"),
         (status = 412, description = "The key has another version than `If-Match` says, or is there although `If-None-Match: *`", body = Document, content_type = "application/problem+json"),
         (status = 413, description = "The value is larger than `limits.max_value`", body = Document, content_type = "application/problem+json"),
         Refusals,
@@ -336,6 +337,7 @@ pub(super) async fn put(
     responses(
         (status = 200, description = "Deleted, or it was not there", body = Deleted,
             headers(("FlareDB-Session" = String, description = "What the session has seen now"))),
+        (status = 404, description = "The namespace was deleted, or stores create none by themselves (`consistency.auto_create`)", body = Document, content_type = "application/problem+json"),
         (status = 412, description = "The key has another version", body = Document, content_type = "application/problem+json"),
         Refusals,
     )

@@ -242,6 +242,19 @@ mod tests {
         );
     }
 
+    /// A namespace can be deleted under any request, also one that would create it.
+    #[test]
+    fn every_route_of_a_namespace_says_that_it_may_not_be_there() {
+        let document: serde_json::Value = serde_json::from_str(&text()).unwrap();
+        let paths = document["paths"].as_object().unwrap();
+        for (path, methods) in paths.iter().filter(|(path, _)| path.contains("{ns}")) {
+            for (method, operation) in methods.as_object().unwrap() {
+                let answers = &operation["responses"];
+                assert!(answers["404"].is_object(), "{method} {path}");
+            }
+        }
+    }
+
     #[test]
     fn every_reference_in_the_document_leads_somewhere() {
         let document: serde_json::Value = serde_json::from_str(&text()).unwrap();
