@@ -10,6 +10,7 @@ use super::Gateway;
 use super::bytes::{percent_decode, percent_decode_text};
 use super::problem::Problem;
 use super::query::Query;
+use super::shapes::Object;
 use crate::config::LiveConfig;
 use crate::error::Error;
 use crate::grpc_edge::due;
@@ -163,7 +164,8 @@ impl Call {
         let text = self
             .body("body", "this call", MAX_JSON_BYTES as u64)
             .await?;
-        serde_json::from_slice(&text).map_err(|error| {
+        let parsed = serde_json::from_slice(&text).map(|Object(parsed)| parsed);
+        parsed.map_err(|error| {
             let text = format!("the body is not what this call takes: {error}; /docs shows it");
             Problem::refused(Error::invalid("body", text))
         })

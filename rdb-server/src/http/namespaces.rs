@@ -69,6 +69,7 @@ pub(super) async fn create(
         policies: Some(
             new.policies
                 .unwrap_or_default()
+                .0
                 .on(raft::Policies::default()),
         ),
     });
@@ -137,7 +138,7 @@ pub(super) async fn replace(
 ) -> Result<Response, Problem> {
     let mut call = change_of(&gateway, request)?;
     let change: NamespaceChange = call.json().await?;
-    let policies = change.policies.on(raft::Policies::default());
+    let policies = change.policies.0.on(raft::Policies::default());
     update(&gateway, &call, policies).await
 }
 
@@ -167,7 +168,7 @@ pub(super) async fn change(
     let mut call = change_of(&gateway, request)?;
     let change: NamespaceChange = call.json().await?;
     let now = described(&gateway, &call).await?;
-    let policies = change.policies.on(now.policies.unwrap_or_default());
+    let policies = change.policies.0.on(now.policies.unwrap_or_default());
     update(&gateway, &call, policies).await
 }
 

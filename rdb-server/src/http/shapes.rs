@@ -5,9 +5,11 @@
 
 use super::bytes::text_or_base64;
 use rdb_proto::{admin, convert, kv, raft};
+use serde::de::value::MapAccessDeserializer;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 use utoipa::ToSchema;
 
 /// A number of 64 bits, as decimal text.
@@ -185,6 +187,31 @@ pub(super) struct Listing {
     receipt: Receipt,
 }
 
+/// A JSON object, and nothing else: serde takes an array for a struct, too, by the order of its fields.
+#[derive(Debug, Default)]
+pub(super) struct Object<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Object<T>, D::Error> {
+        struct Visitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for Visitor<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                map: A,
+            ) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(Visitor(PhantomData))
+    }
+}
+
 /// A number of 64 bits in a request: a JSON number, or decimal text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Number(pub(super) u64);
@@ -284,14 +311,16 @@ pub(super) struct NewNamespace {
     pub(super) name: String,
     /// Absent: the cluster's default mode.
     pub(super) mode: Option<Mode>,
-    pub(super) policies: Option<PoliciesChange>,
+    #[schema(value_type = Option<PoliciesChange>)]
+    pub(super) policies: Option<Object<PoliciesChange>>,
 }
 
 /// What of a namespace is to be changed.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NamespaceChange {
-    pub(super) policies: PoliciesChange,
+    #[schema(value_type = PoliciesChange)]
+    pub(super) policies: Object<PoliciesChange>,
 }
 
 /// Policies in force.

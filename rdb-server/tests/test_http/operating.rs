@@ -108,10 +108,22 @@ async fn a_body_that_is_no_json_of_the_call_is_refused_and_says_why() {
         r#"{"name":"n","policies":{"ttl_ms":-1}}"#,
         r#"{"name":"n","policies":{"ttl_ms":"1e3"}}"#,
         "\u{FEFF}{\"name\":\"n\"}",
+        // The fields of an object by their order, which is no object.
+        r#"["arr1","strong",null]"#,
+        r#"{"name":"n","policies":["sync",null,null,null]}"#,
+        r#""n""#,
+        "null",
     ] {
         let problem = post(body).send().await.invalid("body");
         assert_eq!(problem["outcome"], "not_applied", "{body}");
     }
+    let problem = ask(&cluster, 0, "PUT", "/v1/namespaces/default")
+        .json(r#"[{"ttl_ms":1000}]"#)
+        .send()
+        .await
+        .invalid("body");
+    let said = problem["detail"].as_str().unwrap();
+    assert!(said.contains("sequence, expected an object"), "{said}");
     let form = ask(&cluster, 0, "POST", "/v1/namespaces")
         .header("Content-Type", "application/x-www-form-urlencoded")
         .body(br#"{"name":"n"}"#);
