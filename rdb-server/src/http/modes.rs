@@ -3,14 +3,16 @@
 use super::call::Call;
 use super::namespaces::{change_of, read};
 use super::problem::{Document, Problem};
-use super::shapes::{ModeChange, ModeTarget, NamespaceMode, Plan};
+use super::shapes::{ModeChange, ModeTarget, NamespaceMode, Number, Plan};
 use super::{Gateway, openapi::Refusals};
+use crate::error::Error;
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use rdb_proto::raft::{self, raft_service_server::RaftService};
+use rdb_types::StoreId;
 
 /// The mode of a namespace, and which stores disagree
 #[utoipa::path(
@@ -70,13 +72,12 @@ pub(super) async fn switch(
     });
     let (mut call, dry_run) = parsed.map_err(Problem::refused)?;
     let target: ModeTarget = call.json().await?;
-    // A number that is no store's id is refused as such by the service, and so is one that is too large for it.
-    let stores = target.accept_missing.into_iter();
-    let stores = stores.map(|store| u32::try_from(store.0).unwrap_or(u32::MAX));
+    let stores = target.accept_missing.into_iter().map(store_id);
+    let stores = stores.collect::<Result<_, _>>();
     let message = raft::UpdateNamespaceModeRequest {
         namespace: call.namespace.clone(),
         mode: target.mode.into(),
-        accept_missing: stores.collect(),
+        accept_missing: stores.map_err(Problem::refused)?,
         dry_run,
         ..Default::default()
     };
@@ -85,6 +86,18 @@ pub(super) async fn switch(
         Some(plan) => Json(Plan::from(plan)).into_response(),
         None => accepted(change),
     })
+}
+
+/// A store's id as the service takes it, which has fewer numbers than JSON.
+fn store_id(Number(number): Number) -> Result<u32, Error> {
+    let id = StoreId::new(number).ok_or_else(|| {
+        let text = format!(
+            "{number} is no store's id: these are from 1 to {}",
+            StoreId::MAX
+        );
+        Error::invalid("accept_missing", text)
+    })?;
+    Ok(u32::from(id.get()))
 }
 
 /// Cancel a switch

@@ -182,6 +182,16 @@ async fn a_mode_is_planned_switched_and_seen_to_be_switched() {
         .send()
         .await
         .invalid("accept_missing");
+    for number in ["0", "1024", "99999999999"] {
+        let body = format!(r#"{{"mode":"strong","accept_missing":[{number}]}}"#);
+        let problem = switch("", &body).send().await.invalid("accept_missing");
+        let said = problem["detail"].as_str().unwrap();
+        assert!(
+            said.contains(&format!("{number} is no store's id")),
+            "{said}"
+        );
+        assert_eq!(problem["outcome"], "not_applied");
+    }
     let nowhere = ask(&cluster, 0, "PUT", "/v1/namespaces/none/mode").json(r#"{"mode":"strong"}"#);
     nowhere.send().await.refused(404, "NAMESPACE_NOT_FOUND");
 }
