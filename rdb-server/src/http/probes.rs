@@ -6,6 +6,8 @@
 //! Invariant: a line that begins with `[!]` is a warning, and makes no store unready.
 
 use super::Gateway;
+use super::problem::Problem;
+use super::query::Query;
 use crate::clock::{Standing, StoreClock};
 use crate::cluster::{Cluster, Step};
 use crate::metrics::Metrics;
@@ -274,7 +276,10 @@ impl Probes {
 async fn readyz(
     State(Gateway { probes, .. }): State<Gateway>,
     RawQuery(query): RawQuery,
-) -> Response {
+) -> Result<Response, Problem> {
+    // Other parameters are let be: whoever probes may have his own.
+    let verbose = Query::parse(query.as_deref()).and_then(|mut query| query.switch("verbose"));
+    let verbose = verbose.map_err(|error| Problem::of(&error))?;
     let checks = probes.checks();
     let ready = checks.iter().all(|check| check.problem.is_none());
     let status = if ready {
@@ -282,11 +287,6 @@ async fn readyz(
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    let verbose = query.is_some_and(|query| {
-        query
-            .split('&')
-            .any(|part| part == "verbose" || part.starts_with("verbose="))
-    });
     let mut notes = probes.warnings();
     let disk = tokio::task::spawn_blocking(move || {
         let mut disk = if verbose { probes.disk() } else { Vec::new() };
@@ -310,7 +310,7 @@ async fn readyz(
     if ready {
         text.push_str("ready\n");
     }
-    (status, text).into_response()
+    Ok((status, text).into_response())
 }
 
 async fn metrics(State(Gateway { probes, .. }): State<Gateway>) -> Response {

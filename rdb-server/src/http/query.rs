@@ -90,6 +90,18 @@ impl Query {
         }
     }
 
+    /// A parameter that says yes by being there, unless it has a value that says no.
+    pub(super) fn switch(&mut self, name: &str) -> Result<bool, Error> {
+        match self.text(name)?.as_deref() {
+            None | Some("false" | "0") => Ok(false),
+            Some("" | "true" | "1") => Ok(true),
+            Some(text) => Err(Error::invalid(
+                name,
+                format!("{name} is {text:?}; it is true or false, and true without a value"),
+            )),
+        }
+    }
+
     /// The parameter `consistency`, as the services take it.
     pub(super) fn consistency(&mut self) -> Result<i32, Error> {
         let consistency = match self.text("consistency")?.as_deref() {
@@ -138,6 +150,26 @@ mod tests {
         assert_eq!(field(query.flag("reverse").unwrap_err()), "reverse");
         assert_eq!(field(query.consistency().unwrap_err()), "consistency");
         assert_eq!(field(query.done().unwrap_err()), "tll_ms");
+    }
+
+    #[test]
+    fn a_switch_is_on_where_it_is_named_and_not_said_to_be_off() {
+        for (text, on) in [
+            ("", false),
+            ("verbose", true),
+            ("verbose=", true),
+            ("a&verbose=true&b=2", true),
+            ("verbose=1", true),
+            ("verbose=false", false),
+            ("verbose=0", false),
+        ] {
+            let mut query = Query::parse(Some(text)).unwrap();
+            assert_eq!(query.switch("verbose").unwrap(), on, "{text}");
+        }
+        for text in ["verbose=yes", "verbose=%FF", "verbose=True"] {
+            let mut query = Query::parse(Some(text)).unwrap();
+            assert_eq!(field(query.switch("verbose").unwrap_err()), "verbose");
+        }
     }
 
     #[test]

@@ -128,7 +128,11 @@ async fn readyz_verbose_has_a_line_for_each_check() {
         );
     }
     assert!(text.ends_with("ready\n"), "{text}");
-    assert_eq!(get(&cluster, "/readyz").await.text(), "ready\n");
+    for short in ["/readyz", "/readyz?verbose=false", "/readyz?other=1"] {
+        assert_eq!(get(&cluster, short).await.is(200).text(), "ready\n");
+    }
+    let senseless = get(&cluster, "/readyz?verbose=perhaps").await;
+    senseless.invalid("verbose");
     // A mode that is declared and is not the cluster's is a warning: the store serves.
     let switch = ask(&cluster, 0, "PUT", "/v1/namespaces/cart/mode").json(r#"{"mode":"strong"}"#);
     put(&cluster, "/v1/kv/cart/k", b"v").await.is(200);
