@@ -64,7 +64,7 @@ pub(super) fn same_members(
         return Ok(());
     }
     Err(StartError::Disk(format!(
-        "the data directory belongs to cluster {} with the members {members:?}, but --peer lists {listed:?}: use the directory of this cluster, or the --peer list of that one",
+        "the data directory belongs to cluster {} with the members {members:?}, but --peer lists {listed:?}: use the directory of this cluster, or the --peer list of that one; a directory that began a cluster by mistake (a start without --peer) and holds no data can be removed",
         plan.cluster_id
     )))
 }
