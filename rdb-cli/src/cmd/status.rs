@@ -22,7 +22,9 @@ use verdict::Verdict;
 use view::{Region, keys, name, reports, switches};
 
 /// One screen: beyond so many namespaces the table names the rest by their number.
-const NAMESPACES: usize = 30;
+const NAMESPACES: usize = 10;
+/// Of eventual namespaces, which take a line for each store.
+const EVENTUAL: usize = 5;
 
 pub(crate) async fn run(shared: &Shared) -> Result<ExitCode, Error> {
     let answer = shared.client()?.cluster_status().await?;
@@ -148,23 +150,30 @@ fn screen(answer: &ClusterStatusResponse, verdict: &Verdict, colours: bool) -> S
     if further > 0 {
         text += &format!("\nand {further} more: `flaredb ns list`");
     }
-    let eventual = lag::of(answer);
+    let mut eventual = lag::of(answer);
+    // Those first of which there is something to say.
+    eventual.sort_by_key(|(row, replicas)| {
+        let is_even = |replica: &lag::Replica| {
+            replica.lag_writes == Some(0)
+                && replica.conflicts == 0
+                && replica.held.is_empty()
+                && !replica.differs
+        };
+        (replicas.iter().all(is_even), row.id)
+    });
     if !eventual.is_empty() {
         text += "\n\n";
-        let rows = eventual
-            .iter()
-            .take(NAMESPACES)
-            .flat_map(|(row, replicas)| {
-                let rows = replicas.iter();
-                rows.map(|replica| lag_row(&row.name, replica))
-            });
+        let rows = eventual.iter().take(EVENTUAL).flat_map(|(row, replicas)| {
+            let rows = replicas.iter();
+            rows.map(|replica| lag_row(&row.name, replica))
+        });
         text += &output::table(
             &["EVENTUAL", "STORE", "LAG", "OLDEST", "CONFLICTS", "HELD"],
             rows.collect(),
         );
     }
-    if eventual.len() > NAMESPACES {
-        let further = eventual.len() - NAMESPACES;
+    if eventual.len() > EVENTUAL {
+        let further = eventual.len() - EVENTUAL;
         text += &format!("\nand {further} more eventual namespaces: `flaredb status -o json`");
     }
     text

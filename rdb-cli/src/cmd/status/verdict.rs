@@ -6,15 +6,21 @@
 //! Invariant: the verdict is "healthy" only when every store answers, every region has a quorum, no data is
 //! damaged, no replica is behind its leader, no store's clock is off and none's disk is filling, every store follows the modes of the cluster, no
 //! switch takes long, and every eventual namespace is within its objective for lag, holds nobody's writes back, and
-//! has no two replicas that differ where they should not. Each finding says what to do next.
+//! has no two replicas that differ where they should not. Each finding says what to do next. However many namespaces
+//! there are, findings of one kind are a few, and the number of the others.
 
+mod namespaces;
+
+use super::bytes;
 use super::lag;
-use super::view::{Region, Switch, name, reports, switches};
-use super::{age, bytes};
-use crate::cmd::ns::mode;
+use super::view::{Region, name, reports, switches};
 use crate::exit;
+use namespaces::{Found, Kind, of_conflicts, of_modes, of_replica, of_switch};
 use rdb_proto::admin::{ClusterStatusResponse, StoreSummary};
+use rdb_proto::convert;
 use rdb_proto::raft::{DiskStatus, NamespaceRow, StoreStatus};
+use rdb_types::Mode;
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 /// A disk with less than this part of it left is filling, as the alert `FlareDBDiskFilling` says.
@@ -23,6 +29,9 @@ const FILLING: f64 = 0.10;
 const NEARLY_FULL: f64 = 0.03;
 /// A switch that takes longer is stuck, as `FlareDBSwitchStuck` says: it is given up after `switch_timeout`, 10 s.
 const STUCK_MS: u64 = 60_000;
+
+/// Of one kind of finding so many are told; the others are a number.
+const OF_A_KIND: usize = 3;
 
 /// What is wrong, the worst first, and what to do about each.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -45,33 +54,71 @@ impl Verdict {
                 Some(status) => verdict.of_store(store, status),
             }
         }
-        for row in answer.namespaces.iter().filter(|row| !row.deleted) {
-            verdict.of_modes(answer, row);
+        let rows = answer.namespaces.iter().filter(|row| !row.deleted);
+        let modes: Vec<Found> = rows.map(|row| of_modes(answer, row)).collect();
+        let switches: Vec<Found> = switches(answer).iter().map(of_switch).collect();
+        let lags = lag::of(answer);
+        let replicas = lags.iter().flat_map(|(row, replicas)| {
+            let replicas = replicas.iter();
+            replicas.map(|replica| of_replica(row, replica))
+        });
+        for found in [
+            modes,
+            switches,
+            replicas.collect(),
+            vec![of_conflicts(answer)],
+        ] {
+            verdict.add(found);
         }
-        for switch in switches(answer) {
-            verdict.of_switch(&switch);
+        verdict
+    }
+
+    /// What was found of namespaces: a few of each kind by name, the others by their number.
+    fn add(&mut self, found: Vec<Found>) {
+        let mut kinds: BTreeMap<Kind, Vec<String>> = BTreeMap::new();
+        for (kind, text) in found.into_iter().flatten() {
+            kinds.entry(kind).or_default().push(text);
         }
-        for (row, replicas) in lag::of(answer) {
-            for replica in &replicas {
-                verdict.of_replica(row, replica);
+        for (kind, mut texts) in kinds {
+            let further = texts.len().saturating_sub(OF_A_KIND);
+            texts.truncate(OF_A_KIND);
+            if further > 0 {
+                texts.push(format!("and {further} more {}", kind.others()));
+            }
+            match kind.is_note() {
+                true => self.notes.extend(texts),
+                false => self.degraded.extend(texts),
             }
         }
-        verdict.of_conflicts(answer);
-        verdict
     }
 
     fn of_quorums(&mut self, answer: &ClusterStatusResponse) {
         for region in &answer.regions {
             let view = Region::of(answer, region.id);
-            if !view.quorum {
-                let reached = view.replicas;
-                self.lost.push(format!(
-                    "region {} has no quorum ({reached} of {} stores report it): nothing can be written to strong \
-                     namespaces there; start the missing stores again, or mend the network between them",
-                    region.id,
-                    answer.stores.len()
-                ));
+            if view.quorum {
+                continue;
             }
+            let do_next = match answer.stores.iter().all(|store| store.reachable) {
+                true => {
+                    "all stores are there, but they do not reach each other, or are too slow to: look at the network \
+                     between them, and at their load"
+                }
+                false => "start the missing stores again, or mend the network between them",
+            };
+            let sealing = match &sealing(answer, region.id)[..] {
+                [] => String::new(),
+                names => format!(
+                    ", nor to {}, whose writes wait for the end of a switch",
+                    a_few(names)
+                ),
+            };
+            self.lost.push(format!(
+                "region {} has no quorum ({} of {} stores report it): nothing can be written to strong namespaces \
+                 there{sealing}; {do_next}",
+                region.id,
+                view.replicas,
+                answer.stores.len()
+            ));
         }
         if answer.regions.is_empty() {
             self.lost.push(
@@ -166,151 +213,20 @@ impl Verdict {
                 "it takes no more data (NO_SPACE) and falls behind the other stores, deletes and reads go on"
             }
         };
+        let do_next = match disk.stalled {
+            true => "remove what is not FlareDB's from that disk, or enlarge it",
+            false => {
+                "delete what is not needed (`flaredb ns list` shows sizes) or make room on that disk"
+            }
+        };
         self.degraded.push(format!(
             "the disk of store {id} at {address} is full ({} of {} free, {} are kept, {} are the database's): {goes_on}; \
-             delete what is not needed (`flaredb ns list` shows sizes) or make room on that disk, and it goes on by itself",
+             {do_next}, and it goes on by itself",
             bytes(disk.free_bytes),
             bytes(disk.total_bytes),
             bytes(disk.reserve_bytes),
             bytes(disk.used_bytes)
         ));
-    }
-
-    fn of_modes(&mut self, answer: &ClusterStatusResponse, row: &NamespaceRow) {
-        // While it switches, the mode that it will have.
-        let wanted = if row.target == 0 {
-            row.mode
-        } else {
-            row.target
-        };
-        let (mut declares, mut follows) = (Vec::new(), Vec::new());
-        for store in &answer.stores {
-            let id = name(store).0;
-            let declared = store.status.iter().flat_map(|status| &status.declared);
-            let mut of_row = declared.filter(|declared| declared.name == row.name);
-            if of_row.any(|declared| declared.mode != wanted) {
-                declares.push(id);
-                continue;
-            }
-            // A store knows of itself, the one that leads the meta region of all.
-            let told = answer.stores.iter().flat_map(|store| &store.status);
-            let mut told = told.flat_map(|status| &status.mismatches);
-            if told.any(|it| it.namespace_id == row.id && it.store_id == id) {
-                follows.push(id);
-            }
-        }
-        let list = |stores: &[u32]| {
-            let ids: Vec<String> = stores.iter().map(u32::to_string).collect();
-            ids.join(", ")
-        };
-        let (name, mode) = (&row.name, mode(row.mode));
-        if !declares.is_empty() {
-            self.degraded.push(format!(
-                "namespace {name} is {mode}, but store {} is configured otherwise: make the configurations equal, or \
-                 switch it with `flaredb ns set-mode`",
-                list(&declares)
-            ));
-        }
-        if !follows.is_empty() {
-            self.degraded.push(format!(
-                "store {} has not followed namespace {name}, which is {mode}: `flaredb ns modes` says what it has, since \
-                 when; it follows by itself once it reaches the others, so look at its log and its network",
-                list(&follows)
-            ));
-        }
-    }
-
-    fn of_switch(&mut self, switch: &Switch<'_>) {
-        let Switch { row, for_ms, .. } = switch;
-        let name = &row.name;
-        let waits = match (&*switch.waiting_for, &*switch.why) {
-            ([], "") => String::new(),
-            ([], why) => format!(" ({why})"),
-            (stores, _) => {
-                let ids: Vec<String> = stores.iter().map(u32::to_string).collect();
-                format!(" (it waits for store {})", ids.join(", "))
-            }
-        };
-        let what = match switch.undone {
-            true => format!("goes back to {}", mode(row.mode)),
-            false => format!("switches from {} to {}", mode(row.mode), mode(row.target)),
-        };
-        let told = format!("namespace {name} {what}, since {}{waits}", age(*for_ms));
-        if *for_ms < STUCK_MS {
-            self.notes.push(told);
-        } else if switch.undone {
-            self.degraded.push(format!(
-                "{told}: it cannot end before its regions have a quorum; start the stores that are missing"
-            ));
-        } else {
-            self.degraded.push(format!(
-                "{told}: start the stores that it waits for, go on without them (`flaredb ns set-mode {name} {} \
-                 --accept-missing ID`), or take it back (`flaredb ns set-mode {name} --cancel`)",
-                mode(row.target)
-            ));
-        }
-    }
-
-    fn of_replica(&mut self, row: &NamespaceRow, replica: &lag::Replica) {
-        let (name, store) = (&row.name, replica.store);
-        if replica.differs {
-            self.degraded.push(format!(
-                "store {store} holds other data of namespace {name} than a replica that has the same writes: a defect, \
-                 or a damaged disk; it is repaired by itself, and `flaredb verify {name}` tells when it is"
-            ));
-        }
-        for held in &replica.held {
-            self.degraded.push(format!(
-                "the writes of store {} to namespace {name} wait at store {store}, since {}: they are stamped {} ahead of \
-                 its clock; mend the clock that is wrong (`flaredb advance-clock`, where store {}'s was right)",
-                held.origin,
-                age(held.held_ms),
-                age(held.ahead_ms),
-                held.origin
-            ));
-        }
-        let objective_ms = lag::objective_ms(row);
-        if objective_ms > 0 && replica.lag_ms > objective_ms {
-            self.degraded.push(format!(
-                "store {store} is {} behind in namespace {name} ({} writes), and max_lag is {}: it catches up by itself \
-                 once it is reached; is it up, is its network, is its disk slow?",
-                age(replica.lag_ms),
-                replica.lag_writes.unwrap_or(0),
-                age(objective_ms)
-            ));
-        }
-    }
-
-    /// Those in the logs now. What is listed at one replica is what the others list, or will.
-    fn of_conflicts(&mut self, answer: &ClusterStatusResponse) {
-        for row in answer.namespaces.iter().filter(|row| !row.deleted) {
-            let of_region = |region: u64, field: fn(&rdb_proto::raft::NamespaceReport) -> u64| {
-                let reports = reports(answer, region).flat_map(|(_, report)| &report.namespaces);
-                let own = reports.filter(|report| report.namespace_id == row.id);
-                own.map(field).max().unwrap_or(0)
-            };
-            let sum = |field| {
-                let regions = answer.regions.iter();
-                regions
-                    .map(|region| of_region(region.id, field))
-                    .sum::<u64>()
-            };
-            let (listed, dropped) = (sum(|it| it.conflicts), sum(|it| it.conflicts_dropped));
-            if listed == 0 && dropped == 0 {
-                continue;
-            }
-            let pushed_out = match dropped {
-                0 => String::new(),
-                _ => format!(
-                    ", and {dropped} more were pushed out of its log and cannot be restored (raise conflict_log)"
-                ),
-            };
-            self.notes.push(format!(
-                "namespace {0} lists {listed} writes that lost to concurrent ones{pushed_out}: `flaredb conflicts {0}` \
-                 shows them, and restores them",
-                row.name
-            ));
-        }
     }
 
     pub(crate) fn word(&self) -> &'static str {
@@ -333,4 +249,26 @@ impl Verdict {
             ExitCode::from(exit::UNAVAILABLE)
         }
     }
+}
+
+/// The first names, and how many more there are.
+fn a_few(names: &[&str]) -> String {
+    let told = names.iter().take(OF_A_KIND).copied();
+    let told = told.collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(OF_A_KIND) {
+        0 => told,
+        further => format!("{told} and {further} more"),
+    }
+}
+
+/// Eventual namespaces that are sealed in a region: they take no writes until the region has a quorum.
+fn sealing(answer: &ClusterStatusResponse, region: u64) -> Vec<&str> {
+    let is_sealed = |row: &&NamespaceRow| {
+        let mut of_row = reports(answer, region)
+            .flat_map(|(_, report)| &report.namespaces)
+            .filter(|report| report.namespace_id == row.id);
+        convert::mode(row.mode) == Some(Mode::Eventual) && of_row.any(|report| report.sealing)
+    };
+    let rows = answer.namespaces.iter().filter(|row| !row.deleted);
+    rows.filter(is_sealed).map(|row| &*row.name).collect()
 }
