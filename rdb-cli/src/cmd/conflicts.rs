@@ -146,7 +146,11 @@ fn conflict_item(conflict: &Conflict) -> Item {
             text::cell(&conflict.key),
             lost,
             conflict.version.to_string(),
-            conflict.winner_version.to_string(),
+            // What a switch set aside lost to none.
+            match conflict.winner_version {
+                0 => "-".to_owned(),
+                version => version.to_string(),
+            },
             stores.join(","),
             why,
         ],

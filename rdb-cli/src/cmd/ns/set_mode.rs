@@ -1,7 +1,11 @@
 //! `flaredb ns set-mode`: switching a namespace, watching it, cancelling it, or asking what it would do.
 //!
 //! Owns the printing. In a table's place a person gets a line that moves on stderr, and where that is no
-//! terminal a line for each change; the last one is the result. In JSON every change is.
+//! terminal a line for each step; the last one is the result. In JSON every step is. A step is told again while it
+//! lasts, but seldom.
+//!
+//! A switch needs no store that watches it: where the asked one fails, another is asked for the same, which joins what
+//! is under way.
 
 use super::{mode, mode_parser, state};
 use crate::args::Shared;
@@ -9,14 +13,15 @@ use crate::exit::{self, Error};
 use crate::output::{self, Item, Output};
 use clap::Args;
 use indicatif::ProgressBar;
-use rdb_client::{Client, ModeChanges};
+use rdb_client::{Client, ClientError, ErrorKind, ModeChanges, Outcome};
 use rdb_proto::convert;
 use rdb_proto::raft::{ModeChange, Plan, UpdateNamespaceModeRequest};
 use rdb_types::Mode;
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tonic::Code;
 
 #[derive(Args, Debug)]
 pub(crate) struct SetMode {
@@ -38,6 +43,11 @@ pub(crate) struct SetMode {
     no_wait: bool,
 }
 
+/// How often a step that lasts is told again, off a terminal.
+const AGAIN: Duration = Duration::from_secs(5);
+/// How often another store is asked without hearing of a change.
+const ASKED_AGAIN: u32 = 5;
+
 const CHANGE: &[&str] = &["STATE", "MODE", "EPOCH", "STEP", "REGIONS", "WRITE PAUSE"];
 
 impl SetMode {
@@ -50,15 +60,30 @@ impl SetMode {
             wait: !self.no_wait,
             cancel: self.cancel,
         };
-        let mut changes = client.update_mode(request).await?;
+        let mut changes = ask(client, &request).await?;
         if self.dry_run {
             return show_plan(shared, &mut changes).await;
         }
         let mut screen = Screen::new(shared);
+        let mut asked_again = 0;
         let ended = loop {
             match changes.next().await {
-                Ok(Some(change)) => screen.add(change)?,
+                Ok(Some(change)) => {
+                    asked_again = 0;
+                    screen.add(change)?;
+                }
                 Ok(None) => break Ok(ExitCode::SUCCESS),
+                Err(error) if is_store_lost(&error) && asked_again < ASKED_AGAIN => {
+                    asked_again += 1;
+                    match ask(client, &request).await {
+                        Ok(again) => changes = again,
+                        Err(mut error) => {
+                            screen.last = None;
+                            error.message += "; the switch was asked for and goes on: `flaredb ns modes` shows where it is";
+                            break Err(error.into());
+                        }
+                    }
+                }
                 Err(error) => {
                     // What was told last was no result.
                     screen.last = None;
@@ -71,10 +96,46 @@ impl SetMode {
     }
 }
 
+/// Asks any store. What one that fell silent made of it does not matter: asked again for the same, another joins it.
+async fn ask(
+    client: &Client,
+    request: &UpdateNamespaceModeRequest,
+) -> Result<ModeChanges, ClientError> {
+    let mut asked_again = 0;
+    loop {
+        match client.update_mode(request.clone()).await {
+            Err(error) if is_store_lost(&error) && asked_again < ASKED_AGAIN => {
+                // Those that are away are not there at once again.
+                if error.outcome != Outcome::Unknown {
+                    return Err(error);
+                }
+                asked_again += 1;
+            }
+            answered => return answered.map_err(may_be_asked_for),
+        }
+    }
+}
+
+/// Whether the store that was asked failed, and not what it was asked for.
+fn is_store_lost(error: &ClientError) -> bool {
+    error.kind == ErrorKind::Broken || matches!(error.code, Code::Unavailable | Code::Cancelled)
+}
+
+/// A failure that leaves open whether the switch is recorded, in words for a switch: it is no write.
+fn may_be_asked_for(mut error: ClientError) -> ClientError {
+    if error.outcome == Outcome::Unknown {
+        error.outcome = Outcome::NotAWrite;
+        error.message += "; the switch may have been asked for: `flaredb ns modes` shows it, and asking again does no harm";
+    }
+    error
+}
+
 /// Where the changes go.
 struct Screen {
     out: Output,
     bar: Option<ProgressBar>,
+    /// What was told, and when, where there is no bar.
+    told: Option<(ModeChange, Instant)>,
     /// The last one, where only that is the result.
     last: Option<ModeChange>,
 }
@@ -90,18 +151,24 @@ impl Screen {
         Screen {
             out,
             bar,
+            told: None,
             last: None,
         }
     }
 
     fn add(&mut self, change: ModeChange) -> Result<(), Error> {
-        if !self.out.is_text() {
-            self.out.add(change_item(&change))?;
-            return self.out.flush();
-        }
         match &self.bar {
             Some(bar) => bar.set_message(progress_line(&change)),
-            None => exit::note(&format!("flaredb: {}", progress_line(&change))),
+            None if is_news(self.told.as_ref(), &change, Instant::now()) => {
+                self.told = Some((change.clone(), Instant::now()));
+                if self.out.is_text() {
+                    exit::note(&format!("flaredb: {}", progress_line(&change)));
+                } else {
+                    self.out.add(change_item(&change))?;
+                    self.out.flush()?;
+                }
+            }
+            None => {}
         }
         self.last = Some(change);
         Ok(())
@@ -111,7 +178,10 @@ impl Screen {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+        let is_told = self.told.as_ref().map(|(change, _)| change) == self.last.as_ref();
         match &self.last {
+            // In JSON the last one is a line like the others.
+            Some(_) if is_told && !self.out.is_text() => {}
             Some(last) => self.out.add(change_item(last))?,
             // A table would be nothing but its head.
             None if self.out.is_text() => return Ok(()),
@@ -121,12 +191,25 @@ impl Screen {
     }
 }
 
+/// Whether a change is worth a line: another step, other stores that are waited for, or again after a while.
+fn is_news(told: Option<&(ModeChange, Instant)>, change: &ModeChange, now: Instant) -> bool {
+    told.is_none_or(|(told, at)| {
+        told.step != change.step
+            || told.waiting_for != change.waiting_for
+            || now.duration_since(*at) >= AGAIN
+    })
+}
+
 /// A change in a line.
 fn progress_line(change: &ModeChange) -> String {
-    let mut line = format!(
-        "{}, {} of {} regions there",
-        change.step, change.regions_done, change.regions_total
-    );
+    let mut line = change.step.clone();
+    // There is where an aborted one does not go any more.
+    if !line.starts_with("aborted") {
+        line.push_str(&format!(
+            ", {} of {} regions there",
+            change.regions_done, change.regions_total
+        ));
+    }
     if change.remaining_writes > 0 {
         line.push_str(&format!(
             ", {} writes to be exchanged",
@@ -135,7 +218,8 @@ fn progress_line(change: &ModeChange) -> String {
     }
     if !change.waiting_for.is_empty() {
         let stores: Vec<String> = change.waiting_for.iter().map(u32::to_string).collect();
-        line.push_str(&format!(", waits for store {}", stores.join(", ")));
+        let noun = if stores.len() == 1 { "store" } else { "stores" };
+        line.push_str(&format!(", waits for {noun} {}", stores.join(", ")));
     }
     if !change.why.is_empty() {
         line.push_str(&format!(" ({})", change.why));
@@ -271,7 +355,37 @@ mod tests {
         change.why = "they do not answer".into();
         assert_eq!(
             progress_line(&change),
-            "draining, 1 of 2 regions there, 12 writes to be exchanged, waits for store 2, 3 (they do not answer)"
+            "draining, 1 of 2 regions there, 12 writes to be exchanged, waits for stores 2, 3 (they do not answer)"
         );
+        let aborted = ModeChange {
+            step: "aborted: it took too long".into(),
+            ..ModeChange::default()
+        };
+        assert_eq!(progress_line(&aborted), "aborted: it took too long");
+    }
+
+    #[test]
+    fn off_a_terminal_a_step_is_told_when_it_begins_and_then_seldom() {
+        let change = |step: &str, waiting_for: Vec<u32>, remaining_writes| ModeChange {
+            step: step.into(),
+            waiting_for,
+            remaining_writes,
+            ..Default::default()
+        };
+        let mut told = None;
+        let mut is_news = |change: ModeChange, now: Instant| {
+            let news = is_news(told.as_ref(), &change, now);
+            if news {
+                told = Some((change, now));
+            }
+            news
+        };
+        let now = Instant::now();
+        assert!(is_news(change("draining", vec![], 9), now));
+        assert!(!is_news(change("draining", vec![], 8), now));
+        assert!(is_news(change("draining", vec![3], 8), now));
+        assert!(!is_news(change("draining", vec![3], 7), now + AGAIN / 2));
+        assert!(is_news(change("draining", vec![3], 7), now + AGAIN));
+        assert!(is_news(change("sealing", vec![3], 0), now + AGAIN));
     }
 }
