@@ -2,7 +2,7 @@
 //!
 //! Owns the table of exit codes (a contract with scripts). Knows nothing of any one command.
 
-use rdb_client::{ClientError, ErrorKind};
+use rdb_client::{ClientError, ErrorKind, Outcome};
 use rdb_types::Reason;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -69,6 +69,12 @@ impl fmt::Display for Error {
             ),
             Error::Client(error) => {
                 write!(f, "{error}")?;
+                if error.kind == ErrorKind::Deadline && error.outcome != Outcome::Unknown {
+                    write!(
+                        f,
+                        "\n  or ask another store with --endpoints HOST:PORT,... (or FLAREDB_ENDPOINTS)"
+                    )?;
+                }
                 if let Some(outcome) = unsaid_outcome(&error.message, &error.metadata) {
                     write!(f, "\n  {outcome}")?;
                 }

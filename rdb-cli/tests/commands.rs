@@ -952,3 +952,59 @@ fn a_watch_goes_on_until_it_is_interrupted() {
         assert!(told.contains("--session dG9rZW4="), "{told}");
     }
 }
+
+#[test]
+fn a_watch_of_a_quiet_namespace_ends_with_its_reader() {
+    use std::io::{BufRead, BufReader};
+    let running = Store::start();
+    let mut child = flaredb(&running.address)
+        .args(["watch", "-o", "raw", "k"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "put\tk\tv");
+    // The store tells nothing after its second event.
+    assert_eq!(lines.next().unwrap().unwrap(), "delete\tk\t");
+    drop(lines);
+    let until = Instant::now() + Duration::from_secs(20);
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > until {
+            child.kill().unwrap();
+            panic!("it goes on without a reader");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]));
+}
+
+#[test]
+fn a_scan_says_where_to_watch_from() {
+    let running = Store::start();
+    let at = &*running.address;
+    running.store.put_raw(b"k", b"v");
+    for format in ["jsonl", "json", "table", "raw"] {
+        let scan = run(at, &["scan", "--receipt", "-o", format]);
+        assert_eq!(scan.code, 0, "{format}: {}", scan.err);
+        assert!(scan.err.starts_with('{') && scan.err.lines().count() == 1);
+        assert!(scan.err.contains(r#""session":"dG9rZW4=""#), "{}", scan.err);
+        assert!(!scan.out().contains("session"), "{}", scan.out());
+    }
+    let get = run(at, &["get", "k", "-o", "jsonl"]);
+    assert!(
+        get.out().contains(r#""session":"dG9rZW4=""#),
+        "{}",
+        get.out()
+    );
+    let gone = run(at, &["watch", "--from-revision", "1"]);
+    assert_eq!(gone.code, 1, "{}", gone.err);
+    for part in [
+        "COMPACTED",
+        "flaredb scan --receipt",
+        "--from-revision 40 or --session b2xk",
+    ] {
+        assert!(gone.err.contains(part), "no {part} in: {}", gone.err);
+    }
+}

@@ -1,5 +1,7 @@
 //! A receipt, how an answer was served: as JSON, and what of it people are told.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rdb_client::Receipt;
 use rdb_proto::convert;
 use serde_json::{Value, json};
@@ -14,6 +16,8 @@ pub(super) fn json(receipt: Option<&Receipt>) -> Value {
             "region_id": receipt.region_id.to_string(),
             "revision": receipt.revision.to_string(),
             "staleness_bound_ms": receipt.staleness_bound_ms.to_string(),
+            // As `watch --session` takes it.
+            "session": STANDARD.encode(&receipt.session),
         })
     })
 }

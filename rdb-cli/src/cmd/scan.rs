@@ -9,7 +9,7 @@ use bytes::Bytes;
 use clap::Args;
 use futures::StreamExt;
 use rdb_client::{KeyValue, Receipt, ScanOptions};
-use serde_json::Map;
+use serde_json::{Map, Value};
 use std::process::ExitCode;
 
 /// Arguments of `scan`.
@@ -35,6 +35,9 @@ pub(crate) struct Scan {
     keys_only: bool,
     #[command(flatten)]
     consistency: Consistency,
+    /// At the end, say on stderr how it was served: one line of JSON, whose `session` is where `watch --session` goes on
+    #[arg(long)]
+    receipt: bool,
     /// --prefix, --start and --end are base64 of the keys' bytes
     #[arg(long)]
     base64_key: bool,
@@ -63,10 +66,12 @@ impl Scan {
         let mut pages = shared.client()?.scan_pages(&shared.namespace, options);
         let mut out = Output::list(shared.output, header);
         let mut oldest: Option<Receipt> = None;
+        let mut all = Whole::default();
         let mut empty = true;
         while let Some(page) = pages.next().await {
             match page {
                 Ok(page) => {
+                    all.add(page.receipt.as_ref());
                     let receipt = page.receipt.filter(|_| self.consistency.is_stale());
                     empty &= page.entries.is_empty();
                     for entry in &page.entries {
@@ -87,6 +92,10 @@ impl Scan {
         }
         let is_text = out.is_text();
         out.end()?;
+        if self.receipt {
+            exit::note(&all.line());
+            return Ok(ExitCode::SUCCESS);
+        }
         // Elsewhere each entry says it.
         if let Some(receipt) = oldest.filter(|_| is_text || empty) {
             let staleness = receipt::staleness(receipt.store_id, receipt.staleness_bound_ms);
@@ -128,5 +137,65 @@ impl Scan {
             json: json.into(),
             raw,
         }
+    }
+}
+
+/// How all pages were served.
+#[derive(Default)]
+struct Whole {
+    /// The first page's, with the highest staleness of any.
+    receipt: Option<Receipt>,
+    /// Pages came from more than one region, and a token is of one.
+    spans_regions: bool,
+}
+
+impl Whole {
+    fn add(&mut self, page: Option<&Receipt>) {
+        match (&mut self.receipt, page) {
+            (Some(receipt), Some(page)) => {
+                self.spans_regions |= receipt.region_id != page.region_id;
+                receipt.staleness_bound_ms =
+                    receipt.staleness_bound_ms.max(page.staleness_bound_ms);
+            }
+            // What changes after the first page was read may be missing from it though a later page has seen it: a
+            // watch goes on from the first.
+            (None, page) => self.receipt = page.cloned(),
+            (Some(_), None) => {}
+        }
+    }
+
+    /// One line of JSON.
+    fn line(&self) -> String {
+        let mut json = receipt::json(self.receipt.as_ref());
+        if self.spans_regions {
+            json["session"] = Value::Null;
+        }
+        json.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_goes_on_from_the_first_page_and_only_of_one_region() {
+        let page = |region_id, staleness_bound_ms, session: &'static str| Receipt {
+            region_id,
+            staleness_bound_ms,
+            session: session.into(),
+            ..Receipt::default()
+        };
+        let mut all = Whole::default();
+        all.add(Some(&page(2, 5, "one")));
+        all.add(Some(&page(2, 9, "two")));
+        all.add(Some(&page(2, 7, "three")));
+        let told: Value = serde_json::from_str(&all.line()).unwrap_or_default();
+        assert_eq!(told["session"], "b25l");
+        assert_eq!(told["staleness_bound_ms"], "9");
+        all.add(Some(&page(3, 0, "four")));
+        let told: Value = serde_json::from_str(&all.line()).unwrap_or_default();
+        assert!(told["session"].is_null() && told["region_id"] == "2");
+        assert_eq!(Whole::default().line(), "null");
     }
 }

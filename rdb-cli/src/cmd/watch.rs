@@ -10,9 +10,14 @@ use bytes::Bytes;
 use clap::Args;
 use futures::StreamExt;
 use rdb_client::proto::kv::watch_response::event::Type;
-use rdb_client::{WatchEvent, WatchOptions};
+use rdb_client::{ClientError, WatchEvent, WatchOptions};
+use rdb_types::Reason;
 use serde_json::Map;
+use std::io;
+use std::os::fd::AsFd;
 use std::process::ExitCode;
+use tokio::io::Interest;
+use tokio::net::unix::pipe::Sender;
 
 const HEADER: &[&str] = &["WHAT", "KEY", "VERSION", "VALUE"];
 
@@ -28,7 +33,7 @@ pub(crate) struct Watch {
     /// Begin with this revision of a strong namespace; past ones are told as far as they are held
     #[arg(long, value_name = "REVISION", value_parser = clap::value_parser!(u64).range(1..))]
     from_revision: Option<u64>,
-    /// Go on behind this token: of a watch that ended, or of a receipt; base64
+    /// Go on behind this token: of a watch that ended, or `session` of a receipt; base64
     #[arg(long, value_name = "TOKEN", conflicts_with = "from_revision")]
     session: Option<String>,
     /// KEY and --prefix are base64 of the keys' bytes
@@ -60,20 +65,25 @@ impl Watch {
         let mut messages = shared.client()?.watch(&shared.namespace, options);
         let mut out = Output::list(shared.output, HEADER);
         let interrupted = tokio::signal::ctrl_c();
-        tokio::pin!(interrupted);
+        let reader_gone = reader_gone();
+        tokio::pin!(interrupted, reader_gone);
         let (mut last, mut begun) = (Bytes::new(), false);
         loop {
             let message = tokio::select! {
                 biased;
                 _ = &mut interrupted => break,
+                () = &mut reader_gone => return Err(Error::BrokenPipe),
                 message = messages.next() => message,
             };
             let message = match message {
                 Some(Ok(message)) => message,
                 Some(Err(error)) => {
                     close(out)?;
-                    going_on(&last);
-                    return Err(error.into());
+                    // Nobody holds what follows on that any more.
+                    if error.reason != Some(Reason::Compacted) {
+                        going_on(&last);
+                    }
+                    return Err(refused(error));
                 }
                 None => break,
             };
@@ -96,6 +106,41 @@ impl Watch {
         going_on(&last);
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Waits until nobody reads stdout any more: a quiet namespace gives nothing to write that would tell. Never, where
+/// the system does not say it: of a file.
+async fn reader_gone() {
+    // Only watched, so it may block, and need not be a pipe.
+    let stdout = io::stdout().as_fd().try_clone_to_owned();
+    if let Ok(stdout) = stdout.and_then(Sender::from_owned_fd_unchecked)
+        && stdout.ready(Interest::ERROR).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+/// A refusal, with how to go on where what was asked for is not held any more.
+fn refused(mut error: ClientError) -> Error {
+    if error.reason == Some(Reason::Compacted) {
+        let held = [
+            ("oldest_revision", "--from-revision"),
+            ("oldest_session", "--session"),
+        ];
+        let held = held
+            .into_iter()
+            .filter_map(|(name, flag)| Some(format!("{flag} {}", error.metadata.get(name)?)));
+        let held: Vec<String> = held.collect();
+        error.message += "\n  `flaredb scan --receipt` says on stderr, as `session`, where to watch from: --session TOKEN";
+        if !held.is_empty() {
+            error.message += &format!(
+                "\n  Without what changed until then, that store tells all from here on: {}",
+                held.join(" or ")
+            );
+        }
+    }
+    error.into()
 }
 
 /// Ends the output; lines of a table have gone out one by one.

@@ -131,6 +131,16 @@ fn no_quorum() -> Status {
     )
 }
 
+fn compacted() -> Status {
+    let mut details = ErrorDetails::new();
+    let metadata = HashMap::from([
+        ("oldest_revision".to_owned(), "40".to_owned()),
+        ("oldest_session".to_owned(), "b2xk".to_owned()),
+    ]);
+    details.set_error_info("COMPACTED", "flaredb", metadata);
+    Status::with_error_details(Code::OutOfRange, "not all of it is held", details)
+}
+
 #[tonic::async_trait]
 impl Kv for Store {
     async fn get(
@@ -150,6 +160,7 @@ impl Kv for Store {
             store_id: 1,
             region_id: 2,
             revision: 9,
+            session: "token".into(),
             staleness_bound_ms: if stale { 1500 } else { 0 },
             ..Default::default()
         });
@@ -283,6 +294,7 @@ impl Kv for Store {
                         mode: 1,
                         store_id: 1,
                         staleness_bound_ms: if stale { staleness_bound_ms } else { 0 },
+                        session: "token".into(),
                         ..Default::default()
                     }),
                 })
@@ -302,9 +314,12 @@ impl Kv for Store {
     type WatchStream = BoxStream<'static, Result<kv::WatchResponse, Status>>;
     async fn watch(
         &self,
-        _: Request<kv::WatchRequest>,
+        request: Request<kv::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         use kv::watch_response::{Event, event::Type};
+        if request.into_inner().from_revision == 1 {
+            return Err(compacted());
+        }
         let event = |kind: Type, value: &'static [u8]| Event {
             r#type: kind as i32,
             kv: Some(kv::KeyValue {
