@@ -119,7 +119,7 @@ impl Fold<'_> {
     }
 
     /// Forgets what all replicas have seen, and of which nobody can bring anything older (see
-    /// [`super::reports`]): logs, tombstones and expired records, as much as fits a batch. Answers
+    /// [`crate::eventual::reports`]): logs, tombstones and expired records, as much as fits a batch. Answers
     /// whether all of it was.
     ///
     /// # Errors
