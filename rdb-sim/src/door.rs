@@ -25,6 +25,8 @@ pub type Operation<T> = Box<dyn FnOnce(KvService) -> BoxFuture<'static, Result<T
 pub struct Refusal {
     /// In a word, as ErrorInfo has it.
     pub reason: String,
+    /// In words; empty: nobody said any.
+    pub message: String,
     /// A write may have been applied.
     pub maybe_applied: bool,
     /// The store itself said so, and did not merely fall silent.
@@ -89,6 +91,7 @@ impl Door {
         let Some(process) = process else {
             return Err(Refusal {
                 reason: "nobody is there".to_owned(),
+                message: String::new(),
                 maybe_applied: false,
                 said: false,
             });
@@ -96,6 +99,7 @@ impl Door {
         let call = process.tasks.spawn(operation(process.kv));
         let silence = |why: &str| Refusal {
             reason: why.to_owned(),
+            message: String::new(),
             maybe_applied: true,
             said: false,
         };
@@ -119,6 +123,7 @@ fn refusal(status: &Status) -> Refusal {
     let outcome = info.and_then(|info| info.metadata.get("outcome"));
     Refusal {
         reason: info.map_or_else(|| format!("{status:?}"), |info| info.reason.clone()),
+        message: status.message().to_owned(),
         maybe_applied: outcome.is_none_or(|outcome| outcome != "not_applied"),
         said: true,
     }

@@ -7,7 +7,7 @@ use crate::aim::Aim;
 use crate::bugs::{Bug, Bugs};
 use crate::clock::MachineClock;
 use crate::disk::Orders;
-use crate::door::Door;
+use crate::door::{Door, Refusal};
 use crate::eventual_clients::{self, EventualClient, EventualLedger};
 use crate::eventual_watch::{EventualLooked, EventualWatch, ShortLogs};
 use crate::invariants::{Findings, Violation, convergence, done_or_undone, linearizable};
@@ -720,7 +720,10 @@ impl World {
         for id in self.ids.clone() {
             let read = workload::read_all(&self.door, &self.ledger, id, give_up).await;
             if let Err(refusal) = read {
-                let what = format!("store {id} does not read: {}", refusal.reason);
+                let Refusal {
+                    reason, message, ..
+                } = refusal;
+                let what = format!("store {id} does not read: {reason}: {message}");
                 self.findings.report(liveness::NAME, what);
             }
         }

@@ -38,7 +38,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(25);
 pub const PATIENCE: Duration = Duration::from_secs(1);
 /// From when on a replica that has not applied what was committed counts as behind.
 pub const BEHIND: Duration = Duration::from_secs(2);
-/// How often a read that waits looks whether it waits in vain.
+/// How long a round waits for what it needs, before another one asks anew.
+const APPLIES: Duration = Duration::from_secs(5);
+/// How often a read or a round that waits looks whether it waits in vain.
 const LOOK: Duration = Duration::from_millis(100);
 
 struct Waiter {
@@ -76,7 +78,12 @@ impl Known {
     fn needs(&mut self, index: u64, applied: u64, now: Instant) {
         self.look(applied);
         if index > applied {
-            self.owed.get_or_insert(Owed { index, since: now });
+            let owed = self.owed.get_or_insert(Owed { index, since: now });
+            owed.index = owed.index.min(index);
+        } else {
+            // A new leader needs its own first entry, which is not committed yet, and may be lost with its
+            // lead, behind others of its. What a later round does not need was never committed.
+            self.owed = None;
         }
     }
 
@@ -136,6 +143,8 @@ impl Reads {
         };
         // Whoever asks for the index only, applies it itself.
         if let Some(owed) = self.owed_for(PATIENCE).filter(|_| !forwarded) {
+            // Whether that is still so, a round finds out.
+            self.staleness();
             return Err(self.stale(owed));
         }
         let (reply, answer) = oneshot::channel();
@@ -287,7 +296,9 @@ impl ReadCore {
         waiters: &mut Vec<Waiter>,
         known: &Mutex<Known>,
     ) -> Result<u64, Option<Error>> {
-        let index = match self.quorum.route() {
+        let route = self.quorum.route();
+        let leads = matches!(route, Route::Lead);
+        let index = match route {
             Route::Lost => return Err(Some(self.quorum.lost(None))),
             Route::Lead => {
                 let linearizer = self.raft.get_read_linearizer(ReadPolicy::ReadIndex);
@@ -322,10 +333,17 @@ impl ReadCore {
         };
         let applied = self.cell.applied_index();
         known.lock().needs(index, applied, Instant::now());
-        // Applying is local and goes on without a quorum; what is committed will be applied.
-        match tokio::time::timeout(Duration::from_secs(5), self.cell.wait_applied(index)).await {
-            Ok(()) => Ok(index),
-            Err(_) => Err(None),
+        // Applying is local and goes on without a quorum; what is committed will be applied. What a leader needs
+        // may not be committed yet, and is lost with its lead.
+        let give_up = Instant::now() + APPLIES;
+        let mut applied = std::pin::pin!(self.cell.wait_applied(index));
+        loop {
+            match tokio::time::timeout(LOOK, &mut applied).await {
+                Ok(()) => return Ok(index),
+                Err(_) if Instant::now() >= give_up => return Err(None),
+                Err(_) if leads && !matches!(self.quorum.route(), Route::Lead) => return Err(None),
+                Err(_) => {}
+            }
         }
     }
 }
@@ -354,5 +372,25 @@ mod tests {
         assert_eq!(owed(&mut known, 20, at(6500)), None);
         known.needs(95, 21, at(6500));
         assert_eq!(owed(&mut known, 94, at(7500)), Some(95));
+    }
+
+    /// Regression: a store was elected with a long end of its log that nobody else had, and needed its own first
+    /// entry for a read. It lost its lead and that end, and nobody wrote after that: it refused linearizable reads, and
+    /// said that it was not ready, for good.
+    #[test]
+    fn what_was_lost_with_a_lead_is_not_owed() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut known = Known::default();
+        known.needs(185, 178, at(0));
+        assert!(known.owed_for(PATIENCE, 183, at(5000)).is_some());
+        // The next leader needs less, and that is applied here; or soon will be, and counts from the beginning.
+        known.needs(183, 183, at(5000));
+        assert!(known.owed_for(PATIENCE, 183, at(9000)).is_none());
+        known.needs(190, 183, at(9000));
+        known.needs(184, 183, at(9500));
+        let owed = known.owed_for(PATIENCE, 183, at(10_000)).unwrap();
+        assert_eq!(owed.index, 184);
+        assert!(known.owed_for(PATIENCE, 184, at(10_000)).is_none());
     }
 }
