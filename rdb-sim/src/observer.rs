@@ -117,11 +117,10 @@ impl Observer {
             let verdict = seen.leaders.seen(region, report.term, store);
             self.findings.check(one_leader::NAME, verdict);
         }
-        // What a fresh copy brought may be committed before this store's own log hears of it.
-        let copied = peer.cell().with(|summary| summary.installs > 0);
+        // What counts is what any store knows to be committed. This one's own word may be older than what it has
+        // applied: it is given behind a sync that its log waits for, and a fresh copy is of another's log.
         let known = seen.known_committed.get(&region).copied();
-        let committed = known.filter(|_| copied).unwrap_or(0);
-        let committed = committed.max(report.commit_index);
+        let committed = known.unwrap_or(0).max(report.commit_index);
         // A replica that has just been opened has not said yet how far its log is committed.
         if report.term > 0 {
             let verdict = seen
