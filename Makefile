@@ -48,7 +48,7 @@ upgrade-check: setup ## upgrade a running cluster of an earlier build, store by 
 
 sim: setup ## the simulator over fixed seeds, and over gRPC (SEEDS=n, default 110)
 	cargo build --bin rdb-sim
-	cargo run -q --bin rdb-sim -- search --first 1 --seeds $(or $(SEEDS),110) --seconds 15 --minutes 8
+	cargo run -q --bin rdb-sim -- search --first 1 --seeds $(or $(SEEDS),110) --seconds 15 --minutes 8 $(if $(SEEDS),,--at-least-seeds 100 --at-least-switches 1000)
 	cargo run -q --bin rdb-sim -- tonic --seeds 24
 
 sim-bugs: setup ## every planted bug, and the seeds until the simulator catches it; some minutes

@@ -60,6 +60,12 @@ enum Command {
         /// Stop at the first failing seed.
         #[arg(long)]
         stop: bool,
+        /// A search that ran fewer seeds has failed, too.
+        #[arg(long, default_value_t = 1)]
+        at_least_seeds: u64,
+        /// A search in which fewer regions changed their mode has failed, too.
+        #[arg(long, default_value_t = 0)]
+        at_least_switches: u64,
         #[command(flatten)]
         size: Size,
     },
@@ -196,6 +202,8 @@ fn command(command: Command) -> std::io::Result<ExitCode> {
             first,
             state,
             stop,
+            at_least_seeds,
+            at_least_switches,
             size,
         } => {
             let first = match (&state, first) {
@@ -230,7 +238,13 @@ fn command(command: Command) -> std::io::Result<ExitCode> {
                 real.as_secs_f64(),
                 simulated.as_secs_f64() / real.as_secs_f64().max(0.001)
             );
-            Ok(code(found.failed.is_empty() && found.seeds > 0))
+            let enough = found.seeds >= at_least_seeds && found.switches >= at_least_switches;
+            if !enough {
+                eprintln!(
+                    "rdb-sim: that is too little: {at_least_seeds} seeds and {at_least_switches} switches at least; give it more --seeds and --minutes"
+                );
+            }
+            Ok(code(found.failed.is_empty() && enough))
         }
         Command::Shrink { seed, runs, size } => {
             let smallest = shrink(&size.options(seed), runs)?;

@@ -2,14 +2,15 @@
 //!
 //! Owns the list, and the adapters that break the rules: an engine that lies ([`engine`]), a network that
 //! lies ([`wire`]), a disk that comes back other than it was ([`crash`]); what of them concerns eventual
-//! namespaces is in [`eventual`], and what concerns changes of mode in [`switching`]. The server's code has no part in
-//! it and no hook for it: it is handed a worse world.
+//! namespaces is in [`eventual`], and what concerns changes of mode in [`switching`] and [`promises`]. The server's code
+//! has no part in it and no hook for it: it is handed a worse world.
 //!
 //! Invariant: without a bug, every adapter hands through what it is given.
 
 mod crash;
 mod engine;
 mod eventual;
+mod promises;
 mod switching;
 mod wire;
 
@@ -75,11 +76,15 @@ pub enum Bug {
     DrainOneShort,
     /// A promise counts for two replicas.
     PromiseCountedTwice,
+    /// A replica promises without looking whether it holds the fence.
+    FenceSkipped,
+    /// A replica that has promised merges more.
+    PromiseNotBinding,
     /// A replica says that it takes no more writes before that is synced.
     ReportBeforeSync,
     /// A restart forgets that a seal was begun.
     BeginForgottenAtRestart,
-    /// Entries are taken whatever epoch they are of.
+    /// Entries are taken whatever epoch they are of, where they arrive and where they are applied.
     EpochUnchecked,
     /// What a fresh copy would have set aside is lost.
     LateWritesDropped,
@@ -97,6 +102,7 @@ pub struct Bugs {
     bug: Option<Bug>,
     /// What each store wrote since its last sync.
     unsynced: Arc<Mutex<BTreeMap<StoreId, Vec<WriteBatch>>>>,
+    disks: promises::Disks,
 }
 
 impl Bugs {
@@ -105,11 +111,13 @@ impl Bugs {
         Bugs {
             bug,
             unsynced: Arc::default(),
+            disks: Arc::default(),
         }
     }
 
     /// What `store` gets as its engine.
     pub fn engine(&self, store: StoreId, real: Arc<MemoryEngine>) -> Arc<dyn Engine> {
+        self.disks.lock().insert(store, real.clone());
         match self.bug {
             None => real,
             Some(bug) => Arc::new(engine::Lying::new(bug, store, real, self.unsynced.clone())),
@@ -125,7 +133,7 @@ impl Bugs {
     pub fn taps(&self) -> Vec<Arc<dyn Tap>> {
         match self.bug {
             None => Vec::new(),
-            Some(bug) => vec![Arc::new(wire::Forger::new(bug))],
+            Some(bug) => vec![Arc::new(wire::Forger::new(bug, self.disks.clone()))],
         }
     }
 

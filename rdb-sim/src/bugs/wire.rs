@@ -20,16 +20,18 @@ pub(super) struct Forger {
     newest: Mutex<BTreeMap<RegionId, raft::Vote>>,
     told: super::eventual::LastTold,
     seals: super::switching::Told,
+    promises: super::promises::Promises,
 }
 
 impl Forger {
-    pub(super) fn new(bug: Bug) -> Forger {
+    pub(super) fn new(bug: Bug, disks: super::promises::Disks) -> Forger {
         Forger {
             bug,
             seen: AtomicU64::new(0),
             newest: Mutex::default(),
             told: super::eventual::LastTold::default(),
             seals: super::switching::Told::default(),
+            promises: super::promises::Promises::new(disks),
         }
     }
 
@@ -40,6 +42,9 @@ impl Forger {
 
 impl Tap for Forger {
     fn request(&self, letter: &mut Letter) -> Option<Answer> {
+        if matches!(self.bug, Bug::FenceSkipped | Bug::PromiseNotBinding) {
+            return self.promises.request(self.bug, letter);
+        }
         let region = letter.region;
         match (self.bug, &mut letter.body) {
             (Bug::ReadIndexSkipped, peer_request::Body::ReadIndex(_)) => {
@@ -104,6 +109,9 @@ impl Tap for Forger {
                     self.told
                         .trim(letter.region, namespace, between, &mut report.vector);
                 }
+            }
+            (Bug::FenceSkipped | Bug::PromiseNotBinding, answer) => {
+                self.promises.answer(self.bug, letter, answer);
             }
             (Bug::DrainOneShort | Bug::PromiseCountedTwice, answer) => {
                 self.seals.count_twice(self.bug, letter, answer);
