@@ -68,7 +68,7 @@ impl World {
             }
             for (round, question) in own {
                 let said = self.answer(model.rules, leader, question);
-                let held = self.held(said);
+                let held = self.held(model, said);
                 effects.extend(drive.heard(facts, store(leader), round, held));
             }
         }
@@ -84,21 +84,25 @@ impl World {
         if self.leader != Some(call.leader) {
             return;
         }
-        let held = self.held(said);
+        let held = self.held(model, said);
         self.drive(model, |drive, facts| {
             drive.heard(facts, store(call.to), u64::from(call.round), held)
         });
     }
 
-    fn held(&self, said: Option<Said>) -> Result<Held, String> {
+    fn held(&self, model: &Switching, said: Option<Said>) -> Result<Held, String> {
         let said = said.ok_or("no answer")?;
         if said.refuses {
             return Err("it holds something else".to_owned());
         }
+        let compared = match self.leader {
+            Some(leader) if !model.rules.keep(Rule::DigestsCompared) => self.written(leader).data,
+            _ => said.data,
+        };
         Ok(Held {
             epoch: Epoch(u64::from(said.epoch)),
             vector: said.vector.to_real(),
-            digest: self.digest(said.data),
+            digest: self.digest(compared),
             last_stamp: Stamp(u64::from(said.last_stamp)),
             ..Held::default()
         })
@@ -152,7 +156,8 @@ impl World {
     pub fn elect(&mut self, model: &Switching, me: u8) {
         self.depose();
         self.apply_all(model.rules, me);
-        if !self.written(me).waits() {
+        let waits = self.written(me).waits();
+        if !waits || !model.rules.keep(Rule::StuckLeadsNobody) {
             self.leader = Some(me);
             self.look(model);
         }

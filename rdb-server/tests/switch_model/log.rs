@@ -161,7 +161,17 @@ impl Log {
                 if !rules.keep(Rule::AttemptInApply) {
                     step.attempt = step.attempt.max(state.attempt);
                 }
-                let taken = switching::take(&mut state, &taking_part(&members, rules), &step).ok();
+                let mut counted = taking_part(&members, rules);
+                if let Some(Step::BeginSeal(begin)) = &step.step
+                    && !rules.keep(Rule::QuorumTakesPart)
+                {
+                    // Whoever is left is a quorum of itself.
+                    let missing = begin.accept_missing.iter();
+                    for store in missing.filter_map(|id| StoreId::new(u64::from(*id))) {
+                        counted.voters.remove(&store);
+                    }
+                }
+                let taken = switching::take(&mut state, &counted, &step).ok();
                 if let (Some(Change::Sealed), Some(Step::Seal(seal))) = (taken, &step.step)
                     && rules.keep(Rule::SealLiftsTime)
                 {

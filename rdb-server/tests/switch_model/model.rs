@@ -57,6 +57,8 @@ pub enum Action {
     },
     /// A process dies, without what it did not sync, and comes back.
     Crash(u8),
+    /// A replica loses a record, and does not know.
+    Damage(u8),
 }
 
 /// A switch, its bounds, and the rules that hold.
@@ -153,9 +155,14 @@ impl Switching {
         if left.crashes > 0 && (world.node(me).durable != *mine || world.leader == Some(me)) {
             actions.push(Action::Crash(me));
         }
+        // What a disk loses behind a promise is that disk's damage, and found as such.
+        if left.damages > 0 && seen.open() && !world.losable(me).is_empty() {
+            actions.push(Action::Damage(me));
+        }
         let may_lead = world.leader.is_none() || left.elections > 0;
         let votes = world.log.last().members.voters.contains(&store(me));
-        if may_lead && votes && world.leader != Some(me) && !mine.waits() {
+        let waits = mine.waits() && self.rules.keep(Rule::StuckLeadsNobody);
+        if may_lead && votes && world.leader != Some(me) && !waits {
             actions.push(Action::Elect(me));
         }
         let passes = world.passes_on(me);
@@ -168,7 +175,8 @@ impl Switching {
             {
                 actions.push(Action::Pass { from: me, to });
             }
-            let gives = !mine.waits() && world.named(to, mine.applied);
+            let has_all = !mine.waits() || !self.rules.keep(Rule::StuckGivesNothing);
+            let gives = has_all && world.named(to, mine.applied);
             if theirs.waits() && gives && mine.applied > theirs.applied {
                 actions.push(Action::FreshCopy { from: me, to });
             }
@@ -308,7 +316,7 @@ impl Switching {
             }
             Action::Write(me) => {
                 world.left.writes -= 1;
-                world.write(me);
+                world.write(rules, me);
             }
             Action::Put => {
                 world.left.puts -= 1;
@@ -406,6 +414,10 @@ impl Switching {
                 }
             }
             Action::Crash(me) => self.crash(world, me),
+            Action::Damage(me) => {
+                world.left.damages -= 1;
+                world.damage(me);
+            }
         }
     }
 

@@ -34,6 +34,15 @@ pub fn all() -> Vec<Property<Switching>> {
         always("a strong write is the newest", |_, world| {
             clean(world).all(|mine| newest(world, mine))
         }),
+        always(
+            "an eventual write is newer than strong ones before",
+            |_, world| {
+                let strong = || world.writes.iter().filter(|write| write.is_strong());
+                let mut eventual = world.writes.iter().filter(|write| !write.is_strong());
+                eventual
+                    .all(|new| strong().all(|old| old.epoch > new.epoch || old.stamp < new.stamp))
+            },
+        ),
         always("nothing is acknowledged behind a seal", |_, world| {
             !world.broken.has(ACKNOWLEDGED_BEHIND_SEAL)
         }),
@@ -142,7 +151,7 @@ fn holds_fence(world: &World, mine: &Replica) -> bool {
     !seen.strong || (mine.vector == seen.fence && beyond.is_empty())
 }
 
-/// Strong replicas at one index, and eventual ones of one time that have seen the same.
+/// Strong replicas at one index, and eventual ones of one time that have seen the same and lost nothing of it.
 fn equal(world: &World) -> bool {
     let differ = |one: &Replica, other: &Replica| {
         let (here, there) = (
@@ -152,7 +161,10 @@ fn equal(world: &World) -> bool {
         let same = match here.strong {
             true => one.applied == other.applied,
             false => {
-                !there.strong && here.last_seal == there.last_seal && one.vector == other.vector
+                !there.strong
+                    && here.last_seal == there.last_seal
+                    && one.vector == other.vector
+                    && one.lost == other.lost
             }
         };
         same && one.data != other.data

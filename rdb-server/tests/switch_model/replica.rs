@@ -6,8 +6,8 @@
 
 use super::rules::{Rule, Rules};
 use super::world::{
-    ACKNOWLEDGED_BEHIND_SEAL, Late, PARTICIPANT_LEFT_BEHIND, Question, Replica, Said, Set, Vector,
-    World, Write, small, store,
+    ACKNOWLEDGED_BEHIND_SEAL, Late, PARTICIPANT_LEFT_BEHIND, Question, REPLICAS, Replica, Said,
+    Set, Vector, World, Write, small, store,
 };
 use rdb_proto::raft::switch_step::Step;
 use rdb_server::eventual::EventualState;
@@ -73,7 +73,7 @@ impl World {
     }
 
     /// Takes one: synced, then acknowledged.
-    pub fn write(&mut self, me: u8) {
+    pub fn write(&mut self, rules: Rules, me: u8) {
         let (mine, seen) = (*self.written(me), self.seen(me));
         let sequence = mine.vector.get(me).max(mine.given) + 1;
         let behind = self.log.places().any(|(index, place)| {
@@ -91,7 +91,10 @@ impl World {
             epoch: seen.epoch,
             origin: me,
             sequence,
-            stamp: self.newest(mine.data).max(seen.last_stamp) + 1,
+            stamp: match rules.keep(Rule::StampsBeyondStrong) {
+                true => self.newest(mine.data).max(seen.last_stamp) + 1,
+                false => self.newest(self.eventual(mine.data)) + 1,
+            },
         };
         let new = self.acknowledged(write);
         let node = self.node_mut(me);
@@ -99,6 +102,27 @@ impl World {
         node.written.given = sequence;
         node.written.data = node.written.data.with(new);
         node.sync();
+    }
+
+    /// What a replica can lose of what another one has, too: a record was not written, or not as it was.
+    pub fn losable(&self, me: u8) -> Set {
+        let others = (0..REPLICAS).filter(|other| *other != me);
+        let held = others.map(|other| self.node(other).durable.data);
+        let held = held.fold(Set::default(), Set::with);
+        let mine = self.written(me).data;
+        mine.without(mine.without(held))
+    }
+
+    /// It loses the first of them, and does not know.
+    pub fn damage(&mut self, me: u8) {
+        let losable = self.losable(me);
+        let first = (0..small(self.writes.len())).find(|at| losable.has(*at));
+        if let Some(first) = first {
+            let node = self.node_mut(me);
+            node.written.data = node.written.data.without(Set::one(first));
+            node.written.lost = node.written.lost.with(Set::one(first));
+            node.sync();
+        }
     }
 
     /// Whether a replica takes writes that another one passes on, sent in this epoch.
@@ -124,7 +148,7 @@ impl World {
         let (node, seen) = (self.node(me), self.seen(me));
         let durable = &node.durable;
         (seen.open() && !node.written.waits()).then(|| {
-            let data = self.eventual(durable.data);
+            let data = self.eventual(durable.data.with(durable.lost));
             (seen.epoch, durable.vector, data)
         })
     }
@@ -143,7 +167,7 @@ impl World {
             return Some(self.says(seen.epoch, self.written(me)));
         };
         seen.sealing?;
-        for origin in 0..super::world::REPLICAS {
+        for origin in 0..REPLICAS {
             let have = self.written(me).vector.get(origin);
             if have < fence.get(origin) {
                 let holder = holders[usize::from(origin)];
@@ -155,7 +179,8 @@ impl World {
                 if durable.vector.get(origin) < fence.get(origin) {
                     return None;
                 }
-                let missing = self.filter(durable.data, |write| {
+                let log = durable.data.with(durable.lost);
+                let missing = self.filter(log, |write| {
                     write.origin == origin && write.sequence > have && write.within(fence)
                 });
                 let mine = &mut self.node_mut(me).written;

@@ -31,6 +31,16 @@ pub enum Rule {
     NumbersOnce,
     /// The region's time goes on beyond all that was sealed.
     SealLiftsTime,
+    /// The participants of a seal contain a quorum of the voters.
+    QuorumTakesPart,
+    /// Promises of replicas that hold different data make no seal.
+    DigestsCompared,
+    /// An eventual write is stamped beyond the strong ones before it.
+    StampsBeyondStrong,
+    /// Who waits for a fresh copy is nobody's leader.
+    StuckLeadsNobody,
+    /// Who waits for a fresh copy gives none.
+    StuckGivesNothing,
     /// Nobody joins while a seal is under way.
     NoJoinWhileSealed,
     /// Learners take part in a seal, as voters do.

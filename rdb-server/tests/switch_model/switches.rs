@@ -22,6 +22,7 @@ pub const NONE: Budget = Budget {
     late: 0,
     aborts: 0,
     joins: 0,
+    damages: 0,
 };
 
 /// A namespace that begins in `mode` and is ordered about; a log of so many entries.
@@ -308,4 +309,72 @@ fn a_seal_that_does_not_lift_the_time_is_caught() {
         ..NONE
     };
     caught(Rule::SealLiftsTime, eventual(&[STRONG], 3, left));
+}
+
+/// It is found by its digest before anything is strong, whoever it is.
+#[test]
+fn a_replica_that_lost_a_record() {
+    let left = Budget {
+        writes: 1,
+        damages: 1,
+        ..NONE
+    };
+    holds(
+        eventual(&[STRONG], 3, left),
+        &[Reach::GivenUp, Reach::Strong],
+    );
+}
+
+#[test]
+fn a_seal_of_replicas_that_differ_is_caught() {
+    let left = Budget {
+        writes: 1,
+        damages: 1,
+        ..NONE
+    };
+    caught(Rule::DigestsCompared, eventual(&[STRONG], 3, left));
+}
+
+#[test]
+fn a_seal_of_a_minority_is_caught() {
+    let left = Budget { losses: 2, ..NONE };
+    let alone = (Mode::Strong, &[1, 2][..]);
+    caught(Rule::QuorumTakesPart, eventual(&[alone], 2, left));
+}
+
+#[test]
+fn an_eventual_write_below_a_strong_one_is_caught() {
+    let left = Budget {
+        writes: 1,
+        puts: 1,
+        ..NONE
+    };
+    caught(
+        Rule::StampsBeyondStrong,
+        from(Mode::Strong, &[EVENTUAL], 2, left),
+    );
+}
+
+/// No promise breaks: whoever is elected has all of the log, and a copy from before a seal is judged where the seal is
+/// applied. What the two rules are for is that the region goes on, which no moment shows.
+fn harms_nobody(rule: Rule) {
+    let left = Budget {
+        writes: 1,
+        losses: 1,
+        elections: 1,
+        ..NONE
+    };
+    let mut model = eventual(&[STRONG_WITHOUT], 3, left);
+    model.rules = Rules::without(rule);
+    holds(model, &[Reach::SetAside]);
+}
+
+#[test]
+fn who_waits_for_a_copy_would_do_no_harm_as_a_leader() {
+    harms_nobody(Rule::StuckLeadsNobody);
+}
+
+#[test]
+fn who_waits_for_a_copy_would_do_no_harm_as_a_donor() {
+    harms_nobody(Rule::StuckGivesNothing);
 }

@@ -138,6 +138,8 @@ pub struct Replica {
     pub stuck: bool,
     /// It joins, and waits for its first copy.
     pub blank: bool,
+    /// Writes whose records it has lost, and does not know. Its log has them.
+    pub lost: Set,
 }
 
 impl Replica {
@@ -233,6 +235,8 @@ pub struct Budget {
     /// How often the patience with a seal is over.
     pub aborts: u8,
     pub joins: u8,
+    /// Records that a replica loses of what others have, too.
+    pub damages: u8,
 }
 
 /// The real drive, hashed once for each change.
@@ -352,6 +356,7 @@ impl World {
             for replica in [&mut node.written, &mut node.durable] {
                 move_up(&mut replica.data);
                 move_up(&mut replica.aside);
+                move_up(&mut replica.lost);
             }
         }
         for late in &mut self.late {
