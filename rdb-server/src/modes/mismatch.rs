@@ -129,6 +129,9 @@ struct Since {
     at: Instant,
     unix_ms: u64,
     told: bool,
+    /// As it was when it was last looked at, and what of it is not applied as the cluster has it.
+    has: Has,
+    applies: String,
 }
 
 /// Since when stores mismatch.
@@ -163,7 +166,15 @@ impl Mismatches {
             at: now,
             unix_ms,
             told: false,
+            has: Has::default(),
+            applies: String::new(),
         });
+        since.has = has.clone();
+        since.applies = if has.applies_another(row) {
+            has.applies()
+        } else {
+            String::new()
+        };
         let counts = declares || now.saturating_duration_since(since.at) >= mismatch_after;
         if since.told || !counts {
             return None;
@@ -186,6 +197,9 @@ impl Mismatches {
             namespace_id: namespace.0,
             store_id: u32::from(store.get()),
             since_ms: i64::try_from(since.unix_ms).unwrap_or(i64::MAX),
+            applied: since.has.applied,
+            epoch: since.has.epoch,
+            applies: since.applies.clone(),
         })
         .collect()
     }
@@ -290,6 +304,15 @@ mod tests {
                 namespace_id: 7,
                 store_id: 2,
                 since_ms,
+                ..Default::default()
+            }]
+        };
+        let lags = |since_ms| {
+            vec![ModeMismatch {
+                applied: EVENTUAL,
+                epoch: 3,
+                applies: "applies eventual (epoch 3 of region 2, where the cluster is at 5)".into(),
+                ..mismatch(since_ms).remove(0)
             }]
         };
         assert_eq!(look(Has::default(), 0), (None, vec![]));
@@ -298,12 +321,14 @@ mod tests {
         assert_eq!(look(Has::default(), 3), (Some(false), vec![]));
         assert_eq!(look(Has::default(), 4), (None, vec![]));
         let behind = Has {
+            applied: EVENTUAL,
+            epoch: 3,
             behind: Some((RegionId(2), 3, 5)),
             ..Has::default()
         };
         assert_eq!(look(behind.clone(), 5), (None, vec![]));
         assert_eq!(look(behind.clone(), 14), (None, vec![]));
-        assert_eq!(look(behind.clone(), 15), (Some(true), mismatch(1005)));
+        assert_eq!(look(behind.clone(), 15), (Some(true), lags(1005)));
         assert_eq!(look(Has::default(), 16), (Some(false), vec![]));
         // It caught up in time: nobody is told.
         assert_eq!(look(behind, 17), (None, vec![]));

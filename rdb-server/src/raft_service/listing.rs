@@ -4,7 +4,7 @@
 //! mismatch is [`crate::modes::mismatch`]'s.
 //!
 //! Invariant: what a store declares is known of one that cannot be reached, too: the cluster's tables have
-//! its last word.
+//! its last word. What it applies is known as far as a store that looks after it has heard it.
 
 use super::replication::Statuses;
 use crate::modes::mismatch::Has;
@@ -26,30 +26,40 @@ pub(super) fn of(
     let answered = || statuses.values().flatten();
     let reports = answered().flat_map(|status| &status.regions);
     let views = regions(NamespaceId(row.id), &expected, reports);
-    let since = |store: u32| {
+    // A store knows of itself, and the one that leads the meta region of all.
+    let known = |store: u32| {
         let known = answered().flat_map(|status| &status.mismatches);
         let of_it = known.filter(|known| known.namespace_id == row.id && known.store_id == store);
-        of_it.map(|known| known.since_ms).min()
+        of_it.min_by_key(|known| known.since_ms)
     };
     let now_ms = i64::try_from(now_unix_ms).unwrap_or(i64::MAX);
     let (mut stores, mut disagree, mut declared_otherwise) = (Vec::new(), Vec::new(), false);
     for (store, status) in statuses {
         let id = u32::from(store.get());
         let last_word = tables.stores.get(store).map(|row| &row.declared[..]);
-        let (has, reachable) = match status {
+        let known = known(id);
+        let since = known.map(|known| known.since_ms);
+        let (has, applies) = match status {
             Ok(status) => {
                 let declared = declared_mode(&status.declared, &row.name);
-                (Has::of(row, declared, &status.regions, &views), true)
+                let has = Has::of(row, declared, &status.regions, &views);
+                let applies = has.applies_another(row).then(|| has.applies());
+                (has, applies)
             }
             Err(_) => {
                 let has = Has {
                     declared: declared_mode(last_word.unwrap_or_default(), &row.name),
+                    applied: known.map_or(0, |known| known.applied),
+                    epoch: known.map_or(0, |known| known.epoch),
                     ..Has::default()
                 };
-                (has, false)
+                let applies = known.filter(|known| !known.applies.is_empty());
+                let applies = applies.map(|known| {
+                    format!("does not answer, and by its last answer {}", known.applies)
+                });
+                (has, applies)
             }
         };
-        let since = since(id);
         let mut mismatched_since_ms = 0;
         if has.declares_another(row) {
             declared_otherwise = true;
@@ -59,12 +69,8 @@ pub(super) fn of(
             disagree.push(aged(text, mismatched_since_ms, now_ms));
         }
         // A lag is one only after some time, which whoever looks after that store has seen pass.
-        if let Some(since) = since
-            && reachable
-            && has.applies_another(row)
-        {
-            let text = format!("store {store} {}", has.applies());
-            disagree.push(aged(text, since, now_ms));
+        if let (Some(since), Some(applies)) = (since, applies) {
+            disagree.push(aged(format!("store {store} {applies}"), since, now_ms));
             mismatched_since_ms = since;
         }
         stores.push(StoreMode {
@@ -72,7 +78,7 @@ pub(super) fn of(
             declared: has.declared,
             applied: has.applied,
             epoch: has.epoch,
-            reachable,
+            reachable: status.is_ok(),
             mismatched_since_ms,
         });
     }
@@ -183,6 +189,9 @@ mod tests {
             namespace_id: 2,
             store_id: 3,
             since_ms,
+            applied: STRONG,
+            epoch: 3,
+            applies: "applies strong (epoch 3 of region 2, where the cluster is at 5)".into(),
         };
         Ok(StoreStatus {
             declared: declares(declared),
@@ -260,6 +269,22 @@ mod tests {
             "store 3 applies strong (epoch 3 of region 2, where the cluster is at 5) (for 8 s); the cluster serves strong"
         );
         assert_eq!(mode.stores[2].mismatched_since_ms, 700);
+        // It does not answer any more: what it said last counts.
+        let mode = listed(
+            &tables,
+            [agrees(), says(STRONG, 5, Some(700)), Err("gone".into())],
+        );
+        assert_eq!(
+            mode.mismatch,
+            "store 3 does not answer, and by its last answer applies strong (epoch 3 of region 2, where the cluster is at \
+             5) (for 8 s); the cluster serves strong"
+        );
+        let of_it = &mode.stores[2];
+        assert_eq!(
+            (of_it.applied, of_it.epoch, of_it.mismatched_since_ms),
+            (STRONG, 3, 700)
+        );
+        assert!(!of_it.reachable);
         // It has caught up since, and that store has not looked yet.
         let mode = listed(&tables, [agrees(), says(STRONG, 5, Some(700)), agrees()]);
         assert!(!mode.mismatched);

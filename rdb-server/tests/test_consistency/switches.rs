@@ -4,12 +4,13 @@
 use super::modes::{
     EVENTUAL, NAME, STRONG, declared, is_stable, mode_at, modes, request, settles, switch, update,
 };
-use crate::support::calls::{PATIENT, Plain, text};
-use crate::support::cluster::{Cluster, DATA};
+use crate::support::calls::{PATIENT, Plain, refused, text};
+use crate::support::cluster::{Cluster, DATA, META};
 use crate::support::wait::eventually;
 use rdb_proto::kv;
 use rdb_proto::raft::{
-    Conflict, ListConflictsRequest, RestoreConflictRequest, UpdateNamespaceModeRequest,
+    Conflict, CreateNamespaceRequest, ListConflictsRequest, RestoreConflictRequest,
+    UpdateNamespaceModeRequest,
 };
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tonic::Code;
 
 /// Writers of keys that nobody else writes, each at one store.
 struct Writers {
@@ -330,6 +332,157 @@ async fn the_late_writes_of_a_store_left_behind_are_set_aside_and_can_be_restore
         text(&late.get("shared").await.unwrap()).as_deref(),
         Some("after")
     );
+}
+
+/// A store sleeps through a switch that was allowed to leave it behind. It is listed by what it said last; to whoever
+/// knows of nothing newer it serves on in the time that has ended; and when it is back nothing of that time is in the
+/// namespace, neither a write that it took alone nor a request that lay at its door while it slept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_slept_through_a_switch_sneaks_nothing_in() {
+    let cluster = Cluster::start_meshed(3, &["--mismatch-after", "1s"]).await;
+    let create = CreateNamespaceRequest {
+        name: NAME.to_owned(),
+        mode: EVENTUAL,
+        ..CreateNamespaceRequest::default()
+    };
+    let created = modes(&cluster, 0).await.create_namespace(create).await;
+    created.unwrap();
+    settles(&cluster, 0, "all stores know the namespace", |mode| {
+        mode.stores.iter().all(|store| store.applied == EVENTUAL)
+    })
+    .await;
+    let leader = cluster.leader_of(META).await;
+    let away = cluster.other_than(&[leader]);
+    let [there, here] = [leader, away].map(|store| Plain::on(&cluster, store));
+    let [there, here] = [there.await.namespace(NAME), here.await.namespace(NAME)];
+    let old = there.put("shared", "before").await.unwrap();
+    let old = old.receipt.unwrap().epoch;
+
+    cluster.mesh().isolate(away);
+    let without = UpdateNamespaceModeRequest {
+        accept_missing: vec![away as u32 + 1],
+        ..request(STRONG)
+    };
+    let (changes, ended) = update(&cluster, leader, without).await;
+    ended.unwrap_or_else(|status| panic!("{status:?} after {changes:#?}"));
+    // A client that still is in the old time is served in the new one, and told so.
+    let from_old = kv::PutRequest {
+        key: "from the old time".into(),
+        value: "v".into(),
+        request_id: "seen the old time".into(),
+        seen_epoch: old,
+        ..Default::default()
+    };
+    let new = there.put_as(from_old.clone()).await.unwrap();
+    let new = new.receipt.unwrap().epoch;
+    assert!(new > old, "{new} and {old}");
+    // One that counts on the old time is not.
+    let only_old = kv::PutRequest {
+        key: "only in the old time".into(),
+        request_id: "only in the old time".into(),
+        only_epoch: old,
+        ..from_old.clone()
+    };
+    let refusal = refused(there.put_as(only_old).await);
+    refusal
+        .is(Code::Unavailable, "MODE_CHANGED")
+        .outcome("not_applied");
+
+    let says = format!("store {} does not answer, and by its last answer", away + 1);
+    let odd = settles(
+        &cluster,
+        leader,
+        "it is listed by its last answer",
+        |mode| mode.mismatch.contains(&says),
+    )
+    .await;
+    let listed = &odd.stores[away];
+    // It was last asked up to a second before the cut, when it may not have known of the namespace yet.
+    let last = (listed.applied, listed.epoch);
+    assert!([(EVENTUAL, old), (0, 0)].contains(&last), "{odd:#?}");
+    assert!(
+        !listed.reachable && listed.mismatched_since_ms > 0,
+        "{odd:#?}"
+    );
+    assert!(is_stable(&odd, STRONG), "{odd:#?}");
+
+    // Who has seen the new time goes to another store; who has not is taken for what he is.
+    let seen_new = kv::PutRequest {
+        key: "from the new time".into(),
+        request_id: "seen the new time".into(),
+        seen_epoch: new,
+        ..from_old.clone()
+    };
+    let refusal = refused(here.put_as(seen_new).await);
+    refusal
+        .is(Code::Unavailable, "STALE_REPLICA")
+        .outcome("not_applied");
+    let read = kv::ReadOptions {
+        seen_epoch: new,
+        ..Default::default()
+    };
+    refused(here.get_as("shared", read).await).is(Code::Unavailable, "STALE_REPLICA");
+    let late = here.put("late", "v").await.unwrap().receipt.unwrap();
+    assert_eq!((late.mode, late.epoch), (EVENTUAL, old));
+
+    // It sleeps, its links are mended, and requests wait for it to wake.
+    cluster.node(away).signal("STOP").unwrap();
+    cluster.mesh().heal();
+    let mut asleep = JoinSet::new();
+    for number in 0..8 {
+        let (here, key) = (here.clone(), format!("asleep/{number}"));
+        asleep.spawn(async move {
+            let seen_old = kv::PutRequest {
+                key: key.clone().into(),
+                value: "v".into(),
+                request_id: key.clone().into(),
+                seen_epoch: old,
+                ..Default::default()
+            };
+            (key, here.put_as(seen_old).await)
+        });
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    cluster.node(away).signal("CONT").unwrap();
+    let (mut in_old, mut in_new) = (BTreeSet::from(["late".to_owned()]), BTreeSet::new());
+    while let Some(ended) = asleep.join_next().await {
+        let (key, answer) = ended.unwrap();
+        match answer.map(|put| put.receipt.unwrap()) {
+            Ok(receipt) if receipt.epoch == old => in_old.insert(key),
+            Ok(receipt) => {
+                assert_eq!((receipt.mode, receipt.epoch), (STRONG, new));
+                in_new.insert(key)
+            }
+            // Not acknowledged: it may be anywhere, or nowhere.
+            Err(_) => false,
+        };
+    }
+    println!("taken in the old time: {in_old:?}; in the new one: {in_new:?}");
+    eventually(PATIENT, "what it took alone is set aside", async || {
+        let found = set_aside(&cluster, leader).await?;
+        let found = found
+            .iter()
+            .map(|row| String::from_utf8_lossy(&row.key).into_owned());
+        let found: BTreeSet<String> = found.collect();
+        if in_old.is_subset(&found) && in_new.is_disjoint(&found) {
+            Ok(())
+        } else {
+            Err(format!("{found:?}"))
+        }
+    })
+    .await;
+    settles(&cluster, leader, "it has followed", |mode| {
+        !mode.mismatched && mode.stores.iter().all(|store| store.epoch == new)
+    })
+    .await;
+    in_new.extend(["shared".to_owned(), "from the old time".to_owned()]);
+    holds_all(&cluster, &in_new).await;
+    for store in 0..3 {
+        let plain = Plain::on(&cluster, store).await.namespace(NAME);
+        for key in &in_old {
+            assert!(!plain.get(key).await.unwrap().found, "{key} at {store}");
+        }
+    }
 }
 
 pub(super) async fn declared_meshed(mode: &str, args: &[&str]) -> Cluster {

@@ -399,6 +399,7 @@ fn who_does_not_follow_is_named_once() {
                 namespace_id: 1,
                 store_id: 2,
                 since_ms: 1,
+                ..Default::default()
             }];
         })
     };
@@ -588,6 +589,7 @@ fn what_stores_declare_while_a_namespace_switches_is_a_note() {
                 namespace_id: 1,
                 store_id: id,
                 since_ms: 1,
+                ..Default::default()
             }];
         })
     };
