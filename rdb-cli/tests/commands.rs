@@ -590,6 +590,22 @@ fn a_switch_is_shown_to_its_end() {
     }
 }
 
+/// A switch needs no store that watches it: where the asked one goes away, another is asked, which joins it.
+#[test]
+fn a_switch_is_followed_past_the_loss_of_the_stores_that_were_asked() {
+    let running = Store::start();
+    let followed = run(
+        &running.address,
+        &["ns", "set-mode", "lost", "strong", "-o", "raw"],
+    );
+    assert_eq!(
+        (followed.code, followed.out()),
+        (0, "done\n"),
+        "{}",
+        followed.err
+    );
+}
+
 #[test]
 fn a_plan_says_whether_it_would_succeed_and_so_does_the_exit_code() {
     let running = Store::start();

@@ -31,6 +31,8 @@ pub(crate) struct Store {
 
 #[derive(Default)]
 struct State {
+    /// Streams of a switch that broke off.
+    broken_off: u32,
     last_version: u64,
     entries: BTreeMap<Bytes, (Bytes, u64)>,
     /// What each write brought: (ttl_ms, request_id).

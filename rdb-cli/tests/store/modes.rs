@@ -49,6 +49,15 @@ fn planned(request: &raft::UpdateNamespaceModeRequest) -> raft::ModeChange {
     }
 }
 
+impl Store {
+    /// Twice: as a store that goes away while it is asked, and one that goes away after it.
+    fn breaks_off(&self) -> bool {
+        let mut state = self.state.lock().unwrap();
+        state.broken_off += 1;
+        state.broken_off <= 2
+    }
+}
+
 #[tonic::async_trait]
 impl RaftService for Store {
     async fn get_mode(
@@ -99,6 +108,9 @@ impl RaftService for Store {
             } else {
                 "recorded"
             }))]
+        } else if request.namespace == "lost" && self.breaks_off() {
+            let gone = Status::unavailable("the store is gone");
+            vec![Ok(change("draining")), Err(gone)]
         } else if request.namespace == "stuck" {
             let aborted = Status::aborted("the switch of stuck was given up");
             vec![Ok(change("draining")), Err(aborted)]

@@ -9,7 +9,7 @@ use crate::support::cluster::{Cluster, DATA, META};
 use crate::support::wait::eventually;
 use rdb_proto::kv;
 use rdb_proto::raft::{
-    Conflict, CreateNamespaceRequest, ListConflictsRequest, RestoreConflictRequest,
+    Conflict, CreateNamespaceRequest, ListConflictsRequest, RestoreConflictRequest, State,
     UpdateNamespaceModeRequest,
 };
 use std::collections::BTreeSet;
@@ -160,6 +160,84 @@ async fn a_leader_killed_at_any_moment_of_a_switch_loses_nothing() {
             is_stable(mode, STRONG)
         })
         .await;
+        holds_all(&cluster, &all).await;
+    }
+}
+
+/// Resolves as soon as a store has logged a line once more.
+async fn logs_again(cluster: &Cluster, store: usize, line: &str, before: usize) {
+    let give_up = Instant::now() + PATIENT;
+    while cluster.log(store).matches(line).count() <= before {
+        assert!(
+            Instant::now() < give_up,
+            "store {} never said: {line}",
+            store + 1
+        );
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Whoever drives a switch, in the meta region and in the data's, is killed as soon as it says that a step was taken:
+/// the switch is done all the same, and nothing is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coordinator_killed_at_each_step_of_a_switch_loses_nothing() {
+    let mut cluster = declared("strong", &["--switch-timeout", "30s"]).await;
+    let mut all = BTreeSet::new();
+    let there = [
+        "a namespace switches its mode",
+        "the namespace becomes eventual",
+        "a switch of modes is done",
+    ];
+    let back = [
+        "a namespace switches its mode",
+        // While it waits for a store that sleeps.
+        "",
+        "the namespace is being sealed",
+        "the namespace becomes strong",
+        "a switch of modes is done",
+    ];
+    let steps = there.map(|step| (EVENTUAL, step));
+    let steps = steps.into_iter().chain(back.map(|step| (STRONG, step)));
+    for (round, (target, step)) in steps.enumerate() {
+        let from = if target == STRONG { EVENTUAL } else { STRONG };
+        if !is_stable(&mode_at(&cluster, 0).await.unwrap(), from) {
+            switch(&cluster, 0, from).await;
+        }
+        let coordinator = cluster.leader_of(META).await;
+        cluster.move_leader(DATA, coordinator).await;
+        let [asked, sleeps] = [1, 2].map(|next| (coordinator + next) % 3);
+        let plain = Plain::on(&cluster, asked).await.namespace(NAME);
+        for number in 0..20 {
+            let key = format!("{round}/{number}");
+            plain.put(&key, "v").await.unwrap();
+            all.insert(key);
+        }
+        let before = cluster.log(coordinator).matches(step).count();
+        if step.is_empty() {
+            cluster.node(sleeps).signal("STOP").unwrap();
+        }
+        let request = UpdateNamespaceModeRequest {
+            wait: false,
+            ..request(target)
+        };
+        let (_, ended) = update(&cluster, asked, request).await;
+        ended.unwrap();
+        if step.is_empty() {
+            let what = "the switch waits for the store that sleeps";
+            settles(&cluster, asked, what, |mode| {
+                mode.state == State::Switching as i32 && mode.target == target
+            })
+            .await;
+        } else {
+            logs_again(&cluster, coordinator, step, before).await;
+        }
+        cluster.kill(coordinator);
+        if step.is_empty() {
+            cluster.node(sleeps).signal("CONT").unwrap();
+        }
+        cluster.restart(coordinator).await;
+        let what = format!("the switch is done, though its coordinator was killed at: {step:?}");
+        settles(&cluster, asked, &what, |mode| is_stable(mode, target)).await;
         holds_all(&cluster, &all).await;
     }
 }
