@@ -14,7 +14,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 use rdb_proto::raft::{NamespaceReport, NamespaceRow};
-use rdb_types::{Mode, NamespaceId};
+use rdb_types::{Epoch, Mode, NamespaceId};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Weak;
@@ -113,6 +113,11 @@ impl Totals {
     fn is_eventual(&self) -> bool {
         rdb_proto::convert::mode(self.mode) == Some(Mode::Eventual)
     }
+
+    /// Whether it may have a conflict log: it is eventual, or was, and a switch may have set writes aside.
+    fn may_list_conflicts(&self) -> bool {
+        self.is_eventual() || self.epoch > Epoch::FIRST.0
+    }
 }
 
 fn encode_watches(encoder: &mut DescriptorEncoder<'_>, watches: &Watches) -> fmt::Result {
@@ -173,7 +178,8 @@ fn encode_namespaces(
         labels.push(("store", store.to_string()));
         labels
     };
-    let listed = eventual().map(|(name, of)| (labelled(name), number(of.conflicts)));
+    let listing = || totals.iter().filter(|(_, of)| of.may_list_conflicts());
+    let listed = listing().map(|(name, of)| (labelled(name), number(of.conflicts)));
     let help = "Writes in the conflict log of this store";
     gauges(encoder, "conflicts_listed", help, listed)?;
     let writes = eventual().flat_map(|(name, of)| {
@@ -203,7 +209,7 @@ fn encode_namespaces(
     );
     let counter = ConstCounter::new(0u64);
     let mut descriptor = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
-    for (name, of) in eventual() {
+    for (name, of) in listing() {
         let dropped = ConstCounter::new(of.conflicts_dropped);
         dropped.encode(descriptor.encode_family(&labelled(name))?)?;
     }

@@ -144,7 +144,7 @@ pub(super) async fn switch(cluster: &Cluster, store: usize, mode: i32) -> ModeCh
     last
 }
 
-async fn metric(cluster: &Cluster, store: usize, line: &str) -> Result<(), String> {
+pub(super) async fn metric(cluster: &Cluster, store: usize, line: &str) -> Result<(), String> {
     let page = http::get(cluster.http_addr(store), "/metrics").await?.body;
     if page.lines().any(|found| found == line) {
         Ok(())

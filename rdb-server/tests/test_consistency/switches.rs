@@ -2,7 +2,8 @@
 //! switch was told that it may be, and then it is set aside.
 
 use super::modes::{
-    EVENTUAL, NAME, STRONG, declared, is_stable, mode_at, modes, request, settles, switch, update,
+    EVENTUAL, NAME, STRONG, declared, is_stable, metric, mode_at, modes, request, settles, switch,
+    update,
 };
 use crate::support::calls::{PATIENT, Plain, refused, text};
 use crate::support::cluster::{Cluster, DATA, META};
@@ -350,6 +351,12 @@ async fn the_late_writes_of_a_store_left_behind_are_set_aside_and_can_be_restore
         } else {
             Err(format!("{found:#?}"))
         }
+    })
+    .await;
+    // The namespace is strong, and its log is watched all the same.
+    eventually(PATIENT, "the metrics count them", async || {
+        let line = format!("flaredb_conflicts_listed{{namespace=\"{NAME}\"}} 7");
+        metric(&cluster, 0, &line).await
     })
     .await;
     let keys: Vec<_> = found.iter().map(|row| row.key.clone()).collect();
