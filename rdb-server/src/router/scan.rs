@@ -7,7 +7,8 @@
 //! that an empty answer has a receipt, too.
 
 use super::pages::Pages;
-use super::{Router, ScanSpec, is_stale, look, without_outcome};
+use super::place::look;
+use super::{Router, ScanSpec, is_stale, without_outcome};
 use crate::error::Error;
 use crate::peer::Peer;
 use crate::peer::damage::ReadOf;
@@ -113,7 +114,7 @@ struct Part {
     receipt: Receipt,
     /// What whoever reads it has seen.
     token: SessionToken,
-    /// See [`super::Look`].
+    /// See [`super::place::Look`].
     since: Option<Epoch>,
 }
 

@@ -12,7 +12,8 @@
 //! - the first message comes at once, and there is none for [`PROGRESS`] at most;
 //! - there are at most [`WATCHES`].
 
-use super::{Place as Served, Router, deleted, place_in, reach, without_outcome};
+use super::place::{Place as Served, deleted, place_in, reach};
+use super::{Router, without_outcome};
 use crate::error::Error;
 use crate::history::change::{Change, Kind};
 use crate::history::place::Place;
