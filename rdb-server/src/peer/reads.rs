@@ -203,6 +203,10 @@ impl Reads {
     /// was committed [`BEHIND`] ago.
     pub fn behind(&self) -> Option<String> {
         let owed = self.owed_for(BEHIND);
+        if owed.is_some() {
+            // As long as it says so nobody may come to read: it finds out by itself when that is over.
+            self.staleness();
+        }
         let caught_up = self.known.lock().fresh_as_of.is_some();
         let applied = self.cell.applied_index();
         match owed {
