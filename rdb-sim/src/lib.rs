@@ -15,6 +15,7 @@
 //! source of chance, and never learn of it.
 
 pub mod aim;
+pub mod ballot;
 pub mod bugs;
 pub mod clock;
 pub mod disk;

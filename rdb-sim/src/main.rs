@@ -512,8 +512,8 @@ fn print(report: &Report, took: Duration) {
     );
     let switches = &report.switches;
     println!(
-        "switches: {} regions became eventual, {} strong, {} seals were given up; the last ended {} ms after the healing",
-        switches.opened, switches.sealed, switches.aborted, switches.settled_ms
+        "switches: {} regions became eventual, {} strong, {} seals were given up; {} began by votes; the last ended {} ms after the healing",
+        switches.opened, switches.sealed, switches.aborted, report.voted, switches.settled_ms
     );
     println!(
         "switched: {} writes acknowledged as strong, {} as eventual; {} calls judged from a seal on, {} writes set aside",

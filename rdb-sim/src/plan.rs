@@ -6,11 +6,12 @@
 use crate::disk::Point;
 use crate::network::Weather;
 use rand::rngs::Xoshiro256PlusPlus;
-use rand::seq::IndexedRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{RngExt, SeedableRng};
-use rdb_types::StoreId;
+use rdb_types::{Mode, StoreId};
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::RangeInclusive;
 
 /// What survives of the unsynced writes of a store that crashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +95,8 @@ pub enum Fault {
     Clog(StoreId, u64),
     /// No fault: somebody asks this store to switch a namespace.
     Switch(StoreId, Ask),
+    /// No fault: the store's file declares that namespace in this mode, and the store reads it again.
+    Declare(StoreId, Mode),
 }
 
 impl Fault {
@@ -101,7 +104,7 @@ impl Fault {
     pub fn is_about_switches(&self) -> bool {
         matches!(
             self,
-            Fault::Switch(..) | Fault::CrashAtStep { .. } | Fault::Clog(..)
+            Fault::Switch(..) | Fault::Declare(..) | Fault::CrashAtStep { .. } | Fault::Clog(..)
         )
     }
 }
@@ -252,7 +255,13 @@ pub fn plan(seed: u64, stores: &[StoreId], from_ms: u64, until_ms: u64) -> Vec<P
             planned.push(Planned { at_ms, fault });
         }
     }
-    switches(seed, stores, from_ms, until_ms, &mut planned);
+    // In some runs nobody asks for a switch: there are those alone that the stores' files vote for.
+    let by_votes = seed % 4 == 2;
+    if !by_votes {
+        switches(seed, stores, from_ms, until_ms, &mut planned);
+    }
+    let every_ms = if by_votes { 600..=2_500 } else { 1_500..=7_000 };
+    declarations(seed, stores, (from_ms, until_ms), every_ms, &mut planned);
     planned.sort_by_key(|planned| planned.at_ms);
     planned
 }
@@ -325,6 +334,56 @@ fn switches(
             at_ms,
             fault: Fault::Switch(store, ask),
         });
+    }
+}
+
+/// Adds rolling changes of the stores' files, one store after the other. With some the last store takes its time, and with
+/// others it is missed: then there is no switch.
+fn declarations(
+    seed: u64,
+    stores: &[StoreId],
+    (from_ms, until_ms): (u64, u64),
+    every_ms: RangeInclusive<u64>,
+    planned: &mut Vec<Planned>,
+) {
+    let mut chance = Xoshiro256PlusPlus::seed_from_u64(seed ^ 0xba110);
+    let mut order = stores.to_vec();
+    let (mut at_ms, mut mode) = (from_ms, Mode::Strong);
+    loop {
+        at_ms += chance.random_range(every_ms.clone());
+        if at_ms >= until_ms {
+            return;
+        }
+        mode = match mode {
+            Mode::Strong => Mode::Eventual,
+            Mode::Eventual => Mode::Strong,
+        };
+        order.shuffle(&mut chance);
+        let late_ms = *[0, 0, 1_200].choose(&mut chance).unwrap_or(&0);
+        let voters = match chance.random_bool(0.15) {
+            true => order.len() - 1,
+            false => order.len(),
+        };
+        if chance.random_bool(0.15) {
+            planned.push(Planned {
+                at_ms,
+                fault: Fault::CrashAtStep {
+                    step: *Step::ALL.choose(&mut chance).unwrap_or(&Step::Begun),
+                    whom: *Driving::ALL.choose(&mut chance).unwrap_or(&Driving::Region),
+                    down_ms: *[50, 300, 1_500].choose(&mut chance).unwrap_or(&300),
+                },
+            });
+        }
+        for (number, store) in (1..).zip(&order[..voters]) {
+            at_ms += chance.random_range(10..=300);
+            if number == order.len() {
+                at_ms += late_ms;
+            }
+            planned.push(Planned {
+                at_ms: at_ms.min(until_ms),
+                fault: Fault::Declare(*store, mode),
+            });
+        }
     }
 }
 
@@ -533,6 +592,7 @@ mod tests {
             "CrashAtStep",
             "CrashAtSync",
             "Cuts",
+            "Declare",
             "FailSync",
             "FlipBit",
             "Full",

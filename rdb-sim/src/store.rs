@@ -13,10 +13,11 @@ use parking_lot::Mutex;
 use rdb_server::config::Config;
 use rdb_server::kv_service::KvService;
 use rdb_server::raft::MemorySpool;
+use rdb_server::store::reload::NewConfig;
 use rdb_server::store::{self, StoreCore, StoreSetup};
 use rdb_server::tasks::{Blocking, Tasks};
 use rdb_storage::Committer;
-use rdb_types::StoreId;
+use rdb_types::{Mode, StoreId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -44,7 +45,8 @@ pub struct SimStore {
     pub disk: Arc<Disk>,
     /// Its machine's clock.
     pub clock: Arc<MachineClock>,
-    config: Config,
+    /// Its file.
+    config: Arc<Mutex<Config>>,
     uuid: String,
     /// Finished snapshots are on the disk, and survive.
     spool: Arc<MemorySpool>,
@@ -91,12 +93,24 @@ impl SimStore {
             id,
             disk: Disk::new(seed ^ 0xd15c),
             clock,
-            config,
+            config: Arc::new(Mutex::new(config)),
             uuid: format!("disk-{id}"),
             spool: Arc::default(),
             seed,
             incarnation: 0,
             process: None,
+        }
+    }
+
+    /// Its file is edited: it declares a namespace in another mode. A running store reads it again.
+    pub fn declare(&self, namespace: &str, mode: Mode) {
+        let mut config = self.config.lock();
+        let declared = config.namespaces.entry(namespace.to_owned());
+        declared.or_default().mode = Some(mode);
+        drop(config);
+        if let Some(process) = &self.process {
+            // What is legal is taken up.
+            let _ = process.core.reloader().reload();
         }
     }
 
@@ -150,7 +164,7 @@ impl SimStore {
                 }),
         );
         let setup = StoreSetup {
-            config: self.config.clone(),
+            config: self.config.lock().clone(),
             disk: store::Disk {
                 engine,
                 committer,
@@ -186,6 +200,13 @@ impl SimStore {
             },
         );
         core.start();
+        let file = self.config.clone();
+        core.reloader().reads(Box::new(move || {
+            Ok(NewConfig {
+                config: file.lock().clone(),
+                warnings: Vec::new(),
+            })
+        }));
         let (mut failure, failed) = (core.failure(), stop.clone());
         // Not one of the store's tasks: it outlives them to see them fail.
         tokio::spawn(async move {

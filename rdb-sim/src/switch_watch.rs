@@ -245,6 +245,10 @@ impl SwitchWatch {
             let Some(row) = tables.namespace(SWITCHED) else {
                 return Some(format!("store {store} does not know the namespace"));
             };
+            let known = tables.stores.get(store).map(|row| &row.declared);
+            if known.is_none_or(|known| *known != process.core.manager().declared()) {
+                return Some(format!("store {store} has not told what its file declares"));
+            }
             if row.settled_attempt != row.attempt {
                 return Some(format!(
                     "attempt {} has not ended: {}",

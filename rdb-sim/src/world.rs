@@ -4,6 +4,7 @@
 //! [`RunOptions`] and from nothing else.
 
 use crate::aim::Aim;
+use crate::ballot::Ballot;
 use crate::bugs::{Bug, Bugs};
 use crate::clock::MachineClock;
 use crate::disk::Orders;
@@ -110,6 +111,8 @@ pub struct Report {
     pub eventual: EventualLooked,
     /// What was looked at of switches.
     pub switches: Switches,
+    /// Switches that began by the votes of files alone.
+    pub voted: u64,
     /// Writes of the switched namespace that were acknowledged: as strong, as eventual.
     pub switched_acknowledged: (usize, usize),
     /// Eventual writes that each store acknowledged in each simulated second.
@@ -147,6 +150,7 @@ struct World {
     observer: Observer,
     eventual: EventualWatch,
     switches: SwitchWatch,
+    ballot: Ballot,
     ledger: Ledger,
     eventual_ledger: EventualLedger,
     switched_ledger: SwitchedLedger,
@@ -203,7 +207,6 @@ impl World {
         World {
             options: options.clone(),
             stores,
-            ids,
             network,
             door,
             bugs,
@@ -211,9 +214,11 @@ impl World {
             eventual,
             aim: aim.clone(),
             switches: SwitchWatch::new(findings.clone(), trace.clone(), aim.clone()),
+            ballot: Ballot::new(findings.clone(), trace.clone(), &ids),
             ledger: Ledger::new(findings.clone(), trace.clone()),
             eventual_ledger: EventualLedger::new(findings.clone(), trace.clone()),
             switched_ledger: SwitchedLedger::new(findings.clone(), trace.clone()),
+            ids,
             wild: BTreeSet::new(),
             far_ahead: BTreeSet::new(),
             findings,
@@ -330,6 +335,7 @@ impl World {
             looked: self.observer.looked(),
             eventual,
             switches: self.switches.switches(),
+            voted: self.ballot.voted(),
             switched_acknowledged: self.switched_ledger.acknowledged(),
             eventual_by_second: self.eventual_ledger.by_second(),
         }
@@ -390,6 +396,7 @@ impl World {
                     .look(*id, &process.core, store.disk.engine.as_ref());
                 self.eventual.look(*id, process, self.far_ahead.len() < 2);
                 self.switches.look(process);
+                self.ballot.look(&process.core);
             }
         }
     }
@@ -532,6 +539,12 @@ impl World {
                 self.network.clog(*id, Lane::Origins, by);
             }
             Fault::Switch(id, ask) => self.switch(*id, *ask),
+            Fault::Declare(id, mode) => {
+                self.ballot.declares(*id, *mode);
+                if let Some(store) = self.stores.get(id) {
+                    store.declare(switched_clients::SWITCHED, *mode);
+                }
+            }
             Fault::ClockDrift(id, ppm) => {
                 self.wild.insert(*id);
                 if let Some(store) = self.stores.get(id) {
@@ -575,18 +588,31 @@ impl World {
             set.accept_missing
                 .extend(other.map(|other| u32::from(other.get())));
         }
+        let asking = self
+            .ballot
+            .asks(convert::mode(set.mode).filter(|_| !set.cancel));
         let (trace, aim) = (self.trace.clone(), self.aim.clone());
         process.tasks.spawn(async move {
             let deadline = Instant::now() + Duration::from_secs(3);
             match core.namespaces().set_target(set, deadline).await {
                 Ok(row) => {
+                    asking.answered(row.attempt);
                     trace.note(format_args!(
                         "switch at store {id}: attempt {} to {}",
                         row.attempt, row.target
                     ));
                     aim.stepped(Step::Asked, RegionId::META);
                 }
-                Err(error) => trace.note(format_args!("switch at store {id}: {}", error.reason)),
+                Err(error) => {
+                    if error
+                        .metadata
+                        .get("outcome")
+                        .is_some_and(|of| of == "not_applied")
+                    {
+                        asking.refused();
+                    }
+                    trace.note(format_args!("switch at store {id}: {}", error.reason));
+                }
             }
         });
     }

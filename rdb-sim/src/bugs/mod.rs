@@ -2,7 +2,7 @@
 //!
 //! Owns the list, and the adapters that break the rules: an engine that lies ([`engine`]), a network that
 //! lies ([`wire`]), a disk that comes back other than it was ([`crash`]); what of them concerns eventual
-//! namespaces is in [`eventual`], and what concerns changes of mode in [`switching`] and [`promises`]. The server's code
+//! namespaces is in [`eventual`], and what concerns changes of mode in [`switching`], [`promises`] and [`votes`]. The server's code
 //! has no part in it and no hook for it: it is handed a worse world.
 //!
 //! Invariant: without a bug, every adapter hands through what it is given.
@@ -12,6 +12,7 @@ mod engine;
 mod eventual;
 mod promises;
 mod switching;
+mod votes;
 mod wire;
 
 use crate::network::Tap;
@@ -76,6 +77,8 @@ pub enum Bug {
     DrainOneShort,
     /// A promise counts for two replicas.
     PromiseCountedTwice,
+    /// A store's vote for another mode, in its file, counts for another store, too.
+    VotesCountedTwice,
     /// A replica promises without looking whether it holds the fence.
     FenceSkipped,
     /// A replica that has promised merges more.

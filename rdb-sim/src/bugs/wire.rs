@@ -21,6 +21,7 @@ pub(super) struct Forger {
     told: super::eventual::LastTold,
     seals: super::switching::Told,
     promises: super::promises::Promises,
+    votes: super::votes::Told,
 }
 
 impl Forger {
@@ -32,6 +33,7 @@ impl Forger {
             told: super::eventual::LastTold::default(),
             seals: super::switching::Told::default(),
             promises: super::promises::Promises::new(disks),
+            votes: super::votes::Told::default(),
         }
     }
 
@@ -92,6 +94,10 @@ impl Tap for Forger {
                 self.seals.forge_epoch(letter.to, region, push);
                 None
             }
+            (Bug::VotesCountedTwice, _) => {
+                self.votes.request(letter);
+                None
+            }
             (Bug::DrainOneShort | Bug::PromiseCountedTwice, _) => {
                 let counts = self.seals.counts_already(self.bug, letter)?;
                 Some(Ok(peer_response::Body::Sealing(counts)))
@@ -110,6 +116,7 @@ impl Tap for Forger {
                         .trim(letter.region, namespace, between, &mut report.vector);
                 }
             }
+            (Bug::VotesCountedTwice, answer) => self.votes.answer(letter, answer),
             (Bug::FenceSkipped | Bug::PromiseNotBinding, answer) => {
                 self.promises.answer(self.bug, letter, answer);
             }

@@ -42,6 +42,7 @@
 //! | [`sealed_linearizable`] | what clients read and wrote between a seal and the next eventual time |
 //! | [`kept`] | acknowledged writes in the end, or where they are listed as set aside |
 //! | [`done_or_undone`] | whether a switch ends, once everything is healed |
+//! | [`voted_by_all`] | switches that nobody asked for, and what the stores' files declare |
 
 pub mod accepted;
 pub mod answered_once;
@@ -69,6 +70,7 @@ pub mod sealed_linearizable;
 pub mod sessions;
 pub mod survives_seals;
 pub mod synced_first;
+pub mod voted_by_all;
 
 use parking_lot::Mutex;
 use std::fmt;
