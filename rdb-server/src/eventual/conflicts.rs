@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 /// Bytes that the log of a namespace in a region may take where its policies say nothing.
 pub const DEFAULT_BYTES: u64 = 64 << 20;
 
-/// Rows that the bound pushes out in one batch at most.
+/// Rows that the bound pushes out in one batch at most, beside those that the batch adds.
 const DROPPED_PER_BATCH: usize = 256;
 
 /// The number that a record's origin gave it; `None` for one that came through a log.
@@ -179,18 +179,29 @@ impl ConflictChanges {
         if state.conflict_bytes <= bound_bytes {
             return Ok(());
         }
+        // What this batch adds may be older than what is there, and nothing may come after it for long.
+        let mut oldest = BTreeMap::new();
+        for ((of, key, stamp), row) in &self.rows {
+            if let (true, Some(row)) = (*of == namespace, row) {
+                oldest.insert((*stamp, key.clone()), row.clone());
+            }
+        }
         let range = layout::conflicts(region, namespace);
-        let oldest = view.scan(Family::Conflicts, &range, false);
-        for item in oldest.take(DROPPED_PER_BATCH) {
+        let stored = view.scan(Family::Conflicts, &range, false);
+        for item in stored.take(DROPPED_PER_BATCH) {
+            let row = decode(region, item?.1)?;
+            let (stamp, key) = (Stamp(row.stamp), row.key.clone());
+            let at = (namespace, key, stamp);
+            if !self.rows.contains_key(&at) {
+                oldest.insert((stamp, at.1), row);
+            }
+        }
+        for row in oldest.into_values() {
             if state.conflict_bytes <= bound_bytes {
                 break;
             }
-            let row = decode(region, item?.1)?;
-            let at = (namespace, row.key.clone(), Stamp(row.stamp));
-            if self.rows.get(&at).is_none_or(Option::is_some) {
-                self.remove(region, namespace, &row, state, batch);
-                state.conflicts_dropped += 1;
-            }
+            self.remove(region, namespace, &row, state, batch);
+            state.conflicts_dropped += 1;
         }
         Ok(())
     }

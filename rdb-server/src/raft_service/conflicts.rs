@@ -310,10 +310,11 @@ impl Router {
         // Others may have heard of it long after the seal, with something newer in its place. A row of an earlier
         // build does not say of which epoch it is.
         if row.set_aside && row.epoch > 0 {
+            let removed_through = peer.eventual().state(namespace).floor;
             return Ok(peer.cell().with(|summary| {
-                let state = summary.namespaces.get(&namespace);
-                state
-                    .is_none_or(|state| state.is_touched_since(Epoch(row.epoch), standing.as_ref()))
+                summary.namespaces.get(&namespace).is_none_or(|state| {
+                    state.is_touched_since(Epoch(row.epoch), standing.as_ref(), &removed_through)
+                })
             }));
         }
         let version = standing.map_or(Stamp::ZERO, |record| record.stamp);

@@ -118,8 +118,18 @@ fn words<'s>(
     if row.target != row.mode {
         text.push_str(&format!(" and is switching to {}", text_of(row.target)));
     }
-    if declared_otherwise {
-        text.push_str(", which counts until the files agree");
+    let end = row.last_switch.as_ref();
+    let given_up = end.filter(|end| !end.done && row.votes.is_empty());
+    match given_up {
+        _ if !declared_otherwise => {}
+        // All votes were given, and none is any more: equal files start nothing.
+        Some(end) => {
+            let (asked, why) = (text_of(end.to), &end.why);
+            text.push_str(&format!(
+                "; the last switch, to {asked}, was given up ({why}), and its votes with it: `flaredb ns set-mode {name} {asked}` asks for it again"
+            ));
+        }
+        None => text.push_str(", which counts until the files agree"),
     }
     if let Some(vote) = row.votes.first() {
         let (asked, votes, members) = (text_of(vote.mode), row.votes.len(), members.count());
@@ -135,7 +145,7 @@ mod tests {
     use super::*;
     use rdb_proto::raft::{
         ClusterPlan, DeclaredNamespace, Member, ModeMismatch, NamespaceReport, RegionDescriptor,
-        RegionReport, RegisterStore, State, StoreStatus,
+        RegionReport, RegisterStore, SettleTarget, State, StoreStatus,
     };
 
     const STRONG: i32 = 1;
@@ -254,6 +264,34 @@ mod tests {
         assert_eq!(since, [9000, 0, 9000]);
         assert!(!mode.stores[2].reachable);
         assert_eq!(mode.stores[2].declared, EVENTUAL);
+    }
+
+    /// Files that agree start nothing where their switch was given up.
+    #[test]
+    fn after_a_switch_that_was_given_up_it_is_said_what_starts_it_again() {
+        let mut tables = tables();
+        for store in 1..=3 {
+            register(&mut tables, store, EVENTUAL);
+        }
+        let attempt = tables.namespace("logs").unwrap().attempt;
+        assert_eq!(attempt, 1, "the votes have begun it");
+        for (attempt, why) in [(attempt, "store 1 did not answer"), (attempt + 1, "")] {
+            let command = SettleTarget {
+                namespace_id: 2,
+                attempt,
+                why: why.into(),
+                waiting_for: vec![1],
+            };
+            tables.settle_target(&command).unwrap();
+        }
+        let says = || says(EVENTUAL, 5, None);
+        let mode = listed(&tables, [says(), says(), says()]);
+        assert_eq!(
+            mode.mismatch,
+            "store 1 declares eventual, store 2 declares eventual, store 3 declares eventual; the cluster serves \
+             strong; the last switch, to eventual, was given up (store 1 did not answer), and its votes with it: \
+             `flaredb ns set-mode logs eventual` asks for it again"
+        );
     }
 
     #[test]

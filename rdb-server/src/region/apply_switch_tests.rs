@@ -305,6 +305,49 @@ fn writes_that_were_set_aside_are_listed_with_what_won() {
     assert_eq!(replica.own().conflicts, 1);
 }
 
+/// Nothing may come after what is told for long: so the bound is kept by the very batch.
+#[test]
+fn what_others_tell_of_is_within_the_bound_at_once_and_the_oldest_is_pushed_out() {
+    let mut replica = Replica::strong();
+    replica.open();
+    replica.begin();
+    replica.seal(0);
+    let row = |stamp: u64| raft::ConflictRow {
+        key: Bytes::from(format!("key {stamp:03}")),
+        stamp,
+        origin: 3,
+        sequence: stamp,
+        value: Bytes::from(vec![b'v'; 100]),
+        ..Default::default()
+    };
+    let told = |stamps: std::ops::Range<u64>| {
+        command::Kind::SetAside(raft::SetAside {
+            namespace_id: 1,
+            rows: stamps.map(row).collect(),
+            bound_bytes: 10_000,
+        })
+    };
+    for stamps in [200..250, 100..200] {
+        assert_eq!(replica.region.run(told(stamps)), done());
+        let own = replica.own();
+        assert!(own.conflict_bytes <= 10_000, "{own:?}");
+    }
+    let own = replica.own();
+    assert_eq!(own.conflicts + own.conflicts_dropped, 150);
+    let listed = |stamp: u64| {
+        let key = format!("key {stamp:03}");
+        let engine = &replica.region.engine;
+        let region = rdb_types::RegionId(2);
+        conflicts::read(engine, region, ONE, Stamp(stamp), key.as_bytes()).unwrap()
+    };
+    let first = (100..250).find(|stamp| listed(*stamp).is_some()).unwrap();
+    assert_eq!(
+        250 - first,
+        own.conflicts,
+        "the newest are left, whoever came first"
+    );
+}
+
 /// The first answer was lost with a leader, and the store that took the request asks the next one again, which has
 /// made the namespace eventual meanwhile. Found by seed 30395.
 #[test]
@@ -335,13 +378,31 @@ fn what_was_written_or_removed_since_a_seal_is_known_of_every_key() {
     let touched = |replica: &Replica, key: &[u8]| {
         let standing = replica.region.get(key);
         let state = replica.namespace();
-        state.is_touched_since(eventual, standing.as_ref())
+        state.is_touched_since(eventual, standing.as_ref(), &replica.own().floor)
     };
     replica.begin();
     replica.seal(0);
     for key in [&b"kept"[..], b"over", b"gone", b"never there"] {
         assert!(!touched(&replica, key), "{key:?}: nothing happened since");
     }
+    // In the next eventual time a tombstone leaves nothing once it is dropped, but the floor.
+    replica.open();
+    assert!(!touched(&replica, b"never there"));
+    let state = replica.namespace();
+    let mut dropped = replica.own();
+    dropped.vector.raise(StoreId::new(1).unwrap(), 4);
+    dropped.raise_floor();
+    assert!(state.is_touched_since(eventual, None, &dropped.floor));
+    let standing = replica.region.get(b"kept");
+    assert!(!state.is_touched_since(eventual, standing.as_ref(), &dropped.floor));
+
+    let mut replica = Replica::strong();
+    replica.open();
+    for (at_ms, key) in [(1, b"kept"), (2, b"over"), (3, b"gone")] {
+        replica.write_here(at_ms, put(key, b"in the eventual time"));
+    }
+    replica.begin();
+    replica.seal(0);
     replica.write(1000, put(b"over", b"after the seal"));
     assert!(touched(&replica, b"over"));
     assert!(!touched(&replica, b"kept") && !touched(&replica, b"never there"));

@@ -102,12 +102,24 @@ impl NamespaceState {
     }
 
     /// Whether a key was, or may have been, written to since the seal that left out a write of `epoch`, with `standing`
-    /// under it by now.
-    pub fn is_touched_since(&self, epoch: Epoch, standing: Option<&Record>) -> bool {
+    /// under it by now. `removed_through`: of an eventual namespace, what may be under tombstones that this replica has
+    /// dropped.
+    pub fn is_touched_since(
+        &self,
+        epoch: Epoch,
+        standing: Option<&Record>,
+        removed_through: &VersionVector,
+    ) -> bool {
         let seal = self.fences.iter().find(|fence| fence.epoch > epoch);
         // Of a seal that is not remembered any more nobody knows.
         let seal = seal.map_or(Epoch(epoch.0 + 1), |fence| fence.epoch);
-        standing.map_or(self.removed_in, |record| record.epoch) >= seal
+        let Some(record) = standing else {
+            // An eventual time begins with the fence before it as what is removed: nothing beyond is.
+            let fence = self.fences.last().map(|fence| &fence.vector);
+            let dropped = self.mode == Mode::Eventual && fence != Some(removed_through);
+            return dropped || self.removed_in >= seal;
+        };
+        record.epoch >= seal
     }
 
     /// Whether a strong namespace counts this record, in its digest and for those who ask.
