@@ -1,15 +1,25 @@
 //! Where a store's log lines go: standard error, as text or JSON, at a level that can be changed while it runs.
 //!
-//! Owns the filter and what stands in it now. Does not know who asks for another level (a reload, an operator).
+//! Owns the filter and what stands in it now, and the one way out of this process ([`outlet`]: nobody waits for who reads
+//! the log). Does not know who asks for another level (a reload, an operator).
 //!
 //! Invariant: a level that the configuration would refuse changes nothing.
 
+mod outlet;
+
 use crate::config::{LogConfig, LogFormat, is_log_level};
+use outlet::Outlet;
 use parking_lot::Mutex;
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal;
+use std::sync::OnceLock;
+use std::thread;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::reload;
+
+/// Of the process, as its subscriber is: none until [`start`].
+static OUTLET: OnceLock<Outlet> = OnceLock::new();
 
 type Put = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
 
@@ -67,15 +77,16 @@ fn filter(level: &str) -> Result<EnvFilter, String> {
     EnvFilter::try_new(&directives).map_err(|error| format!("log.level {level:?}: {error}"))
 }
 
-/// Starts logging for the process. Called once, by a binary.
+/// Starts logging for the process. Called once, by a binary, which calls [`end`] before it ends.
 ///
 /// # Errors
 /// The level is not one that the filter understands.
 pub fn start(config: &LogConfig) -> Result<LogLevel, String> {
     let (level, handle) = reload::Layer::new(filter(&config.level)?);
+    let outlet = OUTLET.get_or_init(|| Outlet::open(config.format));
     let lines = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+        .with_writer(outlet.lines());
     let lines = match config.format {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
         LogFormat::Text => lines.boxed(),
@@ -85,11 +96,40 @@ pub fn start(config: &LogConfig) -> Result<LogLevel, String> {
         .with(level)
         .with(lines)
         .try_init();
+    // The usual hook would wait for who reads standard error, and hold the thread that panics.
+    std::panic::set_hook(Box::new(|panic| outlet.at_once(&panicked(panic))));
     let put: Put = Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string()));
     Ok(LogLevel {
         put,
         now: Mutex::new(config.level.clone()),
     })
+}
+
+/// The words of the usual hook.
+fn panicked(panic: &std::panic::PanicHookInfo<'_>) -> String {
+    let thread = thread::current();
+    let name = thread.name().unwrap_or("<unnamed>");
+    let words = format!("thread '{name}' {panic}");
+    // As RUST_BACKTRACE says.
+    let trace = Backtrace::capture();
+    if trace.status() == BacktraceStatus::Captured {
+        format!("{words}\nstack backtrace:\n{trace}")
+    } else {
+        words
+    }
+}
+
+/// Ends logging: what waits is written, and behind it `word`, whatever the level is; as a plain line, or in JSON where that
+/// is the format. Takes two seconds at most, also where nobody reads. A line that comes later is lost.
+pub fn end(word: Option<&str>) {
+    if let Some(outlet) = OUTLET.get() {
+        outlet.end(word);
+    }
+}
+
+/// Lines that were dropped since the start of this process, because nobody took them from standard error.
+pub fn dropped_lines() -> u64 {
+    OUTLET.get().map_or(0, Outlet::dropped)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 
 use clap::Parser;
 use rdb_server::config::{self, Cli, LogConfig, LogFormat};
-use rdb_server::logging::LogLevel;
+use rdb_server::logging::{self, LogLevel};
 use rdb_server::server::{NewConfig, Store, StoreOptions};
 use rdb_server::service_manager;
 use std::pin::pin;
@@ -16,6 +16,13 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
+    let code = run_process();
+    // Whoever returned early has said his last word; else what waits is written.
+    logging::end(None);
+    code
+}
+
+fn run_process() -> ExitCode {
     let cli = Cli::parse();
     let loaded = match config::load(&cli, config::process_env(), |path| std::fs::read(path)) {
         Ok(loaded) => loaded,
@@ -33,7 +40,7 @@ fn main() -> ExitCode {
                     ..LogConfig::default()
                 };
                 // An error means that nobody could be told.
-                let _ = rdb_server::logging::start(&log);
+                let _ = logging::start(&log);
                 for error in errors.as_slice() {
                     tracing::error!("{error}");
                 }
@@ -43,7 +50,6 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let format = loaded.config.log.format;
     if cli.check_config {
         for warning in &loaded.warnings {
             eprintln!("warning: {warning}");
@@ -51,7 +57,7 @@ fn main() -> ExitCode {
         println!("the configuration is good");
         return ExitCode::SUCCESS;
     }
-    let level = match rdb_server::logging::start(&loaded.config.log) {
+    let level = match logging::start(&loaded.config.log) {
         Ok(level) => Arc::new(level),
         Err(error) => {
             eprintln!("{error}");
@@ -76,29 +82,26 @@ fn main() -> ExitCode {
         .build()
     {
         Ok(runtime) => runtime,
-        Err(error) => return fail(format, &format!("cannot start: {error}")),
+        Err(error) => return fail(&format!("cannot start: {error}")),
     };
     runtime.block_on(run(loaded, cli, level))
 }
 
 /// The last word of a process that cannot start or go on: a line as plain as it can be, or in JSON where
 /// whoever reads the log expects nothing else.
-fn fail(format: LogFormat, why: &str) -> ExitCode {
+fn fail(why: &str) -> ExitCode {
     service_manager::failed(why);
-    match format {
-        LogFormat::Json => tracing::error!("{why}"),
-        LogFormat::Text => eprintln!("{why}"),
-    }
+    logging::end(Some(why));
     ExitCode::FAILURE
 }
 
 async fn run(loaded: config::Loaded, cli: Cli, level: Arc<LogLevel>) -> ExitCode {
-    let format = loaded.config.log.format;
     let mut options = StoreOptions::new(loaded.config);
     // A failed sync is final: what was written since the last good one may be gone, and only a restart
     // finds out. Nothing is tried again.
     options.on_fatal = Box::new(|error| {
         tracing::error!(%error, "the disk can no longer be trusted: this process ends");
+        logging::end(None);
         std::process::abort();
     });
     options.log_level = Some(level.clone());
@@ -110,11 +113,11 @@ async fn run(loaded: config::Loaded, cli: Cli, level: Arc<LogLevel>) -> ExitCode
     ]
     .map(signal);
     let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = signals else {
-        return fail(format, "cannot listen for signals");
+        return fail("cannot listen for signals");
     };
     let store = match Store::start(options).await {
         Ok(store) => store,
-        Err(error) => return fail(format, &error.to_string()),
+        Err(error) => return fail(&error.to_string()),
     };
     service_manager::ready();
     let failed = {
@@ -148,7 +151,7 @@ async fn run(loaded: config::Loaded, cli: Cli, level: Arc<LogLevel>) -> ExitCode
     tracing::info!("stopped");
     match failed {
         None => ExitCode::SUCCESS,
-        Some(why) => fail(format, &why),
+        Some(why) => fail(&why),
     }
 }
 

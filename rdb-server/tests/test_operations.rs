@@ -1,7 +1,7 @@
 //! What an operator sees, held against real `rdb-server` processes and against the files of `deploy/`.
 //!
 //! The way in: `story.rs` (every metric moves, every event is in the log, and no key or value in either),
-//! `log_level.rs` (what is logged changes while it runs), `service_manager.rs` (what systemd hears), `deploy.rs` (dashboard,
+//! `log_level.rs` (what is logged changes while it runs), `log_reader.rs` (nobody waits for who reads the log), `service_manager.rs` (what systemd hears), `deploy.rs` (dashboard,
 //! alerts and runbooks name what there is).
 
 #![allow(
@@ -15,6 +15,8 @@
 mod deploy;
 #[path = "test_operations/log_level.rs"]
 mod log_level;
+#[path = "test_operations/log_reader.rs"]
+mod log_reader;
 #[path = "test_operations/scrape.rs"]
 mod scrape;
 #[path = "test_operations/service_manager.rs"]

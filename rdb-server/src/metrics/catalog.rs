@@ -136,6 +136,7 @@ pub const CATALOG: &[Exported] = &[
     of("flaredb_storage_syncs_total", Counter, &[]),
     of("flaredb_storage_commit_submissions_total", Counter, &[]),
     of("flaredb_storage_commit_groups_total", Counter, &[]),
+    of("flaredb_log_dropped_lines_total", Counter, &[]),
     of("flaredb_process_resident_memory_bytes", Gauge, &[]),
     of("flaredb_process_anonymous_memory_bytes", Gauge, &[]),
     of("flaredb_process_cpu_seconds_total", Counter, &[]),

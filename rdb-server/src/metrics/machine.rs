@@ -4,6 +4,7 @@
 
 use super::regions::{gauges, number, seconds};
 use crate::host::Process;
+use crate::logging;
 use crate::namespace::Namespaces;
 use crate::peer_manager::PeerManager;
 use crate::room::kept_bytes;
@@ -213,7 +214,12 @@ fn of_counters(
     process: &Process,
 ) -> fmt::Result {
     let committer = manager.context().committer.stats();
-    let rows: [(&str, &str, u64); 6] = [
+    let rows: [(&str, &str, u64); 7] = [
+        (
+            "log_dropped_lines",
+            "Lines of the log that were dropped, because whoever reads standard error did not take them",
+            logging::dropped_lines(),
+        ),
         (
             "connections_refused",
             "Connections closed because clients held all that limits.max_connections allows",
