@@ -37,6 +37,7 @@ pub use probes::Probes;
 
 use crate::admin_service::AdminService;
 use crate::config::LiveConfig;
+use crate::error::Error;
 use crate::kv_service::KvService;
 use crate::raft_service::ModeService;
 use axum::Router;
@@ -46,6 +47,7 @@ use axum::middleware;
 use axum::response::Response;
 use axum::routing::get;
 use problem::Problem;
+use rdb_types::Reason;
 use std::sync::Arc;
 
 /// What the routes call.
@@ -104,6 +106,20 @@ pub fn routes(gateway: Gateway) -> Router {
         .fallback(async |request: Request| Problem::no_route(request.uri().path()))
         .method_not_allowed_fallback(async |request: Request| {
             Problem::no_method(request.method().as_str(), request.uri().path())
+        })
+        .layer(middleware::map_response(safe))
+}
+
+/// What is left of them while the store ends: the probes, for who has to see that it leaves. All else is refused, and was
+/// not applied.
+pub fn last_routes(gateway: Gateway) -> Router {
+    probes::routes()
+        .with_state(gateway)
+        .fallback(async || {
+            Problem::refused(Error::new(
+                Reason::NotReady,
+                "this store is shutting down: ask another one",
+            ))
         })
         .layer(middleware::map_response(safe))
 }

@@ -147,6 +147,14 @@ async fn run(loaded: config::Loaded, cli: Cli, level: Arc<LogLevel>) -> ExitCode
         }
     };
     service_manager::stopping();
+    if failed.is_none() {
+        tokio::select! {
+            () = store.leave() => {}
+            // Whoever asks twice does not want to wait.
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }
     store.shutdown().await;
     tracing::info!("stopped");
     match failed {

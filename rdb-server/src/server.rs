@@ -3,8 +3,11 @@
 //! Owns what a process has: the data directory, the ports, the HTTP services. The gRPC services and the
 //! dialling of other stores are [`edges`]'; what a store does behind them is [`crate::store`]'s. Start: bind the ports (nothing is
 //! touched when one is in use), open the data directory, the engine and the clock, serve; the store joins
-//! its cluster in the background. Stop: hand over what is led, end the streams, stop the regions, finish
-//! what the committer holds.
+//! its cluster in the background. Stop: hand over what is led, serve on for `shutdown_delay`, end the streams, stop
+//! the regions, finish what the committer holds.
+//!
+//! Invariant: from the moment on that a store is told to end, `/readyz` says so, and it is answered until nothing else is left to
+//! do: whoever balances load looks there, and an address that is not there tells less.
 
 mod belongs;
 mod disk;
@@ -24,6 +27,7 @@ use crate::transport::grpc::Tcp;
 use disk::open_disk;
 pub use edges::{Edges, WrapTransport};
 use rdb_storage::OnFatal;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,12 +35,15 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How long a leaving store tries to hand over what it leads.
 const HAND_OVER: Duration = Duration::from_secs(2);
 /// How long its open streams may take to end.
 const DRAIN: Duration = Duration::from_secs(2);
+/// How long the last answers of the probes may take.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// What a store is started with.
 pub struct StoreOptions {
@@ -81,6 +88,8 @@ pub struct Store {
     life: JoinHandle<()>,
     tasks: JoinSet<()>,
     stop: CancellationToken,
+    /// The HTTP port once more, for the probes: its connections are let go of before it is.
+    probed: std::net::TcpListener,
     fatal: watch::Receiver<Option<String>>,
 }
 
@@ -110,6 +119,9 @@ impl Store {
         let http_addr = http_listener
             .local_addr()
             .map_err(|error| StartError::Disk(error.to_string()))?;
+
+        let (http_listener, probed) =
+            twice(http_listener).map_err(|error| StartError::Disk(error.to_string()))?;
 
         let disk = open_disk(&config, on_fatal)?;
         let address = if config.store.addr.port() == 0 {
@@ -152,6 +164,7 @@ impl Store {
             life,
             tasks,
             stop,
+            probed,
             fatal,
         })
     }
@@ -199,11 +212,34 @@ impl Store {
         self.edges.core().reloader().reload()
     }
 
-    /// Leaves in order.
+    /// Says that it leaves, gives away what it leads, and serves on for `shutdown_delay`, so that whoever balances load
+    /// sends no more by the time of [`Store::shutdown`].
+    pub async fn leave(&self) {
+        let core = self.edges.core();
+        let delay = core.config().load().store.shutdown_delay;
+        if delay.is_zero() {
+            return;
+        }
+        let until = Instant::now() + delay;
+        self.edges.probes().leaving.store(true, Ordering::Release);
+        core.manager().hand_over(HAND_OVER).await;
+        tokio::time::sleep_until(until).await;
+    }
+
+    /// Ends in order.
     pub async fn shutdown(mut self) {
         self.edges.probes().leaving.store(true, Ordering::Release);
+        // Where it gave its leads away before, it may have been elected again.
         self.edges.core().manager().hand_over(HAND_OVER).await;
         self.life.abort();
+        // Before the port's other server ends: at no moment does nobody answer.
+        let (answered, mut probes) = (CancellationToken::new(), JoinSet::new());
+        serve_last(
+            &mut probes,
+            self.probed,
+            self.edges.last_http(),
+            answered.clone(),
+        );
         self.stop.cancel();
         self.edges.close();
         let drained = async { while self.tasks.join_next().await.is_some() {} };
@@ -216,8 +252,43 @@ impl Store {
         let committer = self.edges.core().committer().clone();
         // Waits for the disk, so not here.
         let _ = tokio::task::spawn_blocking(move || committer.shutdown()).await;
+        answered.cancel();
+        let answers = async { while probes.join_next().await.is_some() {} };
+        // What did not end by then is cut.
+        let _ = tokio::time::timeout(LAST_ANSWERS, answers).await;
+        probes.shutdown().await;
         self.edges.core().tasks().abort_all();
     }
+}
+
+/// A port and, for later, the same port once more.
+fn twice(listener: TcpListener) -> io::Result<(TcpListener, std::net::TcpListener)> {
+    let first = listener.into_std()?;
+    let second = first.try_clone()?;
+    Ok((TcpListener::from_std(first)?, second))
+}
+
+/// Answers what is left to be answered, until `answered`.
+fn serve_last(
+    tasks: &mut JoinSet<()>,
+    port: std::net::TcpListener,
+    routes: axum::Router,
+    answered: CancellationToken,
+) {
+    let port = match TcpListener::from_std(port) {
+        Ok(port) => port,
+        Err(error) => {
+            tracing::warn!(%error, "the probes are not answered while this store ends");
+            return;
+        }
+    };
+    tasks.spawn(async move {
+        let served = axum::serve(http::Bounded::new(port), routes)
+            .with_graceful_shutdown(answered.cancelled_owned());
+        if let Err(error) = served.await {
+            tracing::warn!(%error, "the probes are not answered while this store ends");
+        }
+    });
 }
 
 async fn listen(

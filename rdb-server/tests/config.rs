@@ -74,6 +74,7 @@ const ALL_KEYS: &[&str] = &[
     "store.advertise_addr",
     "store.data_dir",
     "store.engine",
+    "store.shutdown_delay",
     "cluster.name",
     "cluster.peers",
     "consistency.default_mode",
@@ -125,6 +126,7 @@ fn nothing_at_all_is_a_cluster_of_one_with_the_documented_defaults() {
     assert_eq!(config.store.http_addr.to_string(), "127.0.0.1:50061");
     assert_eq!(config.store.data_dir, Path::new("./data"));
     assert_eq!(config.store.engine, EngineKind::Rocksdb);
+    assert_eq!(config.store.shutdown_delay, Duration::ZERO);
     assert_eq!(config.consistency.default_mode, Mode::Strong);
     assert_eq!(config.consistency.quorum_timeout, Duration::from_secs(2));
     assert_eq!(config.consistency.request_timeout, Duration::from_secs(10));
@@ -169,6 +171,7 @@ http_addr = "[::1]:6001"
 advertise_addr = "db2.example:6000"
 data_dir = "/var/lib/flaredb"
 engine = "memory"
+shutdown_delay = "20s"
 
 [cluster]
 name = "prod"
@@ -234,6 +237,7 @@ fn every_key_can_be_set_in_a_file() {
     );
     assert_eq!(config.store.data_dir, Path::new("/var/lib/flaredb"));
     assert_eq!(config.store.engine, EngineKind::Memory);
+    assert_eq!(config.store.shutdown_delay, Duration::from_secs(20));
     assert_eq!(config.cluster.name, "prod");
     let split = |namespace_id, key: &[u8]| SplitKey {
         namespace_id,

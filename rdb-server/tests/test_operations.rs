@@ -1,7 +1,8 @@
 //! What an operator sees, held against real `rdb-server` processes and against the files of `deploy/`.
 //!
 //! The way in: `story.rs` (every metric moves, every event is in the log, and no key or value in either),
-//! `log_level.rs` (what is logged changes while it runs), `log_reader.rs` (nobody waits for who reads the log), `service_manager.rs` (what systemd hears), `deploy.rs` (dashboard,
+//! `log_level.rs` (what is logged changes while it runs), `log_reader.rs` (nobody waits for who reads the log), `service_manager.rs` (what systemd hears), `leaving.rs` (what a load balancer
+//! sees of a store that ends), `deploy.rs` (dashboard,
 //! alerts and runbooks name what there is).
 
 #![allow(
@@ -13,6 +14,8 @@
 
 #[path = "test_operations/deploy.rs"]
 mod deploy;
+#[path = "test_operations/leaving.rs"]
+mod leaving;
 #[path = "test_operations/log_level.rs"]
 mod log_level;
 #[path = "test_operations/log_reader.rs"]

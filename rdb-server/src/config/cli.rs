@@ -49,6 +49,10 @@ pub struct Cli {
     /// What keeps the data: rocksdb, or memory (for tests: gone at exit) [default: rocksdb]
     #[arg(long, value_name = "ENGINE", help_heading = "Store")]
     pub engine: Option<String>,
+    /// After SIGTERM, go on serving for this long while /readyz answers 503: longer than a load balancer takes
+    /// to see that; a minute at most [default: 0ms]
+    #[arg(long, value_name = "DURATION", help_heading = "Store")]
+    pub shutdown_delay: Option<String>,
 
     /// Name of the cluster, for logs and status pages [default: flaredb]
     #[arg(long, value_name = "NAME", help_heading = "Cluster")]
@@ -178,7 +182,7 @@ Example:
 impl Cli {
     /// Each flag that stands for one key: flag, section, key, and what was given.
     #[rustfmt::skip]
-    pub(crate) fn single_flags(&self) -> [(&'static str, &'static str, &'static str, Option<&str>); 31] {
+    pub(crate) fn single_flags(&self) -> [(&'static str, &'static str, &'static str, Option<&str>); 32] {
         [
             ("--store-id", "store", "id", self.store_id.as_deref()),
             ("--addr", "store", "addr", self.addr.as_deref()),
@@ -186,6 +190,7 @@ impl Cli {
             ("--advertise-addr", "store", "advertise_addr", self.advertise_addr.as_deref()),
             ("--data-dir", "store", "data_dir", self.data_dir.as_deref()),
             ("--engine", "store", "engine", self.engine.as_deref()),
+            ("--shutdown-delay", "store", "shutdown_delay", self.shutdown_delay.as_deref()),
             ("--cluster-name", "cluster", "name", self.cluster_name.as_deref()),
             ("--default-mode", "consistency", "default_mode", self.default_mode.as_deref()),
             ("--quorum-timeout", "consistency", "quorum_timeout", self.quorum_timeout.as_deref()),

@@ -138,6 +138,13 @@ pub(crate) static KEYS: &[Key<Config>] = &[
         |v: &Value| v.word(EngineKind::parse, "an engine (rocksdb or memory)"),
         text
     ),
+    key!(
+        store.shutdown_delay,
+        Live,
+        // What ends a process by force waits no longer than that, or not much.
+        |v: &Value| v.duration(Duration::ZERO..=MINUTE),
+        duration
+    ),
     key!(cluster.name, Restart, Value::name, text),
     key!(cluster.bootstrap_split, Restart, Value::split_keys, list),
     key!(consistency.default_mode, Restart, mode, text),

@@ -50,6 +50,8 @@ pub struct StoreConfig {
     pub data_dir: PathBuf,
     /// What keeps the data.
     pub engine: EngineKind,
+    /// How long a store that was asked to end goes on serving while `/readyz` says that it leaves.
+    pub shutdown_delay: Duration,
 }
 
 /// What keeps the data of a store.
@@ -226,6 +228,7 @@ impl Default for StoreConfig {
             advertise_addr: None,
             data_dir: PathBuf::from("./data"),
             engine: EngineKind::Rocksdb,
+            shutdown_delay: Duration::ZERO,
         }
     }
 }

@@ -126,6 +126,12 @@ impl Edges {
         http::routes(self.gateway.clone()).layer(belongs)
     }
 
+    /// What the HTTP port still answers while the store ends.
+    pub fn last_http(&self) -> axum::Router {
+        let belongs = BelongsLayer::new(self.core.tasks().clone());
+        http::last_routes(self.gateway.clone()).layer(belongs)
+    }
+
     /// Ends the streams of other stores, and watches, which never end by themselves.
     pub fn close(&self) {
         self.core.manager().watches().close();
