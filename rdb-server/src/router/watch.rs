@@ -232,6 +232,9 @@ impl Router {
         {
             return Err(no_revisions(&served, row));
         }
+        if let From::Revision(first, _) = from {
+            not_ahead(peer, &row.name, first, deadline).await?;
+        }
         if let Some(token) = from.session() {
             match self.caught_up(peer, row, &token, deadline).await {
                 Ok(()) => {}
@@ -266,6 +269,31 @@ impl Router {
         });
         begun.map_err(|gone| compacted(peer, row, Some(gone.oldest)))
     }
+}
+
+/// Refuses a revision that is not even the next one. Waiting for it would look like a watch of a namespace where nothing
+/// changes, and it is a slip: of another region, of another cluster, a version.
+async fn not_ahead(peer: &Peer, name: &str, first: u64, deadline: Instant) -> Result<(), Error> {
+    let revision = || peer.cell().with(|summary| summary.revision);
+    if first - 1 <= revision() {
+        return Ok(());
+    }
+    // This replica may be behind: whoever has heard of a revision is right where the region has it.
+    peer.barrier(deadline).await.map_err(without_outcome)?;
+    let revision = revision();
+    if first - 1 <= revision {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "from_revision",
+        format!(
+            "revision {first} is ahead of namespace {name:?}, whose region is at {revision}: watch from {} at most, or without a revision from now on",
+            revision + 1
+        ),
+    )
+    .with("namespace", name)
+    .with("region", peer.id())
+    .with("revision", revision))
 }
 
 /// Where a watch begins in a region.

@@ -14,7 +14,7 @@ use rdb_proto::kv::kv_client::KvClient;
 use rdb_proto::kv::watch_response::{Event, event::Type};
 use rdb_proto::kv::{PutRequest, WatchRequest};
 use rdb_types::Reason;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -364,9 +364,27 @@ async fn any_store_tells_what_was_asked_for_from_where_it_was_asked_for() {
         from_revision: 1 << 40,
         ..Default::default()
     };
-    refused(&cluster, leader, ahead)
+    let mut there = BTreeSet::new();
+    for store in [leader, follower] {
+        let refusal = refused(&cluster, store, ahead.clone()).await;
+        refusal
+            .is(Code::InvalidArgument, "INVALID_ARGUMENT")
+            .field("from_revision");
+        there.insert(refusal.metadata["revision"].parse::<u64>().unwrap());
+    }
+    assert_eq!(there.len(), 1, "{there:?}");
+    // The next one is not ahead: it is what comes.
+    let next = WatchRequest {
+        from_revision: there.first().unwrap() + 1,
+        ..Default::default()
+    };
+    let mut next = Stream::open(&cluster, follower, next).await.unwrap();
+    Plain::on(&cluster, leader)
         .await
-        .is(Code::Unavailable, "STALE_REPLICA");
+        .put("a", "next")
+        .await
+        .unwrap();
+    assert_eq!(next.events(1).await.0, ["a=next"]);
     assert!(metric(&cluster, follower, "flaredb_watch_events_total ").await >= 6);
 }
 
@@ -615,7 +633,7 @@ async fn a_switch_ends_a_watch_and_the_client_goes_on() {
         .await
         .unwrap();
     let events: Vec<String> = watch.await.unwrap().iter().map(shown).collect();
-    let told: std::collections::BTreeSet<&String> = events.iter().collect();
+    let told: BTreeSet<&String> = events.iter().collect();
     let missing: Vec<_> = written
         .iter()
         .filter(|write| !told.contains(write))
