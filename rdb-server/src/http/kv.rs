@@ -1,7 +1,8 @@
 //! One key: GET, HEAD, PUT, DELETE, and compare-and-swap by preconditions.
 //!
 //! Owns ETags: a key's is its version in quotes. `If-Match: "version"` makes a PUT or DELETE a compare-and-swap,
-//! `If-None-Match: *` one that expects nothing there; on a GET they save the value's way (304) or guard it (412).
+//! `If-None-Match: *` one that expects nothing there, `If-Match: *` one that expects anything: the version that is read
+//! first, and where another writer was faster, the one that he left. On a GET they save the value's way (304) or guard it (412).
 //! A value is the body as it is; how it was served stands in headers.
 //!
 //! Invariant: a lost compare-and-swap is 412 and nothing else is, so a client can tell it from a refusal.
@@ -40,6 +41,8 @@ pub(super) fn etag(version: u64) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expected {
     Anything,
+    /// Some version, whichever: the key is there.
+    Something,
     /// 0: nothing.
     Version(u64),
 }
@@ -55,11 +58,17 @@ impl Expected {
                 "If-None-Match",
                 "If-None-Match of a write is *: it is done only where the key is not there",
             )),
+            // What it would be compared with depends on when it comes: a repeat would be another request.
+            (Some("*"), None) if !call.request_id()?.is_empty() => Err(Error::invalid(
+                "If-Match",
+                "If-Match: * does not go with FlareDB-Request-Id: name the version that the ETag has",
+            )),
+            (Some("*"), None) => Ok(Expected::Something),
             (Some(tag), None) => version_of(tag).map(Expected::Version).ok_or_else(|| {
                 Error::invalid(
                     "If-Match",
                     format!(
-                        "If-Match is {tag:?}; it is one version in quotes, as the header ETag of an answer has it: \"123\""
+                        "If-Match is {tag:?}; it is * or one version in quotes, as the header ETag of an answer has it: \"123\""
                     ),
                 )
             }),
@@ -266,7 +275,7 @@ pub(super) async fn get(
     params(
         super::openapi::KeyPath,
         ("ttl_ms" = Option<i64>, Query, minimum = 0, maximum = 3_162_240_000_000i64, description = "Milliseconds until the key expires; 0 or absent: the namespace's default"),
-        ("If-Match" = Option<String>, Header, pattern = "^(\"(0|[1-9][0-9]{0,18})\"|0|[1-9][0-9]{0,18})$", description = "Only where the key has this version, as an `ETag` has it: `\"123\"`"),
+        ("If-Match" = Option<String>, Header, pattern = "^([*]|\"(0|[1-9][0-9]{0,18})\"|0|[1-9][0-9]{0,18})$", description = "Only where the key has this version, as an `ETag` has it: `\"123\"`; `*`: only where it is there, without a request id"),
         ("If-None-Match" = inline(Option<super::shapes::Star>), Header, description = "`*`: only where the key is not there"),
         super::openapi::RequestIdHeader,
         super::openapi::SessionHeader,
@@ -303,6 +312,10 @@ pub(super) async fn put(
             let done = gateway.kv.put(write.call.rpc(message)).await?.into_inner();
             (done.version, done.receipt)
         }
+        Expected::Something => {
+            let done = write.swap_any(&gateway, Change::Value(value)).await?;
+            (done.new_version, done.receipt)
+        }
         Expected::Version(version) => {
             let done = write.swap(&gateway, version, Change::Value(value)).await?;
             (done.new_version, done.receipt)
@@ -330,7 +343,7 @@ pub(super) async fn put(
     operation_id = "delete_key",
     params(
         super::openapi::KeyPath,
-        ("If-Match" = Option<String>, Header, pattern = "^(\"(0|[1-9][0-9]{0,18})\"|0|[1-9][0-9]{0,18})$", description = "Only where the key has this version"),
+        ("If-Match" = Option<String>, Header, pattern = "^([*]|\"(0|[1-9][0-9]{0,18})\"|0|[1-9][0-9]{0,18})$", description = "Only where the key has this version; `*`: only where it is there, without a request id"),
         super::openapi::RequestIdHeader,
         super::openapi::SessionHeader,
     ),
@@ -361,6 +374,10 @@ pub(super) async fn delete(
                 .await?
                 .into_inner();
             (done.existed, done.version, done.receipt)
+        }
+        Expected::Something => {
+            let done = write.swap_any(&gateway, Change::Delete(true)).await?;
+            (true, done.new_version, done.receipt)
         }
         Expected::Version(version) => {
             let done = write.swap(&gateway, version, Change::Delete(true)).await?;
@@ -420,6 +437,50 @@ impl Write {
         expected_version: u64,
         change: Change,
     ) -> Result<kv::CompareAndSwapResponse, Problem> {
+        let done = self.try_swap(gateway, expected_version, change).await?;
+        if done.success {
+            return Ok(done);
+        }
+        Err(self.lost(done.current_version, done.receipt))
+    }
+
+    /// Changes what is there, whichever version it has. It loses only where nothing is.
+    async fn swap_any(
+        &self,
+        gateway: &Gateway,
+        change: Change,
+    ) -> Result<kv::CompareAndSwapResponse, Problem> {
+        let message = kv::GetRequest {
+            namespace: self.call.namespace.clone(),
+            key: self.call.key.clone(),
+            read: None,
+        };
+        let found = gateway.kv.get(self.call.rpc(message)).await;
+        let found = found.map_err(|status| {
+            Problem::from(status).with("outcome", crate::error::Outcome::NotApplied.as_str())
+        })?;
+        let found = found.into_inner();
+        let (mut there, mut receipt) = (found.version, found.receipt);
+        if !found.found {
+            there = 0;
+        }
+        // Each turn but the last means that another write got through, and the request's time ends them.
+        while there != 0 {
+            let done = self.try_swap(gateway, there, change.clone()).await?;
+            if done.success {
+                return Ok(done);
+            }
+            (there, receipt) = (done.current_version, done.receipt);
+        }
+        Err(self.lost(there, receipt))
+    }
+
+    async fn try_swap(
+        &self,
+        gateway: &Gateway,
+        expected_version: u64,
+        change: Change,
+    ) -> Result<kv::CompareAndSwapResponse, Problem> {
         let message = kv::CompareAndSwapRequest {
             namespace: self.call.namespace.clone(),
             key: self.call.key.clone(),
@@ -429,15 +490,16 @@ impl Write {
             request_id: self.request_id.clone(),
             seen_epoch: 0,
         };
-        let asked = self.call.rpc(message);
-        let done = gateway.kv.compare_and_swap(asked).await?.into_inner();
-        if done.success {
-            return Ok(done);
-        }
-        let receipt = receipt_of(done.receipt, &self.session, false);
-        Err(Problem::precondition(done.current_version)
+        let done = gateway.kv.compare_and_swap(self.call.rpc(message)).await?;
+        Ok(done.into_inner())
+    }
+
+    /// The precondition does not hold: this version is there.
+    fn lost(&self, there: u64, receipt: Option<kv::Receipt>) -> Problem {
+        let receipt = receipt_of(receipt, &self.session, false);
+        Problem::precondition(there)
             .with("outcome", crate::error::Outcome::NotApplied.as_str())
-            .headers(self.answer_headers(&receipt)))
+            .headers(self.answer_headers(&receipt))
     }
 
     fn answer_headers(&self, receipt: &kv::Receipt) -> HeaderMap {

@@ -142,10 +142,50 @@ async fn if_match_writes_and_deletes_only_the_version_that_it_names() {
     let bare = put(&cluster, path, b"6").await;
     let bare = bare.is(200).header("etag").trim_matches('"');
     swap("PUT", bare).body(b"7").send().await.is(200);
-    for tag in ["\"5", "*", "W/\"5\"", "\"5\", \"6\"", "\"\"", "\"x\""] {
+    for tag in [
+        "\"5",
+        "*, \"5\"",
+        "W/\"5\"",
+        "\"5\", \"6\"",
+        "\"\"",
+        "\"x\"",
+    ] {
         let problem = swap("PUT", tag).body(b"5").send().await.invalid("If-Match");
         assert_eq!(problem["outcome"], "not_applied", "{tag}");
     }
+}
+
+/// RFC 9110: it holds where there is anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn if_match_star_changes_only_what_is_there() {
+    let cluster = one().await;
+    let path = "/v1/kv/default/k";
+    let any = |method: &str| ask(&cluster, 0, method, path).header("If-Match", "*");
+    for method in ["PUT", "DELETE"] {
+        let lost = any(method).body(b"1").send().await;
+        let problem = lost.refused(412, "PRECONDITION_FAILED");
+        assert_eq!(problem["outcome"], "not_applied");
+        assert_eq!(lost.header("etag"), "");
+    }
+    get(&cluster, path).await.refused(404, "KEY_NOT_FOUND");
+    put(&cluster, path, b"1").await.is(200);
+    // Whoever else writes: each of them finds something, and takes nothing of the others' for lost.
+    let writers = (0..8).map(|writer: u8| {
+        let request = any("PUT").body(&[b'a' + writer]);
+        async move { request.send().await.is(200).header("etag").to_owned() }
+    });
+    let tags = futures::future::join_all(writers).await;
+    let last = get(&cluster, path).await;
+    assert!(tags.iter().any(|tag| tag == last.header("etag")));
+    let distinct: std::collections::BTreeSet<_> = tags.iter().collect();
+    assert_eq!(distinct.len(), tags.len(), "{tags:?}");
+    // A repeat would be compared with what it wrote itself.
+    let named = any("PUT").header("FlareDB-Request-Id", "id").body(b"x");
+    let problem = named.send().await.invalid("If-Match");
+    assert_eq!(problem["outcome"], "not_applied");
+    let deleted = any("DELETE").send().await;
+    assert_eq!(deleted.is(200).json()["existed"], true);
+    get(&cluster, path).await.refused(404, "KEY_NOT_FOUND");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -296,6 +336,9 @@ async fn an_eventual_namespace_refuses_preconditions_and_linearizable_reads_with
     let problem = create.body(b"v").send().await.refused(409, "WRONG_MODE");
     assert_eq!(problem["outcome"], "not_applied");
     assert_eq!(problem["metadata"]["mode"], "eventual");
+    // Nobody knows which of its versions counts.
+    let any = ask(&cluster, 0, "DELETE", "/v1/kv/cart/k").header("If-Match", "*");
+    any.send().await.refused(409, "WRONG_MODE");
     let read = get(&cluster, "/v1/kv/cart/k?consistency=linearizable").await;
     read.refused(409, "WRONG_MODE");
     get(&cluster, "/v1/kv/cart/k").await.is(200);
