@@ -38,7 +38,7 @@ openapi: setup ## write specs/003-kvs-consistency/contracts/openapi.json anew, f
 	WRITE_OPENAPI=1 cargo test --workspace --lib -q -- http::openapi
 
 api-check: setup ## schemathesis against the HTTP port of a fresh store (docs/testing.md)
-	cargo build --bin rdb-server
+	cargo build --workspace --bins
 	scripts/schemathesis.sh $(ARGS)
 
 upgrade-check: setup ## upgrade a running cluster of an earlier build, store by store (OLD=directory of its programs)
