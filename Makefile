@@ -21,6 +21,7 @@ demo: setup ## build FlareDB, run a cluster of three, break it, check that nothi
 	cargo run --bin flaredb -- demo $(ARGS)
 
 test: setup ## all tests, with cargo-nextest where it is installed
+	@scripts/test-setup.sh
 	scripts/test.sh
 
 verify: setup ## formatting, clippy, documentation links, dependencies; changes nothing

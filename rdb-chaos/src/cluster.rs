@@ -34,6 +34,12 @@ const FAKETIME: [&str; 4] = [
     "/usr/lib/faketime/libfaketimeMT.so.1",
 ];
 
+/// The library that makes a process see another time, where this machine has it.
+pub fn faketime() -> Option<PathBuf> {
+    let mut places = FAKETIME.iter().map(PathBuf::from);
+    places.find(|path| path.exists())
+}
+
 /// What a cluster is made of.
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
@@ -105,10 +111,7 @@ impl Cluster {
             Ok(disks) => format!("disks: {}", disks.kind()),
             Err(why) => format!("disks: the machine's ({why})"),
         });
-        let faketime = FAKETIME
-            .iter()
-            .map(PathBuf::from)
-            .find(|path| path.exists());
+        let faketime = faketime();
         let mut cluster = Cluster {
             nodes,
             disks,

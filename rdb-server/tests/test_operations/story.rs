@@ -569,7 +569,7 @@ impl Story {
 
     /// One store's clock is an hour ahead. Needs libfaketime, as the harness of faults does.
     async fn a_wrong_clock(&mut self) -> bool {
-        let Some(library) = faketime() else {
+        let Some(library) = rdb_chaos::cluster::faketime() else {
             return false;
         };
         self.cluster.kill(2);
@@ -627,13 +627,6 @@ fn declare(config: &Path, mode: &str) {
     fs::write(config, format!("[namespaces.logs]\nmode = \"{mode}\"\n")).unwrap();
 }
 
-fn faketime() -> Option<PathBuf> {
-    let places = ["x86_64-linux-gnu", "aarch64-linux-gnu"].into_iter();
-    let mut found =
-        places.map(|place| PathBuf::from(format!("/usr/lib/{place}/faketime/libfaketimeMT.so.1")));
-    found.find(|path| path.exists())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_metric_moves_every_decision_is_logged_and_no_key_or_value_is_shown() {
     let mut story = Story::begin().await;
@@ -644,7 +637,11 @@ async fn every_metric_moves_every_decision_is_logged_and_no_key_or_value_is_show
     story.crashes().await;
     let clocks = story.a_wrong_clock().await;
     if !clocks {
-        println!("libfaketime is not installed: no clock was wrong");
+        // Shown although the test passes: .config/nextest.toml.
+        println!(
+            "\nSKIPPED: no store had a wrong clock, because libfaketime is not installed (scripts/test-setup.sh): \
+             what is counted and logged of clocks was not seen to move\n"
+        );
     }
     let needs_clocks = |name: &str| !clocks && name.contains("_clock_");
     let mut wrong = Vec::new();
