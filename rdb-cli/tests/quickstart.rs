@@ -1,5 +1,7 @@
-//! What the documents tell people to type is typed here: every block of the quickstart, in its order, and
-//! the script that verifies a cluster. With the real programs, on ports and in a directory of their own.
+//! What the documents tell people to type is typed here: every block of the quickstart and of the README, in their
+//! order, and the script that verifies a cluster. With the real programs, on ports and in a directory of their own.
+//!
+//! Invariant: a command of the README is run, or stands in [`LEFT_OUT`] with the reason.
 #![allow(
     clippy::unwrap_used,
     reason = "a test may stop at what it did not expect"
@@ -60,19 +62,39 @@ impl Drop for Script {
     }
 }
 
-/// The blocks of shell commands, and the heading that each stands under.
-fn blocks(text: &str) -> Vec<(String, String)> {
-    let (mut heading, mut blocks, mut open) = (String::new(), Vec::new(), None::<String>);
+/// Shell commands that belong together.
+struct Block {
+    /// What it stands under.
+    heading: String,
+    commands: String,
+}
+
+/// The blocks of shell commands. Of a session on a console, its commands without what they print.
+fn blocks(text: &str) -> Vec<Block> {
+    let (mut heading, mut blocks) = (String::new(), Vec::new());
+    let mut open: Option<(bool, String)> = None;
     for line in text.lines() {
         match (&mut open, line) {
-            (None, "```sh") => open = Some(String::new()),
-            (Some(block), "```") => {
-                blocks.push((heading.clone(), std::mem::take(block)));
+            (None, "```sh" | "```bash") => open = Some((false, String::new())),
+            (None, "```console") => open = Some((true, String::new())),
+            (None, fence) if fence.starts_with("```") => {
+                panic!("{fence:?} in {heading:?}: a block is sh, bash or console")
+            }
+            (Some((_, commands)), "```") => {
+                blocks.push(Block {
+                    heading: heading.clone(),
+                    commands: std::mem::take(commands),
+                });
                 open = None;
             }
-            (Some(block), line) => {
-                block.push_str(line);
-                block.push('\n');
+            (Some((console, commands)), line) => {
+                let typed = match console {
+                    true => line.strip_prefix("$ "),
+                    false => Some(line),
+                };
+                for part in typed.into_iter().chain(typed.map(|_| "\n")) {
+                    commands.push_str(part);
+                }
             }
             (None, line) => {
                 if let Some(title) = line.strip_prefix("## ") {
@@ -104,10 +126,10 @@ fn every_command_of_the_quickstart_does_what_it_says() {
         .replace("127.0.0.1:5006", &format!("127.0.0.1:{probes}"));
     let mut script = "trap 'echo \"failed: $BASH_COMMAND\" >&2' ERR\n".to_owned();
     let mut run = 0;
-    for (heading, block) in blocks(&text) {
+    for block in blocks(&text) {
         // How it is built is what brought this test here; `make demo` is a step of CI.
-        if heading != "Build, and see it work" {
-            script.push_str(&block);
+        if block.heading != "Build, and see it work" {
+            script.push_str(&block.commands);
             run += 1;
         }
     }
@@ -144,6 +166,153 @@ fn every_command_of_the_quickstart_does_what_it_says() {
     // On a machine whose disk fills no cluster is.
     let healthy = out.contains("healthy") || out.contains(" is filling ");
     assert!(healthy, "it does not say healthy: {told}");
+}
+
+/// Commands of the README that are not run here, each as it stands there (without a comment), and why.
+const LEFT_OUT: &[(&str, &str)] = &[
+    ("make demo", "a step of .ci/run"),
+    ("make test", "it runs this test"),
+    (
+        "git clone https://github.com/flaredb/flaredb && cd flaredb",
+        "this is a clone",
+    ),
+    (
+        "make build",
+        "how it is built is what brought this test here",
+    ),
+    (
+        "make deb",
+        "scripts/test-deb.sh, which installs what it makes in a chroot",
+    ),
+    (
+        "sudo apt install ./target/debian/flaredb_0.1.0-1_amd64.deb",
+        "scripts/test-deb.sh",
+    ),
+    ("sudoedit /etc/flaredb/flaredb.toml", "scripts/test-deb.sh"),
+    ("sudo systemctl enable --now flaredb", "needs systemd"),
+    ("systemctl status flaredb", "needs systemd"),
+    (
+        "flaredb top",
+        "needs a terminal; rdb-cli has tests of its screen",
+    ),
+    (
+        "flaredb conflicts cart restore ID",
+        "ID stands for a conflict, and there is none; the quickstart has one",
+    ),
+];
+
+/// What the README has people do between its blocks, in words: below which heading, and the command.
+const IN_WORDS: &[(&str, &str)] = &[
+    // Its ports are those of the cluster.
+    ("The first put", "kill $(cat data/LOCK)"),
+];
+
+/// A watch never ends by itself: in front of one, this ends it once it has told something.
+const WATCHED: &str = r#"
+watched() {
+  local watch status=0
+  : >watched # the last one's
+  "$@" >watched 2>&1 & watch=$!
+  until grep -q -e seen-by-a-watch -e '^flaredb:' watched; do flaredb put seen-by-a-watch 1 >put 2>&1; sleep 0.1; done
+  kill -INT "$watch"; wait "$watch" || status=$?
+  cat watched
+  return "$status"
+}
+"#;
+
+fn without_comment(line: &str) -> &str {
+    match line.split_once("  #") {
+        Some((command, _)) => command.trim_end(),
+        None => line.trim_end(),
+    }
+}
+
+#[test]
+fn every_command_of_the_readme_does_what_it_says() {
+    let text = std::fs::read_to_string(repository().join("README.md")).unwrap();
+    for (command, why) in LEFT_OUT {
+        let mut lines = text.lines();
+        assert!(
+            lines.any(|line| without_comment(line) == *command),
+            "{command:?} is not in the README any more ({why})"
+        );
+    }
+    let (stores, probes) = free_ports();
+    let mut script = "trap 'echo \"failed: $BASH_COMMAND\" >&2' ERR\n".to_owned();
+    script += WATCHED;
+    let blocks = blocks(&text);
+    assert!(blocks.len() >= 11, "{} blocks", blocks.len());
+    for (at, block) in blocks.iter().enumerate() {
+        // Two of three stores are dead, it says.
+        if block.commands.contains("put greeting again") {
+            script += "kill -9 $(cat cluster/2/LOCK) $(cat cluster/3/LOCK)\nsleep 3\n";
+        }
+        let lines = block.commands.lines();
+        for line in lines.filter(|line| {
+            let command = without_comment(line);
+            LEFT_OUT.iter().all(|(left, _)| *left != command)
+        }) {
+            if line.starts_with("flaredb watch") {
+                script += "watched ";
+            }
+            script += line;
+            script += "\n";
+        }
+        let is_last = blocks
+            .get(at + 1)
+            .is_none_or(|next| next.heading != block.heading);
+        for (heading, command) in IN_WORDS {
+            if is_last && block.heading == *heading {
+                assert!(
+                    text.contains(&format!("`{command}`")),
+                    "{command:?} is not said"
+                );
+                script += &format!("{command}\nwait\n");
+            }
+        }
+    }
+    // Whoever is left.
+    script += "kill $(jobs -p)\nwait\ntrue\n";
+    let script = script
+        .replace("127.0.0.1:5005", &format!("127.0.0.1:{stores}"))
+        .replace("127.0.0.1:5006", &format!("127.0.0.1:{probes}"));
+    let home = tempfile::tempdir().unwrap();
+    std::fs::create_dir(home.path().join("target")).unwrap();
+    std::os::unix::fs::symlink(programs(), home.path().join("target/debug")).unwrap();
+    let mut bash = Command::new("timeout");
+    bash.args([PATIENCE, "bash", "-c", &script]);
+    // The ports that are everybody's defaults may be somebody's here.
+    bash.current_dir(&home)
+        .env("HOME", home.path())
+        .env("FLAREDB_STORE__ADDR", format!("127.0.0.1:{stores}1"))
+        .env("FLAREDB_STORE__HTTP_ADDR", format!("127.0.0.1:{probes}1"))
+        .env("FLAREDB_ENDPOINTS", format!("127.0.0.1:{stores}1"));
+    let (output, told) = Script::start(&mut bash).end();
+    assert!(output.status.success(), "{told}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let failed: Vec<&str> = errors
+        .lines()
+        .filter_map(|line| line.strip_prefix("failed: "))
+        .collect();
+    // These are there to be refused.
+    let expected = ["flaredb cas greeting 0 other", "flaredb put greeting again"];
+    assert_eq!(failed, expected, "{told}");
+    let out = String::from_utf8_lossy(&output.stdout);
+    // In this order: the value; that it is there; the watches; the exit code without a quorum.
+    let mut rest = &out[..];
+    for said in [
+        "hello",
+        "PRECONDITION_FAILED",
+        "seen-by-a-watch",
+        "seen-by-a-watch",
+        "seen-by-a-watch",
+        "\n4\n",
+    ] {
+        let at = rest.find(said);
+        let at = at.unwrap_or_else(|| panic!("it does not say {said:?} there: {told}"));
+        rest = &rest[at + said.len()..];
+    }
+    assert!(errors.contains("NO_QUORUM"), "{told}");
 }
 
 #[test]
