@@ -354,6 +354,7 @@ impl Kv for KvService {
         request: Request<kv::ScanRequest>,
     ) -> Result<Response<Self::ScanStream>, Status> {
         let deadline = deadline_of(&request);
+        let patience = request.extensions().get().copied().unwrap_or_default();
         let scan = request.into_inner();
         let came = Instant::now();
         let result = async {
@@ -391,6 +392,7 @@ impl Kv for KvService {
                 reverse: scan.reverse,
                 keys_only: scan.keys_only,
                 options,
+                patience,
             };
             self.router.scan(&scan.namespace, spec, deadline).await
         }

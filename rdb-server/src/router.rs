@@ -9,6 +9,8 @@ mod place;
 mod scan;
 pub mod watch;
 
+pub use pages::Patience;
+
 use crate::error::{Error, Outcome};
 use crate::namespace::Namespaces;
 use crate::peer::Peer;
@@ -77,6 +79,8 @@ pub struct ScanSpec {
     pub keys_only: bool,
     /// How.
     pub options: kv::ReadOptions,
+    /// For how long its reader may take no page.
+    pub patience: Patience,
 }
 
 /// Takes requests to regions.

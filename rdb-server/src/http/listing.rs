@@ -13,6 +13,7 @@ use super::problem::{Document, Problem};
 use super::shapes::{Entry, Listing, Receipt};
 use super::{Gateway, openapi::Refusals};
 use crate::error::Error;
+use crate::router::Patience;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header;
@@ -23,7 +24,12 @@ use rdb_proto::kv::{self, kv_server::Kv};
 use rdb_types::key::prefix_end;
 use rdb_types::session::joined;
 use std::io;
+use std::time::Duration;
 use tonic::Status;
+
+/// How long the reader of a listing may take for a page. That he takes anything at all, his connection looks
+/// ([`super::IDLE`]); this is what its slowest pace needs for one.
+const PATIENCE: Patience = Patience(Duration::from_secs(300));
 
 /// Entries of a listing that says no limit.
 const DEFAULT_LIMIT: i64 = 1000;
@@ -170,7 +176,8 @@ pub(super) async fn list(
     let mut call = Call::of(&gateway, request).map_err(|error| Problem::of(&error))?;
     let (asked, read) = Asked::of(&mut call).map_err(|error| Problem::of(&error))?;
     let before = read.session.clone();
-    let message = call.rpc(asked.scan(read));
+    let mut message = call.rpc(asked.scan(read));
+    message.extensions_mut().insert(PATIENCE);
     let mut pages = gateway.kv.scan(message).await?.into_inner();
     // While nothing is sent, a refusal still has a status.
     let first = match pages.next().await {

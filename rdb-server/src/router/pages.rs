@@ -3,7 +3,7 @@
 //! Owns the wait for a reader, and how the scan ended. Knows nothing of what is in a page.
 //!
 //! Invariants: a page is read when there is room for it, so that a slow reader holds no thread; a reader that
-//! takes nothing for [`SLOW_READER`] is cut; there are no more pages only where all were sent: every other
+//! takes no page for as long as its [`Patience`] is cut; there are no more pages only where all were sent: every other
 //! end is an error, which needs no room among the pages.
 
 use crate::error::Error;
@@ -13,8 +13,17 @@ use rdb_types::Reason;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-/// A scan whose reader takes no page for this long is ended: it holds a snapshot.
-const SLOW_READER: Duration = Duration::from_secs(30);
+/// A scan whose reader takes no page for this long is ended: it holds a snapshot. Comes with a request of this process, where
+/// somebody else looks whether the reader takes anything at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience(pub Duration);
+
+impl Default for Patience {
+    /// With any reader.
+    fn default() -> Patience {
+        Patience(Duration::from_secs(30))
+    }
+}
 /// Pages that wait for the reader.
 const WAITING: usize = 2;
 
@@ -31,13 +40,14 @@ impl Pages {
     pub(super) fn send(
         read: impl FnMut() -> Result<Option<ScanResponse>, Error> + Send + 'static,
         permit: OwnedSemaphorePermit,
+        patience: Patience,
     ) -> Pages {
         let (room, pages) = mpsc::channel(WAITING);
         let (ended, end) = oneshot::channel();
         tasks::spawn(async move {
             let _permit = permit;
             // A reader that is gone asks for nothing any more.
-            let _ = ended.send(send_all(read, &room).await);
+            let _ = ended.send(send_all(read, &room, patience).await);
         });
         Pages {
             pages,
@@ -61,6 +71,7 @@ impl Pages {
 async fn send_all(
     mut read: impl FnMut() -> Result<Option<ScanResponse>, Error> + Send + 'static,
     room: &mpsc::Sender<ScanResponse>,
+    patience: Patience,
 ) -> Result<(), Error> {
     loop {
         let reading = tasks::blocking(move || {
@@ -75,9 +86,9 @@ async fn send_all(
             Err(error) => return Err(broken_off(error)),
         };
         let Some(page) = page else { return Ok(()) };
-        match room.send_timeout(page, SLOW_READER).await {
+        match room.send_timeout(page, patience.0).await {
             Ok(()) => {}
-            Err(mpsc::error::SendTimeoutError::Timeout(_)) => return Err(too_slow()),
+            Err(mpsc::error::SendTimeoutError::Timeout(_)) => return Err(too_slow(patience)),
             // Nobody hears of it.
             Err(mpsc::error::SendTimeoutError::Closed(_)) => return Ok(()),
         }
@@ -91,8 +102,8 @@ fn broken_off(why: impl std::fmt::Display) -> Error {
     )
 }
 
-fn too_slow() -> Error {
-    let limit = format!("{}s", SLOW_READER.as_secs());
+fn too_slow(patience: Patience) -> Error {
+    let limit = format!("{}s", patience.0.as_secs());
     Error::new(
         Reason::Overloaded,
         format!(
@@ -119,7 +130,7 @@ mod tests {
             left -= 1;
             Ok(Some(ScanResponse::default()))
         };
-        (Pages::send(read, permit), places)
+        (Pages::send(read, permit, Patience::default()), places)
     }
 
     async fn read_all(pages: &mut Pages) -> (usize, Option<Error>) {
@@ -137,7 +148,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reader_that_stalls_is_told_that_it_was_cut() {
         let (mut pages, places) = pages(9, Ok(()));
-        tokio::time::sleep(SLOW_READER * 2).await;
+        tokio::time::sleep(Patience::default().0 * 2).await;
         assert_eq!(places.available_permits(), 1, "it holds no snapshot");
         let (count, error) = read_all(&mut pages).await;
         assert_eq!(count, WAITING);
@@ -149,7 +160,7 @@ mod tests {
     async fn a_reader_that_takes_its_time_gets_all() {
         let (mut pages, _places) = pages(9, Ok(()));
         for _ in 0..9 {
-            tokio::time::sleep(SLOW_READER * 9 / 10).await;
+            tokio::time::sleep(Patience::default().0 * 9 / 10).await;
             assert!(pages.next().await.unwrap().is_ok());
         }
         assert!(pages.next().await.is_none());
@@ -166,7 +177,7 @@ mod tests {
         );
         // A reading that panics says nothing of itself.
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        let mut stopped = Pages::send(|| panic!("as a defect would"), permit);
+        let mut stopped = Pages::send(|| panic!("as a defect would"), permit, Patience::default());
         let (count, error) = read_all(&mut stopped).await;
         assert_eq!(
             (count, error.map(|error| error.reason)),

@@ -96,7 +96,7 @@ impl Router {
             part.peer.still(part.installs)?;
         }
         let mut reading = Reading::new(view, parts, &spec);
-        Ok(Pages::send(move || reading.next(), permit))
+        Ok(Pages::send(move || reading.next(), permit, spec.patience))
     }
 }
 
