@@ -394,6 +394,8 @@ async fn a_watch_spans_regions_and_goes_on_in_each() {
     let cluster = Cluster::start(3, &["--bootstrap-split", "1/m"]).await;
     let store = Plain::on(&cluster, 0).await;
     store.put("a", "0").await.unwrap();
+    // From now on: that store has it by now.
+    Plain::on(&cluster, 1).await.get("a").await.unwrap();
     let (mut stream, _) = Stream::begin(&cluster, 1, "").await;
     for key in ["b", "x", "c", "y"] {
         store.put(key, "1").await.unwrap();
