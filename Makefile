@@ -6,7 +6,7 @@
 # Arguments are passed on: make demo ARGS="--help", make bench ARGS="--help".
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test verify fix bench openapi api-check upgrade-check sim sim-bugs sim-search chaos chaos-short deb deb-test clean
+.PHONY: help setup build up demo test verify fix bench openapi api-check upgrade-check sim sim-bugs sim-search chaos chaos-short deb deb-test clean
 
 help: ## this list
 	@awk -F '## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ setup: ## find or install what the build needs (the other targets do it first)
 
 build: setup ## rdb-server and flaredb, in target/debug (optimised all the same)
 	cargo build --workspace --bins
+
+up: build ## build, and start one store in the background: data in ./data
+	scripts/up.sh
 
 demo: setup ## build FlareDB, run a cluster of three, break it, check that nothing was lost
 	cargo run --bin flaredb -- demo $(ARGS)
@@ -47,9 +50,9 @@ upgrade-check: setup ## upgrade a running cluster of an earlier build, store by 
 	cargo build --workspace --bins
 	scripts/rolling-upgrade.sh "$(OLD)" "$${CARGO_TARGET_DIR:-target}/debug"
 
-sim: setup ## the simulator over fixed seeds, and over gRPC (SEEDS=n, default 110)
+sim: setup ## the simulator over fixed seeds, and over gRPC (SEEDS=n, default 125)
 	cargo build --bin rdb-sim
-	cargo run -q --bin rdb-sim -- search --first 1 --seeds $(or $(SEEDS),110) --seconds 15 --minutes 8 $(if $(SEEDS),,--at-least-seeds 100 --at-least-switches 1000)
+	cargo run -q --bin rdb-sim -- search --first 1 --seeds $(or $(SEEDS),125) --seconds 15 --minutes 8 $(if $(SEEDS),,--at-least-seeds 100 --at-least-switches 2000)
 	cargo run -q --bin rdb-sim -- tonic --seeds 24
 
 sim-bugs: setup ## every planted bug, and the seeds until the simulator catches it; some minutes

@@ -111,7 +111,8 @@ fn blocks(text: &str) -> Vec<Block> {
 fn free_ports() -> (u16, u16) {
     let free =
         |tens: u16| (1..=3).all(|last| TcpListener::bind(("127.0.0.1", tens * 10 + last)).is_ok());
-    let start = 2_000 + (std::process::id() % 1_000) as u16;
+    // Tests that run side by side have neighbouring process ids, and each takes two.
+    let start = 2_000 + (std::process::id() % 290) as u16 * 4;
     let mut tens = (start..3_200).filter(|tens| free(*tens));
     (tens.next().unwrap(), tens.next().unwrap())
 }
@@ -175,10 +176,6 @@ const LEFT_OUT: &[(&str, &str)] = &[
     (
         "git clone https://github.com/flaredb/flaredb && cd flaredb",
         "this is a clone",
-    ),
-    (
-        "make build",
-        "how it is built is what brought this test here",
     ),
     (
         "make deb",
@@ -252,6 +249,11 @@ fn every_command_of_the_readme_does_what_it_says() {
             let command = without_comment(line);
             LEFT_OUT.iter().all(|(left, _)| *left != command)
         }) {
+            // How it is built is what brought this test here.
+            if without_comment(line) == "make up" {
+                script += &format!("{}\n", repository().join("scripts/up.sh").display());
+                continue;
+            }
             if line.starts_with("flaredb watch") {
                 script += "watched ";
             }
@@ -267,7 +269,10 @@ fn every_command_of_the_readme_does_what_it_says() {
                     text.contains(&format!("`{command}`")),
                     "{command:?} is not said"
                 );
-                script += &format!("{command}\nwait\n");
+                // Its ports are free once its last one is.
+                script += &format!(
+                    "{command}\nwhile (exec 3<>/dev/tcp/127.0.0.1/{probes}1) 2>/dev/null; do sleep 0.1; done\n"
+                );
             }
         }
     }
