@@ -323,17 +323,22 @@ fn switches(
         if chance.random_bool(0.15) {
             planned.push(Planned {
                 at_ms,
-                fault: Fault::CrashAtStep {
-                    step: *Step::ALL.choose(&mut chance).unwrap_or(&Step::Begun),
-                    whom: *Driving::ALL.choose(&mut chance).unwrap_or(&Driving::Region),
-                    down_ms: *[50, 300, 1_500].choose(&mut chance).unwrap_or(&300),
-                },
+                fault: crash_at_step(&mut chance),
             });
         }
         planned.push(Planned {
             at_ms,
             fault: Fault::Switch(store, ask),
         });
+    }
+}
+
+/// Whoever drives a switch dies at one of its steps.
+fn crash_at_step(chance: &mut Xoshiro256PlusPlus) -> Fault {
+    Fault::CrashAtStep {
+        step: *Step::ALL.choose(chance).unwrap_or(&Step::Begun),
+        whom: *Driving::ALL.choose(chance).unwrap_or(&Driving::Region),
+        down_ms: *[50, 300, 1_500].choose(chance).unwrap_or(&300),
     }
 }
 
@@ -367,11 +372,7 @@ fn declarations(
         if chance.random_bool(0.15) {
             planned.push(Planned {
                 at_ms,
-                fault: Fault::CrashAtStep {
-                    step: *Step::ALL.choose(&mut chance).unwrap_or(&Step::Begun),
-                    whom: *Driving::ALL.choose(&mut chance).unwrap_or(&Driving::Region),
-                    down_ms: *[50, 300, 1_500].choose(&mut chance).unwrap_or(&300),
-                },
+                fault: crash_at_step(&mut chance),
             });
         }
         for (number, store) in (1..).zip(&order[..voters]) {

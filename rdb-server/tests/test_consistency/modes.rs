@@ -47,6 +47,23 @@ pub(super) async fn declared(mode: &str, args: &[&str]) -> Cluster {
     cluster
 }
 
+/// Three stores on a mesh, none of which declares `logs`; it was created eventual.
+pub(super) async fn created_meshed(args: &[&str]) -> Cluster {
+    let cluster = Cluster::start_meshed(3, args).await;
+    let create = CreateNamespaceRequest {
+        name: NAME.to_owned(),
+        mode: EVENTUAL,
+        ..CreateNamespaceRequest::default()
+    };
+    let created = modes(&cluster, 0).await.create_namespace(create).await;
+    created.unwrap();
+    settles(&cluster, 0, "all stores know the namespace", |mode| {
+        mode.stores.iter().all(|store| store.applied == EVENTUAL)
+    })
+    .await;
+    cluster
+}
+
 fn file(cluster: &Cluster, store: usize) -> PathBuf {
     cluster.dir().join(format!("store-{}.toml", store + 1))
 }
@@ -500,18 +517,7 @@ async fn a_switch_goes_on_without_its_caller_and_without_the_leader_that_began_i
 /// Whoever looks why a switch stands still sees the modes all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn modes_are_told_without_a_quorum() {
-    let cluster = Cluster::start_meshed(3, &[]).await;
-    let create = CreateNamespaceRequest {
-        name: NAME.to_owned(),
-        mode: EVENTUAL,
-        ..CreateNamespaceRequest::default()
-    };
-    let created = modes(&cluster, 0).await.create_namespace(create).await;
-    created.unwrap();
-    settles(&cluster, 0, "all stores know the namespace", |mode| {
-        mode.stores.iter().all(|store| store.applied == EVENTUAL)
-    })
-    .await;
+    let cluster = created_meshed(&[]).await;
     let leader = cluster.leader_of(crate::support::cluster::META).await;
     let away = (leader + 1) % 3;
     cluster.mesh().isolate(away);

@@ -2,16 +2,15 @@
 //! switch was told that it may be, and then it is set aside.
 
 use super::modes::{
-    EVENTUAL, NAME, STRONG, declared, is_stable, metric, mode_at, modes, request, settles, switch,
-    update,
+    EVENTUAL, NAME, STRONG, created_meshed, declared, is_stable, metric, mode_at, modes, request,
+    settles, switch, update,
 };
 use crate::support::calls::{PATIENT, Plain, refused, text};
 use crate::support::cluster::{Cluster, DATA, META};
 use crate::support::wait::eventually;
 use rdb_proto::kv;
 use rdb_proto::raft::{
-    Conflict, CreateNamespaceRequest, ListConflictsRequest, RestoreConflictRequest, State,
-    UpdateNamespaceModeRequest,
+    Conflict, ListConflictsRequest, RestoreConflictRequest, State, UpdateNamespaceModeRequest,
 };
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -452,18 +451,7 @@ async fn the_late_writes_of_a_store_left_behind_are_set_aside_and_can_be_restore
 /// namespace, neither a write that it took alone nor a request that lay at its door while it slept.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_slept_through_a_switch_sneaks_nothing_in() {
-    let cluster = Cluster::start_meshed(3, &["--mismatch-after", "1s"]).await;
-    let create = CreateNamespaceRequest {
-        name: NAME.to_owned(),
-        mode: EVENTUAL,
-        ..CreateNamespaceRequest::default()
-    };
-    let created = modes(&cluster, 0).await.create_namespace(create).await;
-    created.unwrap();
-    settles(&cluster, 0, "all stores know the namespace", |mode| {
-        mode.stores.iter().all(|store| store.applied == EVENTUAL)
-    })
-    .await;
+    let cluster = created_meshed(&["--mismatch-after", "1s"]).await;
     let leader = cluster.leader_of(META).await;
     let away = cluster.other_than(&[leader]);
     let [there, here] = [leader, away].map(|store| Plain::on(&cluster, store));
