@@ -247,8 +247,10 @@ impl Restore<'_> {
     /// The write that restores a row, or why there is none.
     fn op(&self, row: &Joined) -> Result<Result<WriteOp, String>, Error> {
         let Joined { region, row, .. } = row;
-        if self.if_untouched && self.router.is_touched(*region, self.of.id(), row)? {
-            return Ok(Err("the key was written since, or may have been".to_owned()));
+        if self.if_untouched
+            && let Some(why) = self.router.touched(*region, self.of.id(), row)?
+        {
+            return Ok(Err(why.to_owned()));
         }
         let now_ms = self.router.unix_ms();
         let ttl_ms = match row.expires_at_ms {
@@ -296,28 +298,35 @@ impl Restore<'_> {
 }
 
 impl Router {
-    /// Whether anything was written to a key, as far as this store knows, since what stood there won over this write,
-    /// or since the seal that set it aside.
-    fn is_touched(
+    /// What was, or may have been, written to a key, as far as this store knows, since what stood there won over this
+    /// write, or since the seal that set it aside. In words; `None`: nothing.
+    fn touched(
         &self,
         region: RegionId,
         namespace: NamespaceId,
         row: &ConflictRow,
-    ) -> Result<bool, Error> {
+    ) -> Result<Option<&'static str>, Error> {
         let peer = self.peer(region)?;
         let global = GlobalKey::new(namespace, &row.key);
         let standing = peer.standing(namespace, global.as_bytes())?;
+        let why = match &standing {
+            Some(_) => "the key was written since",
+            None => {
+                "the key is not there, and what was removed from the namespace since may have been it: to restore it all the same, name it by its id, without if_untouched"
+            }
+        };
         // Others may have heard of it long after the seal, with something newer in its place. A row of an earlier
         // build does not say of which epoch it is.
         if row.set_aside && row.epoch > 0 {
             let removed_through = peer.eventual().state(namespace).floor;
-            return Ok(peer.cell().with(|summary| {
+            let is_touched = peer.cell().with(|summary| {
                 summary.namespaces.get(&namespace).is_none_or(|state| {
                     state.is_touched_since(Epoch(row.epoch), standing.as_ref(), &removed_through)
                 })
-            }));
+            });
+            return Ok(is_touched.then_some(why));
         }
         let version = standing.map_or(Stamp::ZERO, |record| record.stamp);
-        Ok(version != Stamp(row.winner_stamp))
+        Ok((version != Stamp(row.winner_stamp)).then_some(why))
     }
 }

@@ -446,6 +446,54 @@ async fn the_late_writes_of_a_store_left_behind_are_set_aside_and_can_be_restore
     );
 }
 
+/// Regression: a write was set aside, and the namespace was eventual again. The key was written and deleted there, and
+/// once all had seen that, nothing of it was left: `if_untouched` brought back what was deleted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_was_deleted_after_a_write_was_set_aside_is_not_brought_back_unasked() {
+    let cluster = declared_meshed("eventual", &[]).await;
+    let [one, late] = [0, 2].map(|store| Plain::on(&cluster, store));
+    let [one, late] = [one.await.namespace(NAME), late.await.namespace(NAME)];
+    cluster.mesh().isolate(2);
+    late.put("k", "late").await.unwrap();
+    let without = UpdateNamespaceModeRequest {
+        accept_missing: vec![3],
+        ..request(STRONG)
+    };
+    let (changes, ended) = update(&cluster, 0, without).await;
+    ended.unwrap_or_else(|status| panic!("{status:?} after {changes:#?}"));
+    cluster.mesh().heal();
+    eventually(
+        PATIENT,
+        "its write is set aside",
+        async || match set_aside(&cluster, 0).await?.len() {
+            1 => Ok(()),
+            found => Err(format!("{found} are")),
+        },
+    )
+    .await;
+    switch(&cluster, 1, EVENTUAL).await;
+    one.put("k", "new").await.unwrap();
+    assert!(one.delete("k", "").await.unwrap().existed);
+    // Until all have seen the deletion its tombstone says it; afterwards the floor does. Either way, and in between.
+    for _ in 0..20 {
+        let restore = RestoreConflictRequest {
+            namespace: NAME.to_owned(),
+            all: true,
+            if_untouched: true,
+            ..Default::default()
+        };
+        let restored = modes(&cluster, 0).await.restore_conflict(restore).await;
+        let restored = restored.unwrap().into_inner();
+        assert_eq!(
+            (restored.restored, restored.skipped),
+            (0, 1),
+            "{restored:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    assert!(!one.get("k").await.unwrap().found);
+}
+
 /// A store sleeps through a switch that was allowed to leave it behind. It is listed by what it said last; to whoever
 /// knows of nothing newer it serves on in the time that has ended; and when it is back nothing of that time is in the
 /// namespace, neither a write that it took alone nor a request that lay at its door while it slept.
