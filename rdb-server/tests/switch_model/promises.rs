@@ -55,6 +55,10 @@ pub fn all() -> Vec<Property<Switching>> {
                 .places()
                 .all(|(index, _)| has_quorum(world, index))
         }),
+        always("who leads has applied what was agreed on", |_, world| {
+            let leader = world.leader.map(|leader| world.written(leader));
+            leader.is_none_or(|leader| leader.applied == world.log.end())
+        }),
         always("nothing cancelled comes back", |_, world| {
             !world.broken.has(CANCELLED_CAME_BACK)
         }),
