@@ -10,10 +10,14 @@ http=${FLAREDB_STORE__HTTP_ADDR:-127.0.0.1:50061}
 
 die() { printf 'up: %s\n' "$@" >&2; exit 1; }
 
+host=${http%:*}
+host=${host#[}
+host=${host%]}
+
 # Whether a store there is ready, without a program that may not be installed.
 ready() {
   local answer
-  { exec 3<>"/dev/tcp/${http%:*}/${http##*:}"; } 2>/dev/null || return 1
+  { exec 3<>"/dev/tcp/$host/${http##*:}"; } 2>/dev/null || return 1
   printf 'GET /readyz HTTP/1.0\r\nHost: %s\r\n\r\n' "$http" >&3
   read -r -t 5 answer <&3 || answer=
   exec 3>&-
@@ -25,7 +29,8 @@ if ready; then
   echo "up: a store answers at http://$http already: nothing was started"
   exit 0
 fi
-nohup "$server" >data.log 2>&1 </dev/null &
+# Behind what an earlier one had to say, also where this one is refused because that one runs.
+nohup "$server" >>data.log 2>&1 </dev/null &
 store=$!
 for _ in $(seq 300); do
   sleep 0.1

@@ -194,7 +194,7 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ),
     (
         "flaredb conflicts cart restore ID",
-        "ID stands for a conflict, and there is none; the quickstart has one",
+        "ID stands for a conflict, and there is none; rdb-cli/tests/commands.rs has one",
     ),
 ];
 

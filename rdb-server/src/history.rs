@@ -85,6 +85,17 @@ fn applied(own: &EventualState) -> Own {
     }
 }
 
+/// Where a watch begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// At what is next.
+    Now,
+    /// Behind a place.
+    Behind(Place),
+    /// Behind a revision of the region.
+    BehindRevision(u64),
+}
+
 /// Everything that has happened to a namespace so far.
 fn all(state: &NamespaceState, own: Option<&EventualState>, head: Head) -> Lost {
     let mut lost = Lost {
@@ -161,7 +172,7 @@ impl History {
                 let ring = inner.rings.entry(namespace);
                 let ring = ring.or_insert_with(|| Ring::new(time, state.epoch, begin(), None));
                 turned |= ring.time() != time;
-                ring.is_in(time, state.epoch, begin);
+                ring.is_in(time, state.epoch, head.revision, begin);
             }
             inner.push(changes, self.changes.load(Ordering::Relaxed));
         }
@@ -241,7 +252,7 @@ impl History {
                         inner.rings.insert(*namespace, ring);
                     }
                     Some(ring) if kept.contains(namespace) && ring.time() == time_of(of) => {
-                        ring.is_in(time_of(of), of.epoch, Own::default);
+                        ring.is_in(time_of(of), of.epoch, inner.head.revision, Own::default);
                     }
                     Some(ring) => {
                         inner.bytes -= ring.bytes();
@@ -254,8 +265,7 @@ impl History {
         Ok(())
     }
 
-    /// Begins a watch; `from`: behind which place, or at what is next. `mode`: of a namespace that the region was
-    /// not told of yet.
+    /// Begins a watch. `mode`: of a namespace that the region was not told of yet.
     ///
     /// # Errors
     /// What comes behind that place is not all held.
@@ -263,20 +273,24 @@ impl History {
         &self,
         namespace: NamespaceId,
         mode: Mode,
-        from: impl FnOnce(Time) -> Option<Place>,
+        from: Begin,
     ) -> Result<Cursor, Box<Compacted>> {
         let inner = &mut *self.inner.write();
         let ring = inner.rings.entry(namespace).or_insert_with(|| {
             let time = Time::new(rdb_types::Epoch(0), mode);
             Ring::new(time, rdb_types::Epoch::FIRST, Own::default(), None)
         });
-        match from(ring.time()) {
-            None => Ok(ring.watch_from_now(inner.head)),
-            Some(place) => ring.watch_from(place).ok_or_else(|| {
-                let oldest = ring.oldest(inner.head);
-                Box::new(Compacted { oldest })
-            }),
-        }
+        let begun = match from {
+            Begin::Now => Some(ring.watch_from_now(inner.head)),
+            Begin::Behind(place) => ring.watch_from(place),
+            Begin::BehindRevision(revision) => ring
+                .behind(revision)
+                .and_then(|place| ring.watch_from(place)),
+        };
+        begun.ok_or_else(|| {
+            let oldest = ring.oldest(inner.head);
+            Box::new(Compacted { oldest })
+        })
     }
 
     /// The oldest place of a namespace from which a watch can go on.

@@ -219,7 +219,7 @@ impl EventualClient {
                 "delete"
             },
         );
-        let (relaxed, is_deletion) = (write.relaxed, write.value.is_none());
+        let (again, is_deletion) = (write.clone(), write.value.is_none());
         let number = self.ledger.shared.lock().writes.began(at.clone(), write);
         let give_up = Instant::now() + PATIENCE;
         let mut maybe_applied = false;
@@ -270,7 +270,7 @@ impl EventualClient {
         self.session.knows(at.clone(), stamp, is_deletion, at_ms);
         self.remember(at, receipt);
         if !id.is_empty() && self.chance.random_range(0..10) == 0 {
-            self.repeat((store, relaxed, sent_ms), version, id, operation, seen)
+            self.repeat((at, again), (store, sent_ms), version, id, operation, seen)
                 .await;
         }
     }
@@ -278,7 +278,8 @@ impl EventualClient {
     /// Repeats a write that was answered, as a client does whose answer was lost: the answer is the same.
     async fn repeat<T: Send + 'static>(
         &mut self,
-        (store, relaxed, at_ms): (StoreId, bool, u64),
+        (at, write): (&At, Write),
+        (store, at_ms): (StoreId, u64),
         version: u64,
         id: &Bytes,
         operation: impl Fn() -> Operation<T>,
@@ -286,14 +287,14 @@ impl EventualClient {
     ) {
         let pause = self.chance.random_range(1..800);
         sleep(Duration::from_millis(pause)).await;
-        let Ok(again) = self.attempt(store, "write again", operation()).await else {
-            return;
-        };
+        let again = self.attempt(store, "write again", operation()).await;
         let mut shared = self.ledger.shared.lock();
-        // Acknowledged before it was synced, it may be gone with its id.
-        if relaxed && shared.writes.crashed_since(store, at_ms) {
+        // Acknowledged before it was synced, it may be gone with its id: then this is a write of its own.
+        if write.relaxed && shared.writes.crashed_since(store, at_ms) {
+            shared.writes.began(at.clone(), write);
             return;
         }
+        let Ok(again) = again else { return };
         for version in [version, seen(again).0] {
             let verdict = shared.answers.seen(id, format!("version {version}"));
             self.ledger.findings.check(answered_once::NAME, verdict);

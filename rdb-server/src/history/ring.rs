@@ -88,6 +88,8 @@ pub struct Ring {
     lost: Option<Lost>,
     time: Time,
     epoch: Epoch,
+    /// The region's revision when that time began here.
+    since_revision: u64,
     /// In an eventual time: what this replica has applied.
     own: Own,
     turns: u64,
@@ -112,6 +114,7 @@ impl Ring {
             changes: VecDeque::new(),
             first: 0,
             bytes: 0,
+            since_revision: lost.as_ref().map_or(0, |lost| lost.revision),
             lost,
             time,
             epoch,
@@ -146,11 +149,13 @@ impl Ring {
         self.first + self.changes.len() as u64
     }
 
-    /// The namespace is in this time and epoch; `own`: what it begins with, where it is an eventual one.
-    pub fn is_in(&mut self, time: Time, epoch: Epoch, own: impl FnOnce() -> Own) {
+    /// The namespace is in this time and epoch, and the region at this revision; `own`: what it begins with, where it is an
+    /// eventual one.
+    pub fn is_in(&mut self, time: Time, epoch: Epoch, revision: u64, own: impl FnOnce() -> Own) {
         self.epoch = epoch;
         if self.time != time {
             self.time = time;
+            self.since_revision = revision;
             self.own = own();
             self.turns += 1;
             self.turned = self.end();
@@ -162,9 +167,10 @@ impl Ring {
         self.first = self.end();
         self.changes.clear();
         self.bytes = 0;
-        self.lost = Some(lost);
         self.breaks += 1;
-        self.is_in(time, epoch, Own::default);
+        self.is_in(time, epoch, lost.revision, Own::default);
+        self.since_revision = lost.revision;
+        self.lost = Some(lost);
         self.own = own;
     }
 
@@ -211,6 +217,28 @@ impl Ring {
         let mut place = Place::after(self.time, self.epoch, head.revision);
         self.reach_end(&mut place, head);
         self.cursor(place, self.end())
+    }
+
+    /// The place right behind a revision, also where it is of a strong time before the present one: then all of the eventual
+    /// time in between comes behind it. `None`: what comes behind it is not all held.
+    pub fn behind(&self, revision: u64) -> Option<Place> {
+        let lost = self.lost.as_ref().map_or(0, |lost| lost.revision);
+        if lost > revision {
+            return None;
+        }
+        let (time, epoch) = if revision >= self.since_revision {
+            (self.time, self.epoch)
+        } else {
+            // Behind the last change that it covers, or else before the oldest.
+            let is_covered =
+                |change: &&Change| !change.time().eventual && change.revision <= revision;
+            let last = self.changes.iter().rev().find(is_covered);
+            let known = last.or(self.changes.front());
+            known.map_or((self.time, self.epoch), |change| {
+                (change.time(), change.epoch)
+            })
+        };
+        Some(Place::after(time, epoch, revision))
     }
 
     /// Begins a watch behind a place. `None`: what comes behind it is not all held.

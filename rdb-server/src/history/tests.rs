@@ -130,7 +130,7 @@ fn a_watch_begins_at_what_is_next_and_ends_with_the_mode_after_all_that_came_bef
     let mut cursor = ring.watch_from_now(head(2, 1));
     assert!(told(&ring, &mut cursor, head(2, 1)).unwrap().is_empty());
     ring.push(logged(Kind::Put, 2, 0, 2));
-    ring.is_in(EVENTUAL, Epoch(2), Own::default);
+    ring.is_in(EVENTUAL, Epoch(2), 2, Own::default);
     ring.push(own("k", 1, 1, 3));
     let piece = ring.look(&mut cursor, &all(), head(4, 2)).unwrap();
     assert_eq!((piece.changes.len(), piece.more), (1, true));
@@ -140,6 +140,41 @@ fn a_watch_begins_at_what_is_next_and_ends_with_the_mode_after_all_that_came_bef
     // From there it goes on without a gap.
     let mut on = ring.watch_from(cursor.place).unwrap();
     assert_eq!(told(&ring, &mut on, head(4, 2)).unwrap(), [3]);
+}
+
+/// Regression: a watch from a revision before a switch there and back began in the present time, and told nothing of
+/// what lay in between.
+#[test]
+fn a_revision_of_before_a_switch_is_followed_by_all_that_came_since() {
+    const AGAIN: Time = Time {
+        since: Epoch(3),
+        eventual: false,
+    };
+    let mut ring = strong([logged(Kind::Put, 1, 0, 1), logged(Kind::Put, 2, 0, 2)]);
+    ring.is_in(EVENTUAL, Epoch(2), 2, Own::default);
+    ring.push(own("k", 1, 1, 3));
+    // Other namespaces of the region are written to meanwhile.
+    ring.is_in(AGAIN, Epoch(4), 6, Own::default);
+    let mut later = logged(Kind::Put, 9, 0, 7);
+    (later.epoch, later.since) = (Epoch(4), AGAIN.since);
+    ring.push(later);
+    let from = |ring: &Ring, revision| {
+        let mut cursor = ring.watch_from(ring.behind(revision)?)?;
+        Some(told(ring, &mut cursor, head(10, 7)).unwrap())
+    };
+    assert_eq!(from(&ring, 0).unwrap(), [1, 2, 3, 7]);
+    assert_eq!(from(&ring, 1).unwrap(), [2, 3, 7]);
+    assert_eq!(from(&ring, 2).unwrap(), [3, 7]);
+    assert_eq!(from(&ring, 6).unwrap(), [7]);
+    assert_eq!(from(&ring, 7).unwrap(), [0; 0]);
+    // What its token says goes on there, too.
+    let place = ring.behind(1).unwrap();
+    assert_eq!((place.time, place.epoch), (STRONG, Epoch(1)));
+    // What is not held any more is not passed over.
+    ring.forget_one();
+    ring.forget_one();
+    assert_eq!(from(&ring, 1), None);
+    assert_eq!(from(&ring, 2).unwrap(), [3, 7]);
 }
 
 #[test]

@@ -280,7 +280,7 @@ impl Collector for Regions {
         gauges(
             &mut encoder,
             "raft_follower_lag_entries",
-            "Entries of the region's log that another store has not said to have; from the store that leads it",
+            "Entries of the region's log that another store has not said to have; from the store that leads it, once it has heard that one",
             followers,
         )?;
         let name = "storage_damaged_reads";

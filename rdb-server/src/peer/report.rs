@@ -105,8 +105,8 @@ impl Peer {
         replication
             .filter(|(store, _)| **store != metrics.id)
             .filter_map(|(store, matching)| {
-                let index = matching.as_ref().map_or(0, |id| id.index);
-                Some((StoreId::new(*store)?, index))
+                // Of a store that this leader has not heard since it leads, nobody knows what it lacks.
+                Some((StoreId::new(*store)?, matching.as_ref()?.index))
             })
             .collect()
     }

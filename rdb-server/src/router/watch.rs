@@ -15,6 +15,7 @@
 use super::place::{Place as Served, deleted, place_in, reach};
 use super::{Router, without_outcome};
 use crate::error::Error;
+use crate::history::Begin;
 use crate::history::change::{Change, Kind};
 use crate::history::place::Place;
 use crate::history::ring::{Cursor, Ended, Keys};
@@ -253,20 +254,16 @@ impl Router {
             .cell()
             .with(|summary| summary.namespaces.get(&namespace).cloned());
         let state = state.unwrap_or_else(|| crate::region::state::NamespaceState::new(served.mode));
-        let place = match &from {
-            From::Now => None,
-            From::Session(token) => Some(Place::of_session(token, &state)),
-            From::Watch(token) => Some(Place::of_watch(token, &state)),
-            From::Revision(..) => None,
+        let begin = match &from {
+            From::Now => Some(Begin::Now),
+            From::Session(token) => Place::of_session(token, &state).map(Begin::Behind),
+            From::Watch(token) => Place::of_watch(token, &state).map(Begin::Behind),
+            From::Revision(first, _) => Some(Begin::BehindRevision(first - 1)),
         };
-        if place == Some(None) {
+        let Some(begin) = begin else {
             return Err(compacted(peer, row, history.oldest(namespace)));
-        }
-        let place = place.flatten();
-        let begun = history.watch(namespace, served.mode, |time| match from {
-            From::Revision(first, _) => Some(Place::after(time, state.epoch, first - 1)),
-            _ => place,
-        });
+        };
+        let begun = history.watch(namespace, served.mode, begin);
         begun.map_err(|gone| compacted(peer, row, Some(gone.oldest)))
     }
 }

@@ -65,11 +65,11 @@ impl SetMode {
             return show_plan(shared, &mut changes).await;
         }
         let mut screen = Screen::new(shared);
-        let mut asked_again = 0;
+        let (mut asked_again, mut is_asked_for) = (0, false);
         let ended = loop {
             match changes.next().await {
                 Ok(Some(change)) => {
-                    asked_again = 0;
+                    (asked_again, is_asked_for) = (0, true);
                     screen.add(change)?;
                 }
                 Ok(None) => break Ok(ExitCode::SUCCESS),
@@ -79,7 +79,9 @@ impl SetMode {
                         Ok(again) => changes = again,
                         Err(mut error) => {
                             screen.last = None;
-                            error.message += "; the switch was asked for and goes on: `flaredb ns modes` shows where it is";
+                            if is_asked_for {
+                                error.message += "; the switch was asked for and goes on: `flaredb ns modes` shows where it is";
+                            }
                             break Err(error.into());
                         }
                     }
