@@ -161,7 +161,10 @@ async fn metric(cluster: &Cluster, store: usize, name: &str) -> f64 {
         .unwrap()
         .body;
     let mut lines = page.lines();
-    let line = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix("{} "));
+    let line = lines.find_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        rest.strip_prefix("{}").unwrap_or(rest).strip_prefix(' ')
+    });
     line.unwrap_or_else(|| panic!("{name} is not in\n{page}"))
         .parse()
         .unwrap()
@@ -188,6 +191,15 @@ fn a_store_that_filled_its_disk_reads_deletes_and_goes_on_once_there_is_room() {
             "{line}"
         );
         assert!(metric(&cluster, 0, "flaredb_storage_room_level").await >= 1.0);
+        assert!(
+            metric(
+                &cluster,
+                0,
+                "flaredb_no_space_rejections_total{namespace=\"default\"}"
+            )
+            .await
+                >= 1.0
+        );
         let log = cluster.log(0);
         assert!(log.contains("the disk is full"), "{log}");
 

@@ -3,7 +3,7 @@
 use super::log::{Entry, Log, voters};
 use super::promises::{self, Reach};
 use super::rules::{Rule, Rules};
-use super::world::{Budget, Call, Late, Node, REPLICAS, World, store};
+use super::world::{Budget, COPY_OF_NO_USE, Call, Late, Node, REPLICAS, Set, World, store};
 use rdb_server::peer::orders::Order;
 use rdb_server::region::switching::Members;
 use rdb_types::Mode;
@@ -175,9 +175,10 @@ impl Switching {
             {
                 actions.push(Action::Pass { from: me, to });
             }
-            let has_all = !mine.waits() || !self.rules.keep(Rule::StuckGivesNothing);
-            let gives = has_all && world.named(to, mine.applied);
-            if theirs.waits() && gives && mine.applied > theirs.applied {
+            let anybody = !self.rules.keep(Rule::CopyBeyondSeal);
+            let gives = world.named(to, mine.applied)
+                && (anybody || !mine.waits() && mine.applied > theirs.applied);
+            if theirs.waits() && gives {
                 actions.push(Action::FreshCopy { from: me, to });
             }
         }
@@ -410,7 +411,14 @@ impl Switching {
                     data,
                 } = world.freeze(from)
                 {
+                    let was_stuck = world.written(to).stuck;
                     world.install(rules, to, applied, vector, data);
+                    // It goes on beyond where it stood.
+                    let mut next = world.clone();
+                    let goes_on = next.apply(rules, to) || !next.written(to).stuck;
+                    if was_stuck && !goes_on {
+                        world.broken = world.broken.with(Set::one(COPY_OF_NO_USE));
+                    }
                 }
             }
             Action::Crash(me) => self.crash(world, me),

@@ -4,8 +4,8 @@
 use super::Moment;
 use super::model::Switching;
 use super::world::{
-    ACKNOWLEDGED_BEHIND_SEAL, CANCELLED_CAME_BACK, PARTICIPANT_LEFT_BEHIND, REPLICAS, Replica, Set,
-    Vector, World, Write, small, store,
+    ACKNOWLEDGED_BEHIND_SEAL, CANCELLED_CAME_BACK, COPY_OF_NO_USE, PARTICIPANT_LEFT_BEHIND,
+    REPLICAS, Replica, Set, Vector, World, Write, small, store,
 };
 use rdb_server::region::switching::Change;
 use stateright::Property;
@@ -58,6 +58,9 @@ pub fn all() -> Vec<Property<Switching>> {
         always("who leads has applied what was agreed on", |_, world| {
             let leader = world.leader.map(|leader| world.written(leader));
             leader.is_none_or(|leader| leader.applied == world.log.end())
+        }),
+        always("a fresh copy lets its replica go on", |_, world| {
+            !world.broken.has(COPY_OF_NO_USE)
         }),
         always("nothing cancelled comes back", |_, world| {
             !world.broken.has(CANCELLED_CAME_BACK)

@@ -39,8 +39,8 @@ pub enum Rule {
     StampsBeyondStrong,
     /// Who waits for a fresh copy is nobody's leader.
     StuckLeadsNobody,
-    /// Who waits for a fresh copy gives none.
-    StuckGivesNothing,
+    /// A fresh copy is from beyond the seal that it is needed for: so nobody who waits for one himself gives any.
+    CopyBeyondSeal,
     /// Nobody joins while a seal is under way.
     NoJoinWhileSealed,
     /// Learners take part in a seal, as voters do.

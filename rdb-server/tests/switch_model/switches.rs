@@ -365,17 +365,8 @@ fn a_leader_that_waits_for_a_copy_is_caught() {
     caught(Rule::StuckLeadsNobody, eventual(&[STRONG_WITHOUT], 2, left));
 }
 
-/// No promise breaks: a copy from before a seal is judged where the seal is applied. What the rule is for is that whoever
-/// takes a copy can go on with it, which no moment shows.
 #[test]
-fn who_waits_for_a_copy_would_do_no_harm_as_a_donor() {
-    let left = Budget {
-        writes: 1,
-        losses: 1,
-        elections: 1,
-        ..NONE
-    };
-    let mut model = eventual(&[STRONG_WITHOUT], 3, left);
-    model.rules = Rules::without(Rule::StuckGivesNothing);
-    holds(model, &[Reach::SetAside]);
+fn a_copy_from_before_the_seal_that_it_is_needed_for_is_caught() {
+    let left = Budget { losses: 1, ..NONE };
+    caught(Rule::CopyBeyondSeal, eventual(&[STRONG_WITHOUT], 2, left));
 }

@@ -303,6 +303,7 @@ pub struct World {
 pub const ACKNOWLEDGED_BEHIND_SEAL: u8 = 0;
 pub const PARTICIPANT_LEFT_BEHIND: u8 = 1;
 pub const CANCELLED_CAME_BACK: u8 = 2;
+pub const COPY_OF_NO_USE: u8 = 3;
 
 impl World {
     pub fn node(&self, replica: u8) -> &Node {
