@@ -48,7 +48,14 @@ pub struct SummaryCell {
 }
 
 impl SummaryCell {
-    fn new(summary: Summary, history: History) -> SummaryCell {
+    fn new(mut summary: Summary, history: History) -> SummaryCell {
+        // A seal that is under way since before this start is not waited for without end.
+        let sealing = summary.namespaces.iter();
+        let sealing = sealing.filter(|(_, state)| state.sealing.is_some());
+        let sealing: Vec<_> = sealing.map(|(namespace, _)| *namespace).collect();
+        for namespace in sealing {
+            note_pause(&mut summary, namespace, true);
+        }
         let (applied, _) = watch::channel(summary.applied_index);
         SummaryCell {
             summary: RwLock::new(summary),
