@@ -299,13 +299,13 @@ impl SwitchWatch {
     }
 
     /// Judges everything. Nothing may be going on, and all switches have ended. `sane`: no majority of the
-    /// clocks ever was wrong; else what can expire may have.
+    /// clocks ever was wrong; else what can expire may have. `converged`: no stream is held for a wild clock.
     pub fn judge(
         &self,
         running: &[(StoreId, Process)],
         disks: &BTreeMap<StoreId, Arc<Disk>>,
         ledger: &SwitchedLedger,
-        sane: bool,
+        (sane, converged): (bool, bool),
     ) {
         let Some(namespace) = running.iter().find_map(|(_, process)| {
             let tables = process.core.namespaces().tables();
@@ -367,7 +367,10 @@ impl SwitchWatch {
         }
         seen.count.judged = judged;
         drop(seen);
-        self.compare(running, disks, namespace, ledger, now_ms);
+        // A stream that is held by design is not everywhere.
+        if converged {
+            self.compare(running, disks, namespace, ledger, now_ms);
+        }
     }
 
     /// Compares what all replicas hold, with each other and with what was acknowledged.

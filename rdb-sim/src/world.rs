@@ -300,14 +300,21 @@ impl World {
         while let Ok(Some(_)) = timeout_at(Instant::now() + LOOK, clients.join_next()).await {}
         self.follow(healed).await;
         let mut eventual = self.converge().await;
-        self.probe(healed).await;
+        // Where a stream is held by design, all of that time was waited for it.
+        let since = if eventual.held > 0 {
+            Instant::now()
+        } else {
+            healed
+        };
+        self.probe(since).await;
         while clients.join_next().await.is_some() {}
         self.settle(eventual.held == 0).await;
         let (running, sane) = (self.door.running(), self.far_ahead.len() < 2);
         let disks = self.stores.iter();
         let disks = disks.map(|(id, store)| (*id, store.disk.clone()));
+        let judged = (sane, eventual.held == 0);
         self.switches
-            .judge(&running, &disks.collect(), &self.switched_ledger, sane);
+            .judge(&running, &disks.collect(), &self.switched_ledger, judged);
         let looked = self.eventual.looked();
         eventual.entries = looked.entries;
         eventual.digests = looked.digests;
