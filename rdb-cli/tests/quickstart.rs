@@ -117,6 +117,14 @@ fn free_ports() -> (u16, u16) {
     (tens.next().unwrap(), tens.next().unwrap())
 }
 
+/// The commands that failed, as the script's trap tells of them.
+fn refused(errors: &str) -> Vec<&str> {
+    let lines = errors.lines();
+    lines
+        .filter_map(|line| line.strip_prefix("failed: "))
+        .collect()
+}
+
 #[test]
 fn every_command_of_the_quickstart_does_what_it_says() {
     let text = repository().join("specs/003-kvs-consistency/quickstart.md");
@@ -149,10 +157,7 @@ fn every_command_of_the_quickstart_does_what_it_says() {
     let (output, told) = Script::start(&mut bash).end();
     assert!(output.status.success(), "{told}");
     let errors = String::from_utf8_lossy(&output.stderr);
-    let failed: Vec<&str> = errors
-        .lines()
-        .filter_map(|line| line.strip_prefix("failed: "))
-        .collect();
+    let failed = refused(&errors);
     // These are there to be refused.
     let expected = [
         "flaredb -n bank cas alice \"$version\" 80",
@@ -295,10 +300,7 @@ fn every_command_of_the_readme_does_what_it_says() {
     let (output, told) = Script::start(&mut bash).end();
     assert!(output.status.success(), "{told}");
     let errors = String::from_utf8_lossy(&output.stderr);
-    let failed: Vec<&str> = errors
-        .lines()
-        .filter_map(|line| line.strip_prefix("failed: "))
-        .collect();
+    let failed = refused(&errors);
     // These are there to be refused.
     let expected = ["flaredb cas greeting 0 other", "flaredb put greeting again"];
     assert_eq!(failed, expected, "{told}");

@@ -31,8 +31,9 @@ struct Seen {
     /// Attempts that came of asking.
     asked: BTreeSet<u64>,
     attempt: u64,
-    /// Since when that is the newest, and the mode before it.
+    /// Since when that is the newest.
     since_ms: u64,
+    /// The mode in force when it was first seen.
     mode: Mode,
     voted: u64,
 }
